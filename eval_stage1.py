@@ -1,0 +1,55 @@
+"""Stage 4 of 8: score the 2.5D CNN on the spots of the held-out fold.
+
+The slice of each spot is given, so this score is higher than that of a series by construction.
+
+Reads   model/{encoder}/fold-{k}/best_stage1.pth (train_stage1.py), and under data/ what train_stage1.py reads
+Writes  model/{encoder}/fold-{k}/  scores_stage1.json, predictions_stage1.csv
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from src import artifacts, engine
+from src.artifacts import DataFolder, RunFolder
+from src.datasets import SpotDataset, held_out_rows, make_loader, read_spot_tables
+from src.labels import LABELS
+from src.runtime import run_script
+from src.slice_cnn import build_slice_cnn
+from train_stage1 import predict_batch
+
+
+@dataclass
+class Config:
+    data_dir: Path = Path("data")  # tables and arrays
+    model_dir: Path = Path("model")  # trained networks
+    fold: int = 0  # held out
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
+    encoder: str = "convnext_base.dinov3_lvd1689m"  # as trained
+
+    batch_size: int = 64  # samples
+    workers: int = 4  # loader processes
+
+
+def main(config: Config) -> dict:
+    device = engine.choose_device(config.device)
+    run = RunFolder(config.model_dir, config.encoder, config.fold)
+    checkpoint = artifacts.read_checkpoint(run.best("stage1"), ("weights", "settings", "epoch"))
+    crop_size = checkpoint["settings"]["crop_size"]
+    model = build_slice_cnn(checkpoint["settings"], checkpoint["weights"], device)
+
+    tables = read_spot_tables(DataFolder(config.data_dir))
+    held_out = SpotDataset(tables, held_out_rows(tables.spots, config.fold), crop_size, seed=0, augmentation=None)
+    loader = make_loader(held_out, config.batch_size, config.workers)
+    probabilities = engine.predict(loader, lambda batch: predict_batch(model, batch, crop_size, device), "held-out spots")
+
+    keys = ["SeriesInstanceUID", "slice"]
+    truth = held_out.truth()
+    predictions = pd.concat([truth[keys], pd.DataFrame(probabilities, columns=list(LABELS))], axis=1)
+    title = f"stage 1, fold {config.fold}, epoch {checkpoint['epoch']} (chosen on this fold), spots"
+    return engine.report_scores(run, "stage1", truth, predictions, keys, title)
+
+
+if __name__ == "__main__":
+    run_script(main, Config, __doc__)

@@ -1,0 +1,67 @@
+"""Stage 5 of 8: the trained encoder over every slice of every series, with neighbours at step 1 and at step 2.
+
+Reads   model/{encoder}/fold-{k}/best_stage1.pth (train_stage1.py), data/train_{N}_folds.csv, data/npy_sequence/
+Writes  model/{encoder}/fold-{k}/features/{uid}.npy  (2 steps, n slices, C) float16
+        model/{encoder}/fold-{k}/logits/{uid}.npy    (2, n, 14) float16
+Series that are finished are skipped; features of other weights are made anew.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from src import artifacts, engine
+from src.artifacts import DataFolder, RunFolder
+from src.datasets import STEPS
+from src.runtime import progress, run_script
+from src.slice_cnn import SliceCNN, build_slice_cnn, encode
+from src.volume import centre_crop, neighbours
+
+
+@dataclass
+class Config:
+    data_dir: Path = Path("data")  # tables and arrays
+    model_dir: Path = Path("model")  # trained networks
+    fold: int = 0  # whose network
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
+    encoder: str = "convnext_base.dinov3_lvd1689m"  # as trained
+
+    batch_size: int = 128  # slices
+
+
+def main(config: Config) -> int:
+    device = engine.choose_device(config.device)
+    data, run = DataFolder(config.data_dir), RunFolder(config.model_dir, config.encoder, config.fold)
+    checkpoint = artifacts.read_checkpoint(run.best("stage1"), ("weights", "settings"))
+    model = build_slice_cnn(checkpoint["settings"], checkpoint["weights"], device)
+
+    series = artifacts.read_folds(data)
+    artifacts.keep_features_of(run, artifacts.fingerprint(run.best("stage1")))
+    todo = series[~series.SeriesInstanceUID.map(run.has_features)]
+    print(
+        f"{len(series) - len(todo)} of {len(series)} series are finished; {len(todo)} to go, {int(todo.length.sum())} slices, {device}, {engine.precision(device)}"
+    )
+
+    with progress(None, "features", " slices", total=int(todo.length.sum())) as bar:
+        for uid in todo.SeriesInstanceUID:
+            prepared = artifacts.read_array(data.sequence(uid))
+            features, logits = encode_steps(model, prepared, checkpoint["settings"]["crop_size"], config.batch_size, device)
+            artifacts.write_array(run.logit(uid), logits)
+            artifacts.write_array(run.feature(uid), features)
+            bar.update(len(prepared))
+    return len(todo)
+
+
+def encode_steps(model: SliceCNN, prepared: np.ndarray, crop_size: int, batch_size: int, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
+    """Features (2, n, C) and logits (2, n, 14), float16, of prepared slices (n, S, S) float16. The series is uploaded once."""
+    length = len(prepared)
+    volume = torch.from_numpy(np.ascontiguousarray(centre_crop(prepared, crop_size))).to(device)  # (n, crop, crop)
+    triplets = np.concatenate([neighbours(np.arange(length), step, length) for step in STEPS])  # (2 n, 3)
+    features, logits = encode(model, volume, triplets, batch_size)
+    return tuple(part.view(len(STEPS), length, -1).half().cpu().numpy() for part in (features, logits))
+
+
+if __name__ == "__main__":
+    run_script(main, Config, __doc__)

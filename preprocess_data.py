@@ -1,0 +1,114 @@
+"""Stage 1 of 8: DICOM series to arrays that are ready for the network.
+
+Reads   data/train.csv, data/series/{SeriesInstanceUID}/ (any files; what is DICOM is told by content)
+Writes  data/npy_sequence/{uid}.npy            (n, size, size) float16, intensities 0..5, left is left in every series
+        data/npy_sequence/{uid}.json           what is known of the series, written last; settings.json: how all were made
+        data/npy_slice/{uid}/{i:04d}.npy       (size, size) float16, the same images one by one
+        data/train_meta.csv                    train.csv and length, h, w, mod, plane, orientation, spacings, patient_id
+        data/slice_uids_dict.pkl               {uid: SOPInstanceUIDs in slice order}
+        data/slice_geometry_dict.pkl           {uid: positions in mm and stored frames, in slice order}
+        data/failed_series.csv                 series that could not be read, and why
+
+CT: HU 0..600 become 0..5. MR: the 1st and 99.8th percentile of the series become 0 and 5.
+A run that was stopped goes on where it was. Ends with 0; with 3 where some series failed; with 1 where none could be read.
+"""
+
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from src import artifacts
+from src.array_writer import has_arrays
+from src.artifacts import ArtifactError, DataFolder
+from src.runtime import OK, SOME_FAILED, progress, run_script
+from src.series_arrays import Failed, Job, prepare_series
+from src.workers import Limits, Lost, run_in_workers
+
+FACTS_IN_META = ("length", "h", "w", "mod", "plane", "orientation", "slice_spacing", "row_spacing", "column_spacing", "patient_id")
+
+
+@dataclass
+class Config:
+    data_dir: Path = Path("data")  # the challenge's tables and series/; all results go there, too
+    image_size: int = 512  # pixels, rows and columns of every image
+    mr_window: Literal["percentile", "fixed"] = "percentile"  # fixed: -1200..4000, for weights trained with the published window
+    write_slices: bool = True  # also one file a slice; without, half the disk is enough
+    workers: int = 2  # processes
+    shard: str = "1/1"  # i/n: only every n-th series, beginning with the i-th; a last run without it writes the tables
+    time_limit: int = 600  # seconds a series may take
+    memory_limit: float = 8.0  # GiB of address space a worker may take
+
+
+def main(config: Config) -> pd.DataFrame:
+    data = DataFolder(config.data_dir)
+    train = artifacts.read_train(data)
+    settings = {"image_size": config.image_size, "mr_window": config.mr_window}
+    artifacts.settle(data.array_settings, settings, "give the same settings, or another --data-dir")
+
+    uids = shard(train.SeriesInstanceUID.tolist(), config.shard)
+    missing = [uid for uid in uids if not has_arrays(data, uid, config.write_slices)]
+    print(f"{len(uids)} series, {len(uids) - len(missing)} of them done before")
+    failed = prepare_all(config, missing)
+    if config.shard != "1/1":
+        print(f"shard {config.shard} is done; a last run without --shard writes the tables")
+        return failed
+
+    write_tables(data, train, failed)
+    report(failed, len(train))
+    if len(failed) == len(train):
+        raise ArtifactError(f"none of the {len(train)} series could be read: see {data.failed_series}")
+    return failed
+
+
+def shard(uids: list[str], which: str) -> list[str]:
+    """Every n-th series, beginning with the i-th, of "i/n"."""
+    index, _, count = which.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+        raise ArtifactError(f"--shard {which!r} is not i/n with 1 <= i <= n")
+    return uids[int(index) - 1 :: int(count)]
+
+
+def prepare_all(config: Config, uids: list[str]) -> pd.DataFrame:
+    """Write the arrays of all series; those that failed: SeriesInstanceUID, reason, detail."""
+    jobs = [Job(config.data_dir, uid, config.image_size, config.mr_window, config.write_slices) for uid in uids]
+    failed = []
+    with progress(None, "preprocess", " slices") as bar:
+        results = run_in_workers(prepare_series, jobs, config.workers, Limits(config.time_limit, config.memory_limit))
+        for done, (job, outcome) in enumerate(results, 1):
+            if isinstance(outcome, Failed | Lost):
+                failed.append((job.uid, outcome.reason, outcome.detail))
+            else:
+                bar.update(outcome["length"])
+            bar.set_postfix_str(f"{done}/{len(jobs)} series, {len(failed)} failed", refresh=False)
+    return pd.DataFrame(failed, columns=["SeriesInstanceUID", "reason", "detail"])
+
+
+def write_tables(data: DataFolder, train: pd.DataFrame, failed: pd.DataFrame) -> None:
+    """Gather the facts of all prepared series into the tables that later stages read."""
+    good = train[~train.SeriesInstanceUID.isin(failed.SeriesInstanceUID)]
+    facts = {uid: artifacts.read_json(data.facts(uid)) for uid in good.SeriesInstanceUID}
+    geometry = {}
+    for uid, fact in facts.items():
+        positions = fact["positions"] or [np.nan] * fact["length"]
+        geometry[uid] = {"positions": np.array(positions, float), "frames": np.array(fact["frames"], int)}
+    columns = {name: [fact[name] for fact in facts.values()] for name in FACTS_IN_META}
+    artifacts.write_pickle(data.slice_uids, {uid: fact["sop_uids"] for uid, fact in facts.items()})
+    artifacts.write_pickle(data.geometry, geometry)
+    artifacts.write_table(data.train_meta, good.assign(**columns))
+    artifacts.write_table(data.failed_series, failed)
+
+
+def report(failed: pd.DataFrame, total: int) -> None:
+    print(f"{total - len(failed)} of {total} series are ready")
+    for reason, count in Counter(failed.reason).most_common():
+        print(f"{count} failed: {reason}, for example {failed[failed.reason == reason].detail.iloc[0]}")
+
+
+if __name__ == "__main__":
+    failed_series = run_script(main, Config, __doc__)
+    sys.exit(SOME_FAILED if len(failed_series) else OK)

@@ -1,0 +1,253 @@
+"""Samples of both stages. A sample depends on (seed, epoch, index) only: not on the number of workers, not on the batch."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from src import augment
+from src.artifacts import ArtifactError, DataFolder, RunFolder, array_layout, read_folds, read_pickle, read_slices, read_spots
+from src.labels import LABELS, MIRROR, PRESENT
+from src.volume import DEFAULT_SPACING, crop_margin, neighbours, resized_point
+
+STEPS = (1, 2)  # slices between a slice and its neighbours
+SIGMA = 3.0  # mm, of the heatmap's Gaussians
+MIRRORABLE = ("axial", "coronal")  # planes whose image x axis is the patient's left-right axis
+PUBLISHED_SIDE = 512  # pixels, of the images that x_512 and y_512 refer to
+
+
+@dataclass
+class SpotTables:
+    """What the samples of stage 1 are made from, beside the arrays."""
+
+    data: DataFolder
+    spots: pd.DataFrame  # rows of train_stage1_N_folds.csv
+    labels: dict[str, np.ndarray]  # {uid: (n, 14) uint8}
+    safe: dict[str, np.ndarray]  # {uid: slices without aneurysm near}
+    hard: dict[str, np.ndarray]  # {uid: slices on which an earlier model erred}
+    meta: pd.DataFrame  # train_meta.csv by SeriesInstanceUID
+
+
+class SpotDataset(Dataset):
+    """Spots as three neighbouring slices, the 14 labels, and where the aneurysms are.
+
+    Keyed by (epoch, row). With `augmentation` None the spot's own slice with neighbours at step 1; else slice, step, order of the
+    neighbours and augmentation are drawn.
+    """
+
+    def __init__(self, tables: SpotTables, rows: pd.DataFrame, crop: int, seed: int, augmentation: augment.Augmentation | None):
+        self.tables, self.rows, self.crop, self.seed, self.augmentation = tables, rows.to_dict("records"), crop, seed, augmentation
+        positives = tables.spots[tables.spots.class_id != PRESENT]
+        columns = ["f", "x_512", "y_512"]
+        self.aneurysms = {uid: group[columns].to_numpy(np.float64) for uid, group in positives.groupby("SeriesInstanceUID")}
+        self.most_points = max((len(points) for points in self.aneurysms.values()), default=1)
+        self.size = self._check_arrays()
+
+    def _check_arrays(self) -> int:
+        """Side of the prepared images in pixels. Every array is there, whole, and as long as its labels, before training begins."""
+        sizes = set()
+        for uid in {row["SeriesInstanceUID"] for row in self.rows}:
+            path = self.tables.data.sequence(uid)
+            _, shape, dtype = array_layout(path)
+            length = len(self.tables.labels[uid])
+            if dtype != np.float16 or len(shape) != 3 or shape[0] != length or shape[1] != shape[2]:
+                raise ArtifactError(f"{path} holds {shape} {dtype}, not {length} square slices float16: run preprocess_data.py and create_folds.py again")
+            sizes.add(shape[1])
+        if len(sizes) != 1 or self.crop > min(sizes):
+            raise ArtifactError(f"the arrays are {sorted(sizes)} pixels wide and the crop is {self.crop}: choose a --crop-size that fits")
+        return sizes.pop()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict:
+        epoch, index = key
+        row = self.rows[index]
+        uid = row["SeriesInstanceUID"]
+        meta = self.tables.meta.loc[uid]
+        generator = np.random.default_rng([self.seed, epoch, index])
+        slice_, step = (int(row["f"]), 1) if self.augmentation is None else self._draw_slice(row, generator)
+
+        triplet = neighbours(slice_, step, int(meta.length))
+        if self.augmentation is not None and generator.random() < 0.5:
+            triplet = triplet[::-1]
+        labels = self._window_labels(uid, slice_, step)
+        sample = {
+            "index": index,
+            "images": read_slices(self.tables.data.sequence(uid), triplet),  # (3, S, S) float16
+            "points": self._points(uid, slice_, step),
+            "sigma": pixel_sigma(meta, self.size),
+        }
+        if self.augmentation is not None:
+            drawn = augment.draw(self.augmentation, generator, self.size, self.crop, meta.plane in MIRRORABLE)
+            sample |= drawn.tensors()
+            sample["points"] = drawn.move(sample["points"])
+            labels = labels[list(MIRROR)] if drawn.mirrored else labels
+        else:
+            sample["points"] -= np.float32(crop_margin(self.size, self.crop))
+        return sample | {"labels": labels.astype(np.float32)}
+
+    def truth(self) -> pd.DataFrame:
+        """SeriesInstanceUID, slice and the 14 labels of each row as they are evaluated, at step 1."""
+        rows = [{"SeriesInstanceUID": row["SeriesInstanceUID"], "slice": int(row["f"])} for row in self.rows]
+        labels = [self._window_labels(row["SeriesInstanceUID"], row["slice"], 1) for row in rows]
+        return pd.concat([pd.DataFrame(rows), pd.DataFrame(np.stack(labels), columns=list(LABELS))], axis=1)
+
+    def _window_labels(self, uid: str, slice_: int, step: int) -> np.ndarray:
+        """(14,): any label on the slices that the network sees, both neighbours included."""
+        return self.tables.labels[uid][max(0, slice_ - step) : slice_ + step + 1].max(axis=0)
+
+    def _draw_slice(self, row: dict, generator: np.random.Generator) -> tuple[int, int]:
+        """Slice and step of a training sample: a positive spot's slice or one beside it, or a slice safe for negatives."""
+        uid = row["SeriesInstanceUID"]
+        step = int(generator.choice(STEPS))
+        if row["class_id"] != PRESENT:
+            shift = generator.integers(-1, 2) if generator.random() < 0.5 else 0
+            return int(np.clip(row["f"] + shift, 0, row["length"] - 1)), step
+        choices = self.tables.safe[uid]
+        if generator.random() < 0.5:
+            hard = np.intersect1d(self.tables.hard.get(uid, []), choices)
+            choices = hard if len(hard) else choices
+        return int(generator.choice(choices)), step
+
+    def _points(self, uid: str, slice_: int, step: int) -> np.ndarray:
+        """x, y of the aneurysms within the label window, in pixels of the prepared image: (most_points, 2) float32, the rest NaN."""
+        points = np.full((self.most_points, 2), np.nan, np.float32)
+        near = [(x, y) for f, x, y in self.aneurysms.get(uid, ()) if abs(f - slice_) <= step]
+        for place, (x, y) in enumerate(near):
+            points[place] = resized_point(x, PUBLISHED_SIDE, self.size), resized_point(y, PUBLISHED_SIDE, self.size)
+        return points
+
+
+def pixel_sigma(meta: pd.Series, size: int) -> np.ndarray:
+    """The heatmap's sigma along x and y in pixels of the prepared image: (2,) float32."""
+    rows, columns = meta.row_spacing, meta.column_spacing
+    rows = rows if rows > 0 else DEFAULT_SPACING[1]
+    columns = columns if columns > 0 else DEFAULT_SPACING[2]
+    height, width = (meta.w, meta.h) if "T" in str(meta.orientation) else (meta.h, meta.w)
+    if "T" in str(meta.orientation):
+        rows, columns = columns, rows
+    return np.array([SIGMA * size / (columns * width), SIGMA * size / (rows * height)], np.float32)
+
+
+def read_spot_tables(data: DataFolder) -> SpotTables:
+    """All tables that stage 1 reads; f_dict_hard.pkl where it is there."""
+    meta = read_folds(data).set_index("SeriesInstanceUID", drop=False)
+    hard = read_pickle(data.hard_slices) if data.hard_slices.exists() else {}
+    return SpotTables(data, read_spots(data), read_pickle(data.labels), read_pickle(data.safe_slices), hard, meta)
+
+
+def training_rows(spots: pd.DataFrame, fold: int) -> pd.DataFrame:
+    """Spots outside the held-out fold: every row once, the positives once more."""
+    outside = spots[spots.fold != fold]
+    return pd.concat([outside[outside.class_id != PRESENT], outside], ignore_index=True)
+
+
+def held_out_rows(spots: pd.DataFrame, fold: int) -> pd.DataFrame:
+    """Spots of the held-out fold that are evaluated: those whose slice is fixed, each slice once."""
+    rows = spots[(spots.fold == fold) & (spots.f >= 0)]
+    return rows.drop_duplicates(["SeriesInstanceUID", "f"]).reset_index(drop=True)
+
+
+def thin(length: int, cut: int, generator: np.random.Generator | None = None) -> np.ndarray:
+    """Which slices of a long series the sequence model reads: every k-th, k = length // cut, from slice 0.
+
+    With a generator (training) the stride is drawn from 1..k and the start from the slices before it.
+    """
+    stride = max(1, length // cut)
+    if generator is None:
+        return np.arange(0, length, stride)
+    stride = int(generator.integers(1, stride + 1))
+    return np.arange(int(generator.integers(stride)), length, stride)
+
+
+def slice_positions(positions: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """Positions in mm of the chosen slices, float32; slice number times 1 mm where the series has none. positions: (n,), NaN = none."""
+    chosen = positions[indices]
+    if np.isfinite(positions).all():
+        return chosen.astype(np.float32)
+    return (indices * DEFAULT_SPACING[0]).astype(np.float32)
+
+
+class SequenceDataset(Dataset):
+    """Series as sequences of slice features. Keyed by (epoch, row). `step` None: drawn, with the thinning (training)."""
+
+    def __init__(self, run: RunFolder, series: pd.DataFrame, geometry: dict[str, dict], cut: int, seed: int, step: int | None):
+        self.run, self.geometry, self.cut, self.seed, self.step = run, geometry, cut, seed, step
+        self.uids = series.SeriesInstanceUID.tolist()
+        self.labels = series[list(LABELS)].to_numpy(np.float32)
+        self.channels = self._check_features()
+
+    def _check_features(self) -> int:
+        widths = {}
+        for uid in self.uids:
+            path = self.run.feature(uid)
+            _, shape, _ = array_layout(path)
+            length = len(self.geometry[uid]["positions"])
+            if len(shape) != 3 or shape[:2] != (len(STEPS), length):
+                raise ArtifactError(f"{path} holds {shape}, not {len(STEPS)} steps of {length} slices: run extract_features.py again")
+            widths[shape[2]] = path
+        if len(widths) > 1:
+            raise ArtifactError(f"features of widths {sorted(widths)} lie in {self.run.features}: delete it and run extract_features.py again")
+        return next(iter(widths))
+
+    def __len__(self) -> int:
+        return len(self.uids)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict:
+        epoch, index = key
+        uid = self.uids[index]
+        positions = self.geometry[uid]["positions"]
+        generator = np.random.default_rng([self.seed, epoch, index]) if self.step is None else None
+        step = self.step or int(generator.choice(STEPS))
+        chosen = thin(len(positions), self.cut, generator)
+        features = read_slices(self.run.feature(uid), np.array([STEPS.index(step)]))[0]  # (n, C)
+        return {"index": index, "features": features[chosen], "positions": slice_positions(positions, chosen), "labels": self.labels[index]}
+
+
+def pad_sequences(samples: list[dict]) -> dict[str, torch.Tensor]:
+    """Collate sequences: pad to the longest with zeros and tell which tokens are present."""
+    longest = max(len(sample["positions"]) for sample in samples)
+    features = torch.zeros(len(samples), longest, samples[0]["features"].shape[-1])  # (B, T, C)
+    positions = torch.zeros(len(samples), longest)  # (B, T)
+    present = torch.zeros(len(samples), longest, dtype=torch.bool)  # (B, T)
+    for row, sample in enumerate(samples):
+        length = len(sample["positions"])
+        features[row, :length] = torch.from_numpy(sample["features"])
+        positions[row, :length] = torch.from_numpy(sample["positions"])
+        present[row, :length] = True
+    labels = torch.from_numpy(np.stack([sample["labels"] for sample in samples]))
+    index = torch.tensor([sample["index"] for sample in samples])
+    return {"features": features, "positions": positions, "present": present, "labels": labels, "index": index}
+
+
+class EpochSampler(Sampler):
+    """Keys (epoch, row): shuffled anew each epoch by (seed, epoch), or in order where seed is None."""
+
+    def __init__(self, length: int, seed: int | None):
+        self.length, self.seed, self.epoch = length, seed, 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        rows = np.arange(self.length) if self.seed is None else np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
+        return iter([(self.epoch, int(row)) for row in rows])
+
+
+def make_loader(dataset: Dataset, batch_size: int, workers: int, shuffle_seed: int | None = None, collate=None) -> DataLoader:
+    """A loader over all rows; shuffled where a seed is given, then without the last, smaller batch. Set `.sampler.epoch` before each epoch."""
+    drop_last = shuffle_seed is not None and len(dataset) >= batch_size
+    return DataLoader(
+        dataset,
+        batch_size,
+        sampler=EpochSampler(len(dataset), shuffle_seed),
+        num_workers=workers,
+        collate_fn=collate,
+        drop_last=drop_last,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=workers > 0,
+    )

@@ -1,0 +1,153 @@
+"""Slices of a DICOM file -> raw words as they are stored -> HU or rescaled units.
+
+A word is one pixel's bits, unsigned, before anything is done to it. `values` gives a word its meaning: unused bits, sign, MONOCHROME1,
+slope and intercept. Applied to all words of 8 or 16 bits it makes a lookup table, so pixels and tables cannot differ.
+"""
+
+import struct
+from collections.abc import Iterator
+from io import BytesIO
+from itertools import islice
+
+import numpy as np
+from pydicom.pixels import get_decoder
+from pydicom.uid import UID
+
+from src.dicom_fields import BIG_ENDIAN, DEFLATED, DicomError, inflate, require
+from src.dicom_headers import NATIVE, FileHeader, Slice
+
+UNDEFINED_LENGTH = 0xFFFFFFFF
+ITEM, END_OF_ITEMS = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
+PIP = {  # transfer syntax -> what decodes it
+    "1.2.840.10008.1.2.4.50": "pillow",
+    "1.2.840.10008.1.2.4.51": "pylibjpeg pylibjpeg-libjpeg",
+    "1.2.840.10008.1.2.4.57": "pylibjpeg pylibjpeg-libjpeg",
+    "1.2.840.10008.1.2.4.70": "pylibjpeg pylibjpeg-libjpeg",
+    "1.2.840.10008.1.2.4.80": "pyjpegls",
+    "1.2.840.10008.1.2.4.81": "pyjpegls",
+    "1.2.840.10008.1.2.4.90": "pillow",
+    "1.2.840.10008.1.2.4.91": "pillow",
+    "1.2.840.10008.1.2.4.201": "pylibjpeg pylibjpeg-openjpeg",
+    "1.2.840.10008.1.2.4.202": "pylibjpeg pylibjpeg-openjpeg",
+    "1.2.840.10008.1.2.4.203": "pylibjpeg pylibjpeg-openjpeg",
+}
+
+
+def iter_words(slices: list[Slice]) -> Iterator[np.ndarray]:
+    """Raw words (h, w) of slices of one file, which come in stored order: unsigned integers, or floats. Raises DicomError and nothing else."""
+    file = slices[0].file
+    frames = [max(piece.frame, 0) for piece in slices]
+    try:
+        yield from _native(file, frames) if file.syntax in NATIVE else _decoded(file, frames)
+    except DicomError as error:
+        raise DicomError(error.reason, f"{file.path.name}: {error}") from None
+    except MemoryError:
+        raise DicomError("too_large", f"{file.path.name}: its pixels do not fit into memory") from None
+    except OSError as error:
+        raise DicomError("unreadable" if error.errno else "decode_error", f"{file.path.name}: {error.strerror or error}") from None
+    except Exception as error:  # on damaged streams decoders raise anything from StopIteration to RuntimeError
+        raise DicomError("decode_error", f"{file.path.name}: {type(error).__name__}: {error}") from None
+
+
+def values(words: np.ndarray, piece: Slice, out: np.ndarray | None = None) -> np.ndarray:
+    """Words of a slice, any shape -> float32 HU or rescaled units. Raises DicomError where stored floats are not finite."""
+    file = piece.file
+    slope, intercept = piece.slope, piece.intercept
+    if file.inverted:
+        lowest_plus_highest = 0.0 if file.is_float else -1.0 if file.signed else 2.0**file.stored - 1
+        slope, intercept = -slope, intercept + slope * lowest_plus_highest
+    stored = words if file.is_float else _used_bits(words, file)
+    exact = np.float32(slope) == slope and np.float32(intercept) == intercept
+    if not (exact or file.is_float or file.allocated > 16 or words.ndim == 1):
+        return np.take(lookup_table(piece), words, out=out)
+    scaled = np.multiply(stored, slope, out=out, dtype=np.float32 if exact else np.float64, casting="same_kind")
+    scaled += scaled.dtype.type(intercept)
+    require(not file.is_float or bool(np.isfinite(scaled).all()), "non_finite", f"{file.path.name}: pixels that are not finite")
+    return scaled.astype(np.float32, copy=False)
+
+
+def lookup_table(piece: Slice) -> np.ndarray | None:
+    """`values` of every word (1-d) the slice may hold, float32; None where words have more than 16 bits."""
+    if piece.file.allocated > 16:
+        return None
+    return values(np.arange(1 << piece.file.allocated, dtype=f"u{piece.file.allocated // 8}"), piece)
+
+
+def check_decoder(file: FileHeader) -> None:
+    """DicomError where no decoder for the file's transfer syntax is installed, with the line that installs it."""
+    if file.syntax in NATIVE:
+        return
+    name = f"{UID(file.syntax).name} ({file.syntax})"
+    remedy = f"pip install {PIP[file.syntax]}" if file.syntax in PIP else "convert the files to an uncompressed transfer syntax"
+    try:
+        available = get_decoder(file.syntax).is_available
+    except NotImplementedError:
+        available = False
+    require(available, "missing_decoder", f"{file.path.name}: no decoder for {name}: {remedy}")
+
+
+def _used_bits(words: np.ndarray, file: FileHeader) -> np.ndarray:
+    """Bits beyond BitsStored are dropped, or filled with the sign."""
+    spare = file.allocated - file.stored
+    if not file.signed:
+        return words if not spare else (words >> (file.high_bit + 1 - file.stored)) & words.dtype.type((1 << file.stored) - 1)
+    signed = words.view(f"i{file.allocated // 8}")
+    return signed if not spare else (signed << (file.allocated - 1 - file.high_bit)) >> spare
+
+
+def _native(file: FileHeader, frames: list[int]) -> Iterator[np.ndarray]:
+    order = ">" if file.syntax == BIG_ENDIAN else "<"
+    dtype = np.dtype(f"{order}{'f' if file.is_float else 'u'}{file.allocated // 8}")
+    with open(file.path, "rb", buffering=0) as stream:
+        if file.syntax == DEFLATED:
+            stream = BytesIO(_inflated(file, stream.read()))
+        for frame in frames:
+            stream.seek(file.offset + frame * file.frame_bytes)
+            data = stream.read(file.frame_bytes)
+            require(len(data) == file.frame_bytes, "truncated", "the file ends before its pixels do")
+            yield np.frombuffer(data, dtype).astype(dtype.newbyteorder("="), copy=False).reshape(file.rows, file.columns)
+
+
+def _inflated(file: FileHeader, raw: bytes) -> bytes:
+    """The data set of a deflated file as far as its pixels reach."""
+    meta_length = struct.unpack("<I", raw[140:144])[0]
+    return inflate(raw[144 + meta_length :], file.offset + file.frame_bytes * file.frames)
+
+
+def _decoded(file: FileHeader, frames: list[int]) -> Iterator[np.ndarray]:
+    check_decoder(file)
+    require(file.length == UNDEFINED_LENGTH, "decode_error", "compressed pixels without items")
+    with open(file.path, "rb") as stream:
+        stream.seek(file.offset)
+        encapsulated = stream.read()
+    _check_items(encapsulated, file)
+    decoded = get_decoder(file.syntax).iter_array(
+        encapsulated,
+        indices=None if len(frames) == file.frames else frames,
+        raw=True,
+        validate=False,
+        rows=file.rows,
+        columns=file.columns,
+        number_of_frames=file.frames,
+        samples_per_pixel=1,
+        bits_allocated=file.allocated,
+        bits_stored=file.stored,
+        pixel_representation=int(file.signed),
+        photometric_interpretation="MONOCHROME1" if file.inverted else "MONOCHROME2",
+        **({"extended_offsets": file.offset_table} if file.offset_table else {}),
+    )
+    found = 0
+    for found, (array, _) in enumerate(islice(decoded, len(frames)), 1):  # noqa: B007 (counted)
+        yield array.view(f"u{file.allocated // 8}")
+    require(found == len(frames), "truncated", f"{len(frames)} frames are claimed, {found} are there")
+
+
+def _check_items(encapsulated: bytes, file: FileHeader) -> None:
+    """Decoders fill what is cut off with grey: every item must be whole, and the end marked."""
+    at, items = 0, 0
+    while encapsulated[at : at + 4] == ITEM and at + 8 <= len(encapsulated):
+        at += 8 + struct.unpack("<I", encapsulated[at + 4 : at + 8])[0]
+        items += 1
+    whole = at < len(encapsulated) and encapsulated[at : at + 4] == END_OF_ITEMS
+    require(whole, "truncated" if at + 4 > len(encapsulated) else "decode_error", "the compressed pixels are not whole")
+    require(items - 1 >= file.frames, "truncated", f"{file.frames} frames are claimed, {items - 1} are there")

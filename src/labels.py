@@ -1,0 +1,29 @@
+"""The 14 labels of the challenge: their order, the left-right mirror, the weights of the score. Spelled here and nowhere else."""
+
+LABELS = (
+    "Left Infraclinoid Internal Carotid Artery",
+    "Right Infraclinoid Internal Carotid Artery",
+    "Left Supraclinoid Internal Carotid Artery",
+    "Right Supraclinoid Internal Carotid Artery",
+    "Left Middle Cerebral Artery",
+    "Right Middle Cerebral Artery",
+    "Anterior Communicating Artery",
+    "Left Anterior Cerebral Artery",
+    "Right Anterior Cerebral Artery",
+    "Left Posterior Communicating Artery",
+    "Right Posterior Communicating Artery",
+    "Basilar Tip",
+    "Other Posterior Circulation",
+    "Aneurysm Present",
+)
+PRESENT = 13  # index of `Aneurysm Present`; the indices before it are the 13 locations
+LOCATIONS = LABELS[:PRESENT]
+NOTHING = "Nothing"  # location of a negative spot; its class_id is PRESENT
+
+# Label k of a mirrored head is label MIRROR[k] of the head itself.
+MIRROR = (1, 0, 3, 2, 5, 4, 6, 8, 7, 10, 9, 11, 12, 13)
+
+# Score = 0.5 * AUC(present) + 0.5 * mean of the location AUCs.
+PRESENT_WEIGHT = 0.5
+
+MODALITIES = ("CTA", "MRA", "MRI T2", "MRI T1post")

@@ -1,0 +1,157 @@
+"""The sequence transformer: features of the slices of a series -> 14 logits; and both stages joined for inference."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from src.datasets import slice_positions, thin
+from src.engine import autocast
+from src.labels import LABELS
+from src.runtime import UserError
+from src.slice_cnn import build_slice_cnn, encode
+from src.volume import centre_crop, neighbours
+
+DISTANCE_KNOTS = 32  # learned values of the relative position term
+FARTHEST = 200.0  # mm; beyond, all distances count as this one
+FINEST = 2.0  # mm; below, the knots are evenly spaced, above they thin out as the logarithm
+
+
+class DistanceBias(nn.Module):
+    """A learned attention bias of the signed distance in mm, linear between knots that lie dense at short distances."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values = nn.Parameter(torch.zeros(DISTANCE_KNOTS))
+
+    def forward(self, positions: Tensor) -> Tensor:
+        """positions: (B, T) mm -> (B, T, T), the bias of token j for the query i."""
+        distance = positions[:, None, :] - positions[:, :, None]
+        reach = torch.asinh(torch.tensor(FARTHEST / FINEST, device=positions.device))
+        place = (torch.asinh(distance / FINEST) / reach).clamp(-1, 1)  # -1..1
+        place = (place + 1) / 2 * (DISTANCE_KNOTS - 1)
+        left = place.floor().clamp(max=DISTANCE_KNOTS - 2)
+        share = place - left
+        left = left.long()
+        return self.values[left] * (1 - share) + self.values[left + 1] * share
+
+
+class Layer(nn.Module):
+    """Self-attention and feed-forward, each followed by dropout, residual and LayerNorm."""
+
+    def __init__(self, width: int, heads: int, dropout: float, attention_dropout: float):
+        super().__init__()
+        self.heads, self.attention_dropout = heads, attention_dropout
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.feed_forward = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
+        self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """x: (B, T, W); bias: (B, 1, T, T), -inf where a key is padding."""
+        batch, length, width = x.shape
+        query, key, value = self.query_key_value(x).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        rate = self.attention_dropout if self.training else 0.0
+        mixed = scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype), dropout_p=rate)
+        x = self.norms[0](x + self.dropout(self.out(mixed.transpose(1, 2).reshape(batch, length, width))))
+        return self.norms[1](x + self.dropout(self.feed_forward(x)))
+
+
+class NeighbourConvolution(nn.Module):
+    """A convolution of kernel 3 along the slices, added to what the first layer made (as in DeBERTa-v2, He et al. 2021)."""
+
+    def __init__(self, width: int, dropout: float):
+        super().__init__()
+        self.conv = nn.Conv1d(width, width, 3, padding=1)
+        self.dropout, self.norm = nn.Dropout(dropout), nn.LayerNorm(width)
+
+    def forward(self, before: Tensor, after: Tensor, present: Tensor) -> Tensor:
+        """before, after: (B, T, W), the input and output of the first layer; present: (B, T), False at padding."""
+        masked = (before * present[..., None]).transpose(1, 2)
+        return self.norm(after + self.dropout(self.conv(masked).transpose(1, 2).relu()))
+
+
+def gem_pool(x: Tensor, present: Tensor, power: Tensor) -> Tensor:
+    """Generalised mean over the tokens that are present (Radenovic et al. 2018, eq. 3): (B, T, W) -> (B, W), in float32."""
+    powered = x.float().clamp(min=1e-6) ** power * present[..., None]
+    return (powered.sum(1) / present.sum(1, keepdim=True)).clamp(min=1e-30) ** (1 / power)
+
+
+class SequenceTransformer(nn.Module):
+    """Slice features (B, T, C), positions (B, T) in mm and which tokens are present (B, T) -> logits (B, 14).
+
+    Padding is invisible: the logits of a series do not depend on how far it is padded.
+    """
+
+    def __init__(self, channels: int, width: int, layers: int, heads: int, dropout: float, attention_dropout: float):
+        super().__init__()
+        self.project = nn.Sequential(nn.Linear(channels, width), nn.LayerNorm(width), nn.Dropout(dropout))
+        self.cls = nn.Parameter(torch.randn(width) * 0.02)
+        self.distance_bias = DistanceBias()
+        self.layers = nn.ModuleList(Layer(width, heads, dropout, attention_dropout) for _ in range(layers))
+        self.convolution = NeighbourConvolution(width, dropout)
+        self.power = nn.Parameter(torch.tensor(3.0))
+        self.head = nn.Sequential(
+            nn.LayerNorm(2 * width), nn.Linear(2 * width, width), nn.LayerNorm(width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, len(LABELS))
+        )
+
+    def forward(self, features: Tensor, positions: Tensor, present: Tensor) -> Tensor:
+        batch, length, _ = features.shape
+        x = torch.cat([self.cls.expand(batch, 1, -1), self.project(features)], dim=1)  # (B, 1 + T, W)
+        everywhere = torch.cat([present.new_ones(batch, 1), present], dim=1)  # (B, 1 + T)
+        bias = x.new_zeros(batch, 1 + length, 1 + length)
+        bias[:, 1:, 1:] = self.distance_bias(positions)
+        bias = bias.masked_fill(~everywhere[:, None, :], float("-inf"))[:, None]  # (B, 1, 1 + T, 1 + T)
+
+        for number, layer in enumerate(self.layers):
+            after = layer(x, bias)
+            x = self.convolution(x, after, everywhere) if number == 0 else after
+
+        pooled = gem_pool(x[:, 1:], present, self.power)
+        return self.head(torch.cat([x[:, 0].float(), pooled], dim=1)).float()
+
+
+def build_transformer(settings: dict, weights: dict[str, Tensor], device: torch.device) -> SequenceTransformer:
+    """The trained network of a checkpoint, ready to predict."""
+    model = new_transformer(settings)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(f"the weights do not fit the sequence transformer: {str(error).splitlines()[0]}") from error
+    return model.to(device).eval()
+
+
+def new_transformer(settings: dict) -> SequenceTransformer:
+    """An untrained network from the settings of train_stage2.py and the `channels` of the features."""
+    names = ("channels", "width", "layers", "heads", "dropout", "attention_dropout")
+    return SequenceTransformer(**{name: settings[name] for name in names})
+
+
+class BothStages:
+    """The joined weights: prepared slices of a series in, 14 probabilities out."""
+
+    def __init__(self, checkpoint: dict, device: torch.device):
+        """checkpoint: content of weights_inference.pth."""
+        self.stage1, self.stage2 = checkpoint["stage1_settings"], checkpoint["stage2_settings"]
+        self.step: int = self.stage2["step"]
+        self.device = device
+        self.slice_cnn = build_slice_cnn(self.stage1, checkpoint["stage1"], device)
+        self.transformer = build_transformer(self.stage2, checkpoint["stage2"], device)
+
+    def slices_used(self, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of a series of so many slices: which become tokens, (T,), and which must be prepared for that, (k,) ascending."""
+        tokens = thin(length, self.stage2["cut"])
+        return tokens, np.unique(neighbours(tokens, self.step, length))
+
+    @torch.inference_mode()
+    def probabilities(self, prepared: np.ndarray, needed: np.ndarray, tokens: np.ndarray, positions: np.ndarray, batch_size: int) -> np.ndarray:
+        """(14,) float32. prepared: (k, S, S) float16, the slices `needed`; positions: (n,) mm of all slices of the series, NaN = none."""
+        triplets = np.searchsorted(needed, neighbours(tokens, self.step, len(positions)))
+        volume = torch.from_numpy(centre_crop(prepared, self.stage1["crop_size"])).to(self.device)
+        features, _ = encode(self.slice_cnn, volume, triplets, batch_size)
+        where = torch.from_numpy(slice_positions(positions, tokens)).to(self.device)
+        present = torch.ones(1, len(tokens), dtype=torch.bool, device=self.device)
+        with autocast(self.device):
+            logits = self.transformer(features.half().float()[None], where[None], present)
+        return logits[0].sigmoid().cpu().numpy()

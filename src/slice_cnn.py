@@ -1,0 +1,153 @@
+"""The 2.5D CNN: a timm encoder over three neighbouring slices, an auxiliary heatmap of where the aneurysm is, 14 logits."""
+
+import socket
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlparse
+from urllib.request import getproxies
+
+import numpy as np
+import timm
+import torch
+from huggingface_hub import constants
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from src.engine import autocast
+from src.labels import LABELS
+from src.runtime import UserError
+
+MEAN = 2.5  # subtracted from the prepared intensities, which run from 0 to 5
+STRIDES = (8, 16, 32)  # of the encoder's maps that the heatmap head reads
+HEAT_CHANNELS = 64  # of the finest map
+HEAD_CHANNELS = 256  # between the two linear layers of the joined head
+RARE = -4.0  # first bias of the heatmap: a probability of 2 % everywhere
+
+
+class SliceOutput(NamedTuple):
+    """What the network makes of a batch."""
+
+    logits: Tensor  # (B, 14)
+    features: Tensor  # (B, C), what stage 2 reads
+    heatmap: Tensor | None  # (B, h, w) logits at the finest stride
+
+
+class HeatmapHead(nn.Module):
+    """Lateral 1x1 convolutions added top-down, one 3x3 convolution, one channel of heat (a small feature pyramid, Lin et al. 2017)."""
+
+    def __init__(self, channels: list[int]):
+        super().__init__()
+        self.laterals = nn.ModuleList(nn.Conv2d(c, HEAT_CHANNELS, 1) for c in channels)
+        self.smooth = nn.Sequential(nn.Conv2d(HEAT_CHANNELS, HEAT_CHANNELS, 3, padding=1), nn.GELU())
+        self.heat = nn.Conv2d(HEAT_CHANNELS, 1, 1)
+        nn.init.constant_(self.heat.bias, RARE)
+
+    def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Maps from fine to coarse -> heat logits (B, h, w) and the features they point at (B, HEAT_CHANNELS + 2)."""
+        merged = self.laterals[-1](maps[-1])
+        for lateral, finer in zip(reversed(self.laterals[:-1]), reversed(maps[:-1]), strict=True):
+            merged = lateral(finer) + interpolate(merged, size=finer.shape[-2:], mode="nearest")
+        finest = self.smooth(merged)  # (B, D, h, w)
+        heat = self.heat(finest)[:, 0].float()  # (B, h, w)
+        weights = heat.flatten(1).softmax(dim=1).view_as(heat)
+        pooled = torch.einsum("bhw,bdhw->bd", weights, finest.float())
+        return heat, torch.cat([pooled, expected_position(weights)], dim=1)
+
+
+def expected_position(weights: Tensor) -> Tensor:
+    """Mean x, y in -1..1 under weights (B, h, w) that sum to 1: (B, 2)."""
+    rows, columns = weights.shape[-2:]
+    x = (torch.arange(columns, device=weights.device) * 2 + 1) / columns - 1
+    y = (torch.arange(rows, device=weights.device) * 2 + 1) / rows - 1
+    return torch.stack([(weights.sum(1) * x).sum(1), (weights.sum(2) * y).sum(1)], dim=1)
+
+
+class SliceCNN(nn.Module):
+    """(B, 3, H, W) prepared intensities 0..5 -> SliceOutput.
+
+    With `heatmap` the features are the encoder's pooled ones joined by the heat-weighted finest map and the expected position,
+    and a small head makes the logits; without, it is the published network: pooled features, dropout, one linear layer.
+    """
+
+    def __init__(self, encoder: str, heatmap: bool, pretrained: bool = False, checkpoint: Path | None = None, dropout: float = 0.1):
+        super().__init__()
+        self.encoder = load_encoder(encoder, pretrained, checkpoint)
+        self.taps = map_indices(self.encoder)
+        channels = self.encoder.head_hidden_size
+        self.heatmap = None
+        if heatmap:
+            self.heatmap = HeatmapHead([self.encoder.feature_info[tap]["num_chs"] for tap in self.taps])
+            channels += HEAT_CHANNELS + 2
+        self.channels = channels  # C of the features
+        self.head = _joined_head(channels, dropout) if heatmap else nn.Sequential(nn.Dropout(dropout), nn.Linear(channels, len(LABELS)))
+
+    def forward(self, images: Tensor) -> SliceOutput:
+        final, maps = self.encoder.forward_intermediates(images - MEAN, indices=self.taps, output_fmt="NCHW")
+        features = self.encoder.forward_head(final).float()  # (B, C)
+        heat = None
+        if self.heatmap is not None:
+            heat, pointed = self.heatmap(maps)
+            features = torch.cat([features, pointed], dim=1)
+        return SliceOutput(self.head(features).float(), features, heat)
+
+
+def _joined_head(channels: int, dropout: float) -> nn.Sequential:
+    return nn.Sequential(nn.Dropout(dropout), nn.Linear(channels, HEAD_CHANNELS), nn.GELU(), nn.Linear(HEAD_CHANNELS, len(LABELS)))
+
+
+def map_indices(encoder: nn.Module) -> list[int]:
+    """Which of the encoder's maps have stride 8, 16 and 32, from fine to coarse; of several with one stride the deepest."""
+    deepest = {info["reduction"]: index for index, info in enumerate(encoder.feature_info)}
+    return [deepest[stride] for stride in STRIDES if stride in deepest]
+
+
+def load_encoder(name: str, pretrained: bool, checkpoint: Path | None) -> nn.Module:
+    """A timm encoder without classifier; weights from the hub, from a local file, or random."""
+    overlay = {"file": str(checkpoint)} if checkpoint else None
+    if pretrained and not checkpoint and not _hub_answers():
+        constants.HF_HUB_OFFLINE = True  # the local cache or nothing, instead of a minute of retries
+    try:
+        return timm.create_model(name, pretrained=pretrained or checkpoint is not None, num_classes=0, pretrained_cfg_overlay=overlay)
+    except (OSError, RuntimeError) as error:
+        if "nknown model" in str(error):
+            raise UserError(f"timm knows no encoder {name!r}: choose one of timm.list_models()") from error
+        reason = str(error).splitlines()[0][:200]
+        remedy = "name a local file with --checkpoint, or start from random weights with --no-pretrained"
+        raise UserError(f"the weights of {name} could not be loaded ({reason}): {remedy}") from error
+
+
+def _hub_answers() -> bool:
+    """Whether the hub of pretrained weights can be reached; behind a proxy that is left to the download itself."""
+    if getproxies():
+        return True
+    try:
+        socket.create_connection((urlparse(constants.ENDPOINT).hostname, 443), timeout=3).close()
+    except OSError:
+        return False
+    return True
+
+
+def build_slice_cnn(settings: dict, weights: dict[str, Tensor], device: torch.device) -> SliceCNN:
+    """The trained network of a checkpoint, ready to predict."""
+    model = SliceCNN(settings["encoder"], heatmap=settings["heatmap_weight"] > 0)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(f"the weights do not fit the encoder {settings['encoder']}: {str(error).splitlines()[0]}") from error
+    return model.to(device, memory_format=torch.channels_last).eval()
+
+
+@torch.inference_mode()
+def encode(model: SliceCNN, volume: Tensor, triplets: np.ndarray, batch_size: int) -> tuple[Tensor, Tensor]:
+    """Features (k, C) and logits (k, 14), float32 on the device, of k slices with their neighbours.
+
+    volume: (n, crop, crop) float16 on the model's device; triplets: (k, 3) indices into it (volume.neighbours).
+    """
+    features, logits = [], []
+    index = torch.from_numpy(triplets).to(volume.device)
+    with autocast(volume.device):
+        for piece in index.split(batch_size):
+            out = model(volume[piece].float().contiguous(memory_format=torch.channels_last))
+            features.append(out.features)
+            logits.append(out.logits)
+    return torch.cat(features), torch.cat(logits)

@@ -1,0 +1,80 @@
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+
+from src.labels import LABELS, PRESENT
+from src.metrics import MetricError, auc, join_by_uid, mean_location, score_table, weighted_score
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=2, max_size=60))
+def test_auc_equals_scikit_learn_with_ties(rows):
+    truth, scores = np.array([row[0] for row in rows]), np.array([row[1] for row in rows]) / 5
+    if truth.all() or not truth.any():
+        assert auc(truth, scores) is None
+    else:
+        assert auc(truth, scores) == pytest.approx(roc_auc_score(truth, scores), abs=1e-12)
+
+
+def example(rows=200, seed=0):
+    generator = np.random.default_rng(seed)
+    truth = (generator.random((rows, len(LABELS))) < 0.3).astype(int)
+    return truth, np.clip(0.3 * truth + 0.7 * generator.random(truth.shape), 0, 1)
+
+
+def test_weighted_score_is_the_weighted_mean_of_14_aucs():
+    truth, probabilities = example()
+    aucs = [roc_auc_score(truth[:, k], probabilities[:, k]) for k in range(len(LABELS))]
+    weights = [1 / 26] * 13 + [13 / 26]
+    scores = weighted_score(truth, probabilities)
+    assert scores["score"] == pytest.approx(np.average(aucs, weights=weights))
+    assert scores["present"] == pytest.approx(aucs[PRESENT])
+    assert mean_location(scores) == pytest.approx(np.mean(aucs[:PRESENT]))
+
+
+def test_a_location_without_both_classes_is_left_out_and_shown():
+    truth, probabilities = example()
+    truth[:, 4] = 0
+    scores = weighted_score(truth, probabilities)
+    assert scores["locations"][LABELS[4]] is None
+    others = [roc_auc_score(truth[:, k], probabilities[:, k]) for k in range(PRESENT) if k != 4]
+    assert scores["score"] == pytest.approx(0.5 * scores["present"] + 0.5 * np.mean(others))
+    row = next(line for line in score_table(scores, "title").splitlines() if line.startswith(LABELS[4]))
+    assert row.endswith("n/a")
+
+
+def test_no_presence_contrast_is_a_clear_error():
+    truth, probabilities = example()
+    truth[:, PRESENT] = 1
+    with pytest.raises(MetricError, match="both classes"):
+        weighted_score(truth, probabilities)
+
+
+def tables():
+    truth, probabilities = example(5)
+    uids = pd.DataFrame({"SeriesInstanceUID": [f"1.{k}" for k in range(5)]})
+    return [pd.concat([uids, pd.DataFrame(values, columns=list(LABELS))], axis=1) for values in (truth, probabilities)]
+
+
+def test_predictions_are_joined_by_uid_not_by_position():
+    truth, predictions = tables()
+    labels, probabilities = join_by_uid(truth, predictions.sample(frac=1, random_state=1), ["SeriesInstanceUID"])
+    np.testing.assert_array_equal(labels, truth[list(LABELS)])
+    np.testing.assert_array_equal(probabilities, predictions[list(LABELS)])
+
+
+@pytest.mark.parametrize("fault", ["missing", "unknown", "twice", "nan"])
+def test_predictions_that_do_not_fit_are_refused_with_the_uid(fault):
+    truth, predictions = tables()
+    if fault == "missing":
+        predictions = predictions.drop(index=2)
+    elif fault == "unknown":
+        truth = truth.drop(index=2)
+    elif fault == "twice":
+        predictions = pd.concat([predictions, predictions.iloc[[2]]])
+    else:
+        predictions.loc[2, LABELS[0]] = np.nan
+    with pytest.raises(MetricError, match=r"1\.2"):
+        join_by_uid(truth, predictions, ["SeriesInstanceUID"])

@@ -1,0 +1,70 @@
+import pytest
+import torch
+
+from src.sequence_transformer import DISTANCE_KNOTS, FARTHEST, DistanceBias, SequenceTransformer, gem_pool
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    model = SequenceTransformer(channels=12, width=16, layers=3, heads=1, dropout=0.1, attention_dropout=0.1)
+    torch.nn.init.normal_(model.distance_bias.values)
+    return model.eval()
+
+
+def sequence(length, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(1, length, 12, generator=generator)
+    return features, torch.arange(length)[None] * 0.7, torch.ones(1, length, dtype=torch.bool)
+
+
+@pytest.mark.parametrize("padding", [1, 10, 200])
+@pytest.mark.parametrize("length", [1, 2, 30])
+def test_padding_is_invisible(model, length, padding):
+    features, positions, present = sequence(length)
+    expected = model(features, positions, present)
+    features = torch.cat([features, torch.full((1, padding, 12), 9.0)], dim=1)
+    positions = torch.cat([positions, torch.full((1, padding), 3.0)], dim=1)
+    present = torch.cat([present, torch.zeros(1, padding, dtype=torch.bool)], dim=1)
+    torch.testing.assert_close(model(features, positions, present), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_any_length_is_finite(model):
+    for length in (1, 3, 1500):
+        assert torch.isfinite(model(*sequence(length))).all()
+
+
+def test_only_distances_count_not_positions(model):
+    features, positions, present = sequence(20)
+    torch.testing.assert_close(model(features, positions + 500, present), model(features, positions, present), atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(model(features, positions * 3, present), model(features, positions, present), atol=1e-4)
+
+
+def test_the_order_of_the_slices_counts(model):
+    features, positions, present = sequence(20)
+    assert not torch.allclose(model(features.flip(1), positions, present), model(features, positions, present), atol=1e-3)
+
+
+def test_distance_bias_is_linear_between_its_knots():
+    bias = DistanceBias()
+    with torch.no_grad():
+        bias.values.copy_(torch.arange(DISTANCE_KNOTS))
+    middle = (DISTANCE_KNOTS - 1) / 2
+    out = bias(torch.tensor([[0.0, FARTHEST, 3 * FARTHEST, 1.0]]))[0]
+    assert out[0, 0].item() == pytest.approx(middle)
+    assert out[0, 1].item() == pytest.approx(DISTANCE_KNOTS - 1, abs=1e-4)
+    assert out[0, 2].item() == pytest.approx(DISTANCE_KNOTS - 1)
+    assert out[1, 0].item() == pytest.approx(0, abs=1e-4)
+    assert (out[0, 3] - middle).item() == pytest.approx(-(out[3, 0] - middle).item(), abs=1e-4)
+
+
+def test_gem_is_the_mean_at_power_1_and_nears_the_maximum():
+    x, present = torch.rand(2, 5, 3) * 0.4 + 0.6, torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
+    torch.testing.assert_close(gem_pool(x, present, torch.tensor(1.0))[1], x[1, :3].mean(0))
+    torch.testing.assert_close(gem_pool(x, present, torch.tensor(60.0))[0], x[0].amax(0), rtol=0.05, atol=0)
+
+
+def test_every_weight_learns(model):
+    fresh = SequenceTransformer(channels=12, width=16, layers=3, heads=2, dropout=0.0, attention_dropout=0.0)
+    fresh(*sequence(9)).square().sum().backward()
+    assert [name for name, weight in fresh.named_parameters() if weight.grad is None or not weight.grad.any()] == []

@@ -1,0 +1,154 @@
+"""How fast the stages are on this machine, against what they could cost.
+
+    python tools/benchmark.py preprocess --matrix 512 --no-write-slices
+
+preprocess: uncompressed DICOM series to arrays, by preprocess_data.py's workers, by a plain loop (pydicom, float32, cv2.resize, numpy.save)
+and by copying bytes alone (read the input files, write files of the output's sizes), each with the same number of processes, in turn.
+Prints the median times and both ratios.
+"""
+
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+import pydicom
+import tyro
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from src.artifacts import DataFolder
+from src.series_arrays import Job, prepare_series
+from src.workers import Limits, run_in_workers
+
+SIZE = 512  # pixels, sides of the prepared images
+
+
+@dataclass
+class Config:
+    stage: tyro.conf.Positional[Literal["preprocess"]]  # what to measure
+    matrix: int = 512  # pixels, rows and columns of the DICOM images
+    series: int = 8  # series, CT and MR in turn
+    slices: int = 40  # slices a series
+    write_slices: bool = True  # also one file a slice
+    workers: int = 2  # processes
+    repeats: int = 5  # of each measurement
+    folder: Path | None = None  # where to work (default: the system's temporary folder)
+
+
+def main(config: Config) -> dict[str, float]:
+    with tempfile.TemporaryDirectory(dir=config.folder, prefix="benchmark-") as temporary:
+        data = DataFolder(temporary)
+        uids = [write_series(data, config, number) for number in range(config.series)]
+        ways = {"this pipeline": ours, "plain loop": plain, "bytes only": bytes_only}
+        times: dict[str, list[float]] = {name: [] for name in ways}
+        with ProcessPoolExecutor(config.workers) as pool:
+            for repeat in range(-1, config.repeats):  # the first time warms up
+                for name, way in ways.items():
+                    seconds = timed(partial(way, data, uids, config, pool), data)
+                    times[name] += [seconds] if repeat >= 0 else []
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    total = config.series * config.slices
+    print(f"{total} slices of {config.matrix} x {config.matrix}, {config.workers} processes, slices {'also' if config.write_slices else 'not'} written one by one")
+    for name, seconds in medians.items():
+        print(f"{name:14s} {seconds:7.3f} s {total / seconds:8.0f} slices/s")
+    print(f"{medians['plain loop'] / medians['this pipeline']:.2f} times the speed of the plain loop")
+    print(f"{medians['this pipeline'] / medians['bytes only']:.2f} times the time that the bytes alone take")
+    return medians
+
+
+def timed(run, data: DataFolder) -> float:
+    """Seconds that `run` takes into empty folders."""
+    for folder in (data.sequences, data.slices):
+        shutil.rmtree(folder, ignore_errors=True)
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def ours(data: DataFolder, uids: list[str], config: Config, _: ProcessPoolExecutor) -> None:
+    jobs = [Job(data.root, uid, SIZE, "percentile", config.write_slices) for uid in uids]
+    for _, facts in run_in_workers(prepare_series, jobs, config.workers, Limits(600, 8)):
+        assert facts["length"] == config.slices, facts
+
+
+def plain(data: DataFolder, uids: list[str], config: Config, pool: ProcessPoolExecutor) -> None:
+    list(pool.map(partial(plain_series, data, config.write_slices), uids))
+
+
+def plain_series(data: DataFolder, write_slices: bool, uid: str) -> None:
+    """What one would write in five minutes."""
+    slices = sorted((pydicom.dcmread(path) for path in data.series(uid).iterdir()), key=lambda ds: ds.ImagePositionPatient[2])
+    volume = np.stack([ds.pixel_array.astype(np.float32) * float(ds.RescaleSlope) + float(ds.RescaleIntercept) for ds in slices])
+    low, high = (0, 600) if slices[0].Modality == "CT" else np.percentile(volume, (1, 99.8))
+    volume = np.clip((volume - np.float32(low)) * np.float32(5 / (high - low)), 0, 5)
+    images = np.stack([cv2.resize(image, (SIZE, SIZE)) for image in volume]).astype(np.float16)
+    data.sequences.mkdir(exist_ok=True)
+    np.save(data.sequence(uid), images)
+    if write_slices:
+        data.slice_folder(uid).mkdir(parents=True)
+        for index, image in enumerate(images):
+            np.save(data.slice(uid, index), image)
+
+
+def bytes_only(data: DataFolder, uids: list[str], config: Config, pool: ProcessPoolExecutor) -> None:
+    list(pool.map(partial(copy_bytes, data, config.write_slices), uids))
+
+
+def copy_bytes(data: DataFolder, write_slices: bool, uid: str) -> None:
+    """Read what must be read, write as much as must be written."""
+    image = np.zeros((SIZE, SIZE), np.float16)
+    data.sequences.mkdir(exist_ok=True)
+    if write_slices:
+        data.slice_folder(uid).mkdir(parents=True)
+    with open(data.sequence(uid), "wb") as sequence:
+        for index, path in enumerate(data.series(uid).iterdir()):
+            path.read_bytes()
+            sequence.write(image.data)
+            if write_slices:
+                data.slice(uid, index).write_bytes(image.data)
+
+
+def write_series(data: DataFolder, config: Config, number: int) -> str:
+    """A series of noise in ellipses; its UID."""
+    generator = np.random.default_rng(number)
+    y, x = np.mgrid[-1 : 1 : config.matrix * 1j, -1 : 1 : config.matrix * 1j]
+    head = 900 * (x**2 + 1.3 * y**2 < 0.8)
+    uid = generate_uid()
+    folder = data.series(uid)
+    folder.mkdir(parents=True)
+    for index in range(config.slices):
+        pixels = np.clip(head + generator.normal(100, 30, head.shape), 0, 4095).astype(np.uint16)
+        dicom_slice(uid, index, pixels, ct=number % 2 == 0).save_as(folder / f"{index:04d}.dcm", enforce_file_format=True)
+    return uid
+
+
+def dicom_slice(uid: str, index: int, pixels: np.ndarray, ct: bool) -> Dataset:
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = CTImageStorage if ct else MRImageStorage
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = generate_uid()
+    dataset.Modality, dataset.PatientID, dataset.SeriesInstanceUID, dataset.InstanceNumber = "CT" if ct else "MR", "benchmark", uid, index + 1
+    dataset.ImagePositionPatient, dataset.ImageOrientationPatient = [-120.0, -120.0, float(index)], [1, 0, 0, 0, 1, 0]
+    dataset.PixelSpacing, dataset.SliceThickness = [0.47, 0.47], 1
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.Rows, dataset.Columns = pixels.shape
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 12, 11, 0
+    dataset.RescaleSlope, dataset.RescaleIntercept = 1, -1024 if ct else 0
+    dataset.PixelData = pixels.tobytes()
+    return dataset
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))

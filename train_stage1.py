@@ -1,0 +1,109 @@
+"""Stage 3 of 8: train the 2.5D CNN on spots: three neighbouring slices -> 14 labels, and a heatmap of where the aneurysm is.
+
+Reads   data/train_{N}_folds.csv, train_stage1_{N}_folds.csv, label_dict.pkl, f_dict_sample.pkl (create_folds.py),
+        data/npy_sequence/ (preprocess_data.py), data/f_dict_hard.pkl where it is there (tools/mine_hard_negatives.py)
+Writes  model/{encoder}/fold-{k}/  best_stage1.pth, last_stage1.pth (for --resume), log_stage1.txt, metrics_stage1.jsonl,
+        settings_stage1.json, a copy of this script
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from src import artifacts, engine
+from src.artifacts import DataFolder, RunFolder
+from src.augment import Augmentation, crops
+from src.datasets import SpotDataset, SpotTables, held_out_rows, make_loader, read_spot_tables, training_rows
+from src.labels import LABELS
+from src.losses import focal_loss, heat_target, heatmap_loss
+from src.runtime import run_script
+from src.slice_cnn import SliceCNN
+
+
+@dataclass
+class Config:
+    data_dir: Path = Path("data")  # tables and arrays
+    model_dir: Path = Path("model")  # where model/{encoder}/fold-{k} is made
+    fold: int = 0  # held out; trained on all others
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
+
+    encoder: str = "convnext_base.dinov3_lvd1689m"  # any timm model that gives its maps
+    pretrained: bool = True  # weights from the hub; --no-pretrained starts from random ones
+    checkpoint: Path | None = None  # weights of the encoder from a local file instead
+    crop_size: int = 448  # pixels
+    heatmap_weight: float = 0.3  # of the heatmap's loss; 0 is the published network, with quarter turns
+    dropout: float = 0.1  # before the head
+
+    epochs: int = 20  # epochs
+    batch_size: int = 32  # samples
+    lr: float = 3e-5  # after warm-up
+    weight_decay: float = 0.01  # of Mars
+    warmup_epochs: float = 1.0  # epochs
+    ema_decay: float = 0.999  # of the moving average, which is updated every 3rd step
+
+    seed: int = 44  # of weights, samples and augmentation
+    workers: int = 4  # loader processes; the result does not depend on it
+    resume: bool = False  # go on with the run in the folder
+
+
+def main(config: Config) -> dict | None:
+    device = engine.choose_device(config.device)
+    data = DataFolder(config.data_dir)
+    tables = read_spot_tables(data)
+
+    training, held_out = make_datasets(config, tables)
+    loader = make_loader(training, config.batch_size, config.workers, shuffle_seed=config.seed)
+    held_out_loader = make_loader(held_out, config.batch_size, config.workers)
+    truth = held_out.truth()[list(LABELS)].to_numpy()
+
+    torch.manual_seed(config.seed)
+    model = SliceCNN(config.encoder, config.heatmap_weight > 0, config.pretrained, config.checkpoint, config.dropout)
+    model = model.to(memory_format=torch.channels_last)
+    learner = engine.Learner(model, device, config.lr, config.weight_decay, int(config.warmup_epochs * len(loader)), config.ema_decay)
+
+    settings = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()}
+    settings |= {"image_size": training.size, "mr_window": artifacts.read_json(data.array_settings)["mr_window"]}
+    run = engine.Run(RunFolder(config.model_dir, config.encoder, config.fold), "stage1", settings, Path(__file__), config.resume)
+    run.say(
+        f"{len(training)} training samples, {len(held_out)} held-out spots, {len(tables.hard)} series with hard slices, {device}, {engine.precision(device)}"
+    )
+
+    def evaluate(average: torch.nn.Module) -> tuple[dict | None, dict]:
+        probabilities = engine.predict(held_out_loader, lambda batch: predict_batch(average, batch, config.crop_size, device), "held-out spots")
+        return engine.scores_or_none(truth, probabilities), {}
+
+    return engine.fit(learner, run, loader, config.epochs, lambda model, batch: batch_loss(model, batch, config, device), evaluate)
+
+
+def make_datasets(config: Config, tables: SpotTables) -> tuple[SpotDataset, SpotDataset]:
+    """(training, held-out)."""
+    augmentation = Augmentation(quarter_turns=config.heatmap_weight == 0)  # a turned image has no left, no right and no place
+    outside, inside = training_rows(tables.spots, config.fold), held_out_rows(tables.spots, config.fold)
+    if outside.empty or inside.empty:
+        raise artifacts.ArtifactError(f"fold {config.fold} leaves {len(outside)} spots to train on and {len(inside)} to hold out: choose another --fold")
+    return SpotDataset(tables, outside, config.crop_size, config.seed, augmentation), SpotDataset(tables, inside, config.crop_size, config.seed, None)
+
+
+def batch_loss(model: torch.nn.Module, batch: dict, config: Config, device: torch.device) -> torch.Tensor:
+    """Focal loss of the labels, and of the heatmap where the network has one."""
+    batch = engine.to_device(batch, device)
+    images = crops(batch, config.crop_size).contiguous(memory_format=torch.channels_last)  # (B, 3, crop, crop)
+    with engine.autocast(device):
+        out = model(images)
+    loss = focal_loss(out.logits, batch["labels"])
+    if out.heatmap is not None:
+        target = heat_target(batch["points"], batch["sigma"], out.heatmap.shape[-2:], config.crop_size)
+        loss = loss + config.heatmap_weight * heatmap_loss(out.heatmap, target)
+    return loss
+
+
+def predict_batch(model: torch.nn.Module, batch: dict, crop_size: int, device: torch.device) -> torch.Tensor:
+    """Probabilities (B, 14) of spots."""
+    images = crops(engine.to_device(batch, device), crop_size).contiguous(memory_format=torch.channels_last)
+    with engine.autocast(device):
+        return model(images).logits.sigmoid()
+
+
+if __name__ == "__main__":
+    run_script(main, Config, __doc__)

@@ -1,0 +1,113 @@
+"""Stage 6 of 8: train the sequence transformer: the features of the slices of a series -> 14 labels of the series.
+
+Reads   model/{encoder}/fold-{k}/features/ (extract_features.py), best_stage1.pth, data/train_{N}_folds.csv, slice_geometry_dict.pkl
+Writes  model/{encoder}/fold-{k}/  best_stage2.pth, weights_inference.pth (both stages joined), last_stage2.pth (for --resume),
+        log_stage2.txt, metrics_stage2.jsonl, settings_stage2.json, a copy of this script
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from src import artifacts, engine
+from src.artifacts import DataFolder, RunFolder
+from src.datasets import STEPS, SequenceDataset, make_loader, pad_sequences
+from src.labels import LABELS
+from src.losses import focal_loss
+from src.runtime import run_script
+from src.sequence_transformer import new_transformer
+
+
+@dataclass
+class Config:
+    data_dir: Path = Path("data")  # tables
+    model_dir: Path = Path("model")  # features, and where the weights go
+    fold: int = 0  # held out; trained on all others
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
+    encoder: str = "convnext_base.dinov3_lvd1689m"  # whose features
+
+    width: int = 1024  # of the tokens
+    layers: int = 3  # of attention and feed-forward
+    heads: int = 1  # of attention
+    dropout: float = 0.15  # of hidden values
+    attention_dropout: float = 0.05  # of attention weights
+    cut: int = 192  # slices; longer series are thinned by length // cut
+
+    epochs: int = 12  # epochs
+    batch_size: int = 32  # series
+    lr: float = 1e-5  # after warm-up
+    weight_decay: float = 0.01  # of Mars
+    warmup_epochs: float = 1.0  # epochs
+    ema_decay: float = 0.999  # of the moving average, which is updated every 3rd step
+
+    seed: int = 42  # of weights, steps and thinning
+    workers: int = 0  # loader processes; the result does not depend on it
+    resume: bool = False  # go on with the run in the folder
+
+
+def main(config: Config) -> dict | None:
+    device = engine.choose_device(config.device)
+    data, folder = DataFolder(config.data_dir), RunFolder(config.model_dir, config.encoder, config.fold)
+    series, geometry = artifacts.read_folds(data), artifacts.read_pickle(data.geometry)
+    stage1 = artifacts.read_checkpoint(folder.best("stage1"), ("weights", "settings"))
+    artifacts.require_features_of(folder, artifacts.fingerprint(folder.best("stage1")))
+
+    outside, inside = series[series.fold != config.fold], series[series.fold == config.fold]
+    training = SequenceDataset(folder, outside, geometry, config.cut, config.seed, step=None)
+    loader = make_loader(training, config.batch_size, config.workers, shuffle_seed=config.seed, collate=pad_sequences)
+    held_out_loaders = {step: held_out_loader(folder, inside, geometry, config, step) for step in STEPS}
+    truth = inside[list(LABELS)].to_numpy()
+
+    settings = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()} | {"channels": training.channels}
+    torch.manual_seed(config.seed)
+    learner = engine.Learner(new_transformer(settings), device, config.lr, config.weight_decay, int(config.warmup_epochs * len(loader)), config.ema_decay)
+    run = engine.Run(folder, "stage2", settings, Path(__file__), config.resume)
+    run.say(f"{len(outside)} training series, {len(inside)} held out, {device}, {engine.precision(device)}")
+
+    def evaluate(average: torch.nn.Module) -> tuple[dict | None, dict]:
+        """The scores of the better step, and which it is."""
+        scores = {}
+        for step, loader in held_out_loaders.items():
+            probabilities = engine.predict(loader, lambda batch: predict_batch(average, batch, device), f"held-out series, step {step}")
+            scores[step] = engine.scores_or_none(truth, probabilities)
+        better = max(STEPS, key=lambda step: scores[step]["score"] if scores[step] else -np.inf)
+        return scores[better], {"step": better}
+
+    best = engine.fit(learner, run, loader, config.epochs, lambda model, batch: batch_loss(model, batch, device), evaluate)
+    join(folder, stage1)
+    return best
+
+
+def held_out_loader(folder: RunFolder, series, geometry: dict, config: Config, step: int):
+    """The series of the held-out fold at one step, all thinned as at test time."""
+    dataset = SequenceDataset(folder, series, geometry, config.cut, config.seed, step)
+    return make_loader(dataset, config.batch_size, config.workers, collate=pad_sequences)
+
+
+def batch_loss(model: torch.nn.Module, batch: dict, device: torch.device) -> torch.Tensor:
+    """Focal loss of the series' labels."""
+    batch = engine.to_device(batch, device)
+    with engine.autocast(device):
+        logits = model(batch["features"], batch["positions"], batch["present"])
+    return focal_loss(logits, batch["labels"])
+
+
+def predict_batch(model: torch.nn.Module, batch: dict, device: torch.device) -> torch.Tensor:
+    """Probabilities (B, 14) of series."""
+    batch = engine.to_device(batch, device)
+    with engine.autocast(device):
+        return model(batch["features"], batch["positions"], batch["present"]).sigmoid()
+
+
+def join(folder: RunFolder, stage1: dict) -> None:
+    """Both stages' best weights in one file: all that eval_end_to_end.py needs beside the DICOM."""
+    stage2 = artifacts.read_checkpoint(folder.best("stage2"), ("weights", "settings"))
+    joined = {"stage1": stage1["weights"], "stage1_settings": stage1["settings"], "stage2": stage2["weights"], "stage2_settings": stage2["settings"]}
+    artifacts.write_checkpoint(folder.inference, joined)
+    print(f"both stages, step {stage2['settings']['step']}, epoch {stage2['epoch']}: {folder.inference}")
+
+
+if __name__ == "__main__":
+    run_script(main, Config, __doc__)
