@@ -54,13 +54,13 @@ def main(config: Config) -> int:
     return len(todo)
 
 
-def encode_steps(model: SliceCNN, prepared: np.ndarray, crop_size: int, batch_size: int, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
+def encode_steps(model: SliceCNN, prepared: np.ndarray, crop_size: int, batch_size: int, device: torch.device) -> tuple[np.ndarray, ...]:
     """Features (2, n, C) and logits (2, n, 14), float16, of prepared slices (n, S, S) float16. The series is uploaded once."""
     length = len(prepared)
     volume = torch.from_numpy(np.ascontiguousarray(centre_crop(prepared, crop_size))).to(device)  # (n, crop, crop)
     triplets = np.concatenate([neighbours(np.arange(length), step, length) for step in STEPS])  # (2 n, 3)
-    features, logits = encode(model, volume, triplets, batch_size)
-    return tuple(part.view(len(STEPS), length, -1).half().cpu().numpy() for part in (features, logits))
+    encoded = encode(model, volume, triplets, batch_size)
+    return tuple(part.view(len(STEPS), length, -1).half().cpu().numpy() for part in encoded)
 
 
 if __name__ == "__main__":

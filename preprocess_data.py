@@ -14,20 +14,20 @@ A run that was stopped goes on where it was. Ends with 0; with 3 where some seri
 """
 
 import sys
-from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import pandas as pd
 
-from src import artifacts
+from src import artifacts, data_report
 from src.array_writer import has_arrays
 from src.artifacts import ArtifactError, DataFolder
 from src.runtime import OK, SOME_FAILED, progress, run_script
-from src.series_arrays import Failed, Job, prepare_series
-from src.workers import Limits, Lost, run_in_workers
+from src.series_arrays import Job, prepare_series, survey_series
+from src.workers import Failure, Limits, run_in_workers
 
 FACTS_IN_META = ("length", "h", "w", "mod", "plane", "orientation", "slice_spacing", "row_spacing", "column_spacing", "patient_id")
 
@@ -40,6 +40,7 @@ class Config:
     write_slices: bool = True  # also one file a slice; without, half the disk is enough
     workers: int = 2  # processes
     shard: str = "1/1"  # i/n: only every n-th series, beginning with the i-th; a last run without it writes the tables
+    check: bool = False  # write no arrays: only report what the series are, on screen and in data/series_report.csv
     time_limit: int = 600  # seconds a series may take
     memory_limit: float = 8.0  # GiB of address space a worker may take
 
@@ -47,21 +48,26 @@ class Config:
 def main(config: Config) -> pd.DataFrame:
     data = DataFolder(config.data_dir)
     train = artifacts.read_train(data)
+    uids = shard(train.SeriesInstanceUID.tolist(), config.shard)
+    if config.check:
+        facts, failed = run_all(survey_series, config, uids)
+        return data_report.report(data, train, facts, failed)
+
     settings = {"image_size": config.image_size, "mr_window": config.mr_window}
     artifacts.settle(data.array_settings, settings, "give the same settings, or another --data-dir")
-
-    uids = shard(train.SeriesInstanceUID.tolist(), config.shard)
     missing = [uid for uid in uids if not has_arrays(data, uid, config.write_slices)]
     print(f"{len(uids)} series, {len(uids) - len(missing)} of them done before")
-    failed = prepare_all(config, missing)
+    _, failed = run_all(prepare_series, config, missing)
+    print(f"{len(uids) - len(failed)} of {len(uids)} series are ready")
+    data_report.print_failures(failed)
     if config.shard != "1/1":
         print(f"shard {config.shard} is done; a last run without --shard writes the tables")
         return failed
 
-    write_tables(data, train, failed)
-    report(failed, len(train))
+    artifacts.write_table(data.failed_series, failed)
     if len(failed) == len(train):
         raise ArtifactError(f"none of the {len(train)} series could be read: see {data.failed_series}")
+    write_tables(data, train[~train.SeriesInstanceUID.isin(failed.SeriesInstanceUID)])
     return failed
 
 
@@ -73,40 +79,30 @@ def shard(uids: list[str], which: str) -> list[str]:
     return uids[int(index) - 1 :: int(count)]
 
 
-def prepare_all(config: Config, uids: list[str]) -> pd.DataFrame:
-    """Write the arrays of all series; those that failed: SeriesInstanceUID, reason, detail."""
+def run_all(function: Callable[[Job], dict | Failure], config: Config, uids: list[str]) -> tuple[dict[str, dict], pd.DataFrame]:
+    """({uid: facts} of the series that went well, SeriesInstanceUID, reason and detail of the others), by worker processes."""
     jobs = [Job(config.data_dir, uid, config.image_size, config.mr_window, config.write_slices) for uid in uids]
-    failed = []
-    with progress(None, "preprocess", " slices") as bar:
-        results = run_in_workers(prepare_series, jobs, config.workers, Limits(config.time_limit, config.memory_limit))
-        for done, (job, outcome) in enumerate(results, 1):
-            if isinstance(outcome, Failed | Lost):
+    results = run_in_workers(function, jobs, config.workers, Limits(config.time_limit, config.memory_limit))
+    facts, failed, slices = {}, [], 0
+    with closing(results), progress(None, "preprocess", " series", total=len(jobs)) as bar:
+        for job, outcome in results:
+            if isinstance(outcome, Failure):
                 failed.append((job.uid, outcome.reason, outcome.detail))
             else:
-                bar.update(outcome["length"])
-            bar.set_postfix_str(f"{done}/{len(jobs)} series, {len(failed)} failed", refresh=False)
-    return pd.DataFrame(failed, columns=["SeriesInstanceUID", "reason", "detail"])
+                facts[job.uid] = outcome
+                slices += outcome["length"]
+            bar.update()
+            bar.set_postfix_str(f"{slices / bar.format_dict['elapsed']:.0f} slices/s, {len(failed)} failed", refresh=False)
+    return facts, pd.DataFrame(failed, columns=["SeriesInstanceUID", "reason", "detail"])
 
 
-def write_tables(data: DataFolder, train: pd.DataFrame, failed: pd.DataFrame) -> None:
-    """Gather the facts of all prepared series into the tables that later stages read."""
-    good = train[~train.SeriesInstanceUID.isin(failed.SeriesInstanceUID)]
-    facts = {uid: artifacts.read_json(data.facts(uid)) for uid in good.SeriesInstanceUID}
-    geometry = {}
-    for uid, fact in facts.items():
-        positions = fact["positions"] or [np.nan] * fact["length"]
-        geometry[uid] = {"positions": np.array(positions, float), "frames": np.array(fact["frames"], int)}
+def write_tables(data: DataFolder, prepared: pd.DataFrame) -> None:
+    """Gather the facts of the prepared series (rows of train.csv) into the tables that later stages read."""
+    facts = {uid: artifacts.read_json(data.facts(uid)) for uid in prepared.SeriesInstanceUID}
+    artifacts.write_pickle(data.slice_uids, data_report.slice_uids(facts))
+    artifacts.write_pickle(data.geometry, data_report.geometry(facts))
     columns = {name: [fact[name] for fact in facts.values()] for name in FACTS_IN_META}
-    artifacts.write_pickle(data.slice_uids, {uid: fact["sop_uids"] for uid, fact in facts.items()})
-    artifacts.write_pickle(data.geometry, geometry)
-    artifacts.write_table(data.train_meta, good.assign(**columns))
-    artifacts.write_table(data.failed_series, failed)
-
-
-def report(failed: pd.DataFrame, total: int) -> None:
-    print(f"{total - len(failed)} of {total} series are ready")
-    for reason, count in Counter(failed.reason).most_common():
-        print(f"{count} failed: {reason}, for example {failed[failed.reason == reason].detail.iloc[0]}")
+    artifacts.write_table(data.train_meta, prepared.assign(**columns))
 
 
 if __name__ == "__main__":

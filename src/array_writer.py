@@ -13,14 +13,14 @@ from src.artifacts import ArtifactError, DataFolder, atomic
 
 def write_volume(data: DataFolder, uid: str, images: Iterable[np.ndarray], shape: tuple[int, int, int], write_slices: bool) -> None:
     """The array (n, S, S) float16 of a series and, with `write_slices`, each image (S, S) as a file of its own."""
-    _remove_temporaries(data, uid)
     folder = data.slice_folder(uid)
-    temporary = folder.with_name(f".{uid}-{os.getpid()}.tmp")
+    temporary = folder.with_name(f".{uid}.tmp")
     slice_head = _npy_head(shape[1:])
     try:
         with atomic(data.sequence(uid), sync=False) as file:
             file.write(_npy_head(shape))
             if write_slices:
+                shutil.rmtree(temporary, ignore_errors=True)  # what a killed run left
                 temporary.mkdir(parents=True)
             for index, image in enumerate(images):
                 file.write(image.data)
@@ -42,14 +42,6 @@ def _write(path: Path, head: bytes, image: np.ndarray) -> None:
     with open(path, "wb", buffering=0) as file:
         if os.writev(file.fileno(), [head, image.data]) != len(head) + image.nbytes:
             raise ArtifactError(f"{path} cannot be written whole: free space or choose another folder")
-
-
-def _remove_temporaries(data: DataFolder, uid: str) -> None:
-    """What a run that was killed left half written of a series."""
-    for left in (*data.sequences.glob(f".{uid}.npy.*.tmp"), *data.sequences.glob(f".{uid}.json.*.tmp")):
-        left.unlink()
-    for left in data.slices.glob(f".{uid}-*.tmp"):
-        shutil.rmtree(left)
 
 
 def _npy_head(shape: tuple[int, ...]) -> bytes:

@@ -12,7 +12,7 @@ import pickle
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
@@ -47,6 +47,7 @@ class DataFolder:
         self.localizers = self.root / "train_localizers.csv"
         self.train_meta = self.root / "train_meta.csv"
         self.failed_series = self.root / "failed_series.csv"
+        self.series_report = self.root / "series_report.csv"
         self.sequences = self.root / "npy_sequence"
         self.slices = self.root / "npy_slice"
         self.array_settings = self.sequences / "settings.json"
@@ -159,7 +160,7 @@ def atomic(path: Path, mode: str = "wb", sync: bool = True) -> Iterator[IO]:
 
     sync: wait until the disk has it, so that it outlives a power failure.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")  # one name, so that the next run clears what a killed one left
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, mode) as file:
@@ -171,7 +172,8 @@ def atomic(path: Path, mode: str = "wb", sync: bool = True) -> Iterator[IO]:
     except OSError as error:
         raise ArtifactError(f"{path} cannot be written ({error.strerror or error}): free space or choose another folder") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
@@ -276,8 +278,8 @@ def _fill_texts(table: pd.DataFrame) -> pd.DataFrame:
     return table.fillna({"orientation": "", "patient_id": ""})
 
 
-def write_json(path: Path, content: dict) -> None:
-    with atomic(path, "w") as file:
+def write_json(path: Path, content: dict, sync: bool = True) -> None:
+    with atomic(path, "w", sync) as file:
         json.dump(content, file, indent=1)
 
 

@@ -6,9 +6,6 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydicom.dataset import Dataset
-from pydicom.uid import UID
-
 from src.dicom_fields import (
     BIG_ENDIAN,
     DEFLATED,
@@ -19,10 +16,11 @@ from src.dicom_fields import (
     SHARED,
     TABLES,
     DicomError,
+    group_fields,
     integer,
-    plain_fields,
     read_fields,
     require,
+    uid_name,
     vector,
 )
 
@@ -31,7 +29,6 @@ MAX_FRAMES = 4096  # frames a file
 MAX_PIXELS = 1 << 30  # pixels of a file, and of a series
 
 NATIVE = (IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED)  # transfer syntaxes whose pixels lie there as they are
-MACROS = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence", "PixelValueTransformationSequence")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +81,15 @@ def read_header(path: Path) -> list[Slice]:
         require(stat.S_ISREG(os.stat(path).st_mode), "not_dicom", "not a regular file")  # opening a pipe would wait for ever
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
-            fields, dataset, element = read_fields(file, size)
+            fields, element = read_fields(file, size)
         header = _file_header(path, fields, element)
         in_file = header.syntax in NATIVE and header.syntax != DEFLATED
         require(not in_file or header.offset + header.frame_bytes * header.frames <= size, "truncated", "the file ends before its pixels do")
-        return _slices(dataset, fields, header)
+        return _slices(fields, header)
     except DicomError as error:
         raise DicomError(error.reason, f"{path.name}: {error}") from None
+    except EOFError:
+        raise DicomError("truncated", f"{path.name}: the file ends inside its header") from None
     except RecursionError:
         raise DicomError("too_deep", f"{path.name}: sequences are nested too deeply") from None
     except MemoryError:
@@ -146,25 +145,15 @@ def _modality(fields: dict) -> str:
     """CT or MR; where the tag is missing, the class or the unit tells."""
     modality = fields.get("Modality", "")
     require(modality in ("CT", "MR", ""), "other_modality", f"modality {modality} is neither CT nor MR")
-    is_ct = "CT Image" in UID(fields.get("SOPClassUID", "")).name or fields.get("RescaleType") == "HU"
+    is_ct = "CT Image" in uid_name(fields.get("SOPClassUID", "")) or fields.get("RescaleType") == "HU"
     return modality or ("CT" if is_ct else "MR")
 
 
-def _slices(dataset: Dataset, fields: dict, header: FileHeader) -> list[Slice]:
-    shared = dataset.get(SHARED) or []
-    per_frame = dataset.get(PER_FRAME) or []
-    fields = fields | _group_fields(shared, 0)
-    return [_slice(fields | _group_fields(per_frame, index), header, index) for index in range(header.frames)]
-
-
-def _group_fields(groups: list[Dataset], index: int) -> dict:
-    """Fields of functional group `index`; they replace those of the top level."""
-    fields = {}
-    if index < len(groups):
-        for name in MACROS:
-            items = groups[index].get(name)
-            fields |= plain_fields(items[0]) if items else {}
-    return fields
+def _slices(fields: dict, header: FileHeader) -> list[Slice]:
+    """One slice a frame; fields of its own group come before those of the shared one, and these before the top level's."""
+    shared, per_frame = fields.get(SHARED, []), fields.get(PER_FRAME, [])
+    fields = fields | group_fields(shared, 0)
+    return [_slice(fields | group_fields(per_frame, index), header, index) for index in range(header.frames)]
 
 
 def _slice(fields: dict, header: FileHeader, index: int) -> Slice:

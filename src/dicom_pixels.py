@@ -7,13 +7,11 @@ slope and intercept. Applied to all words of 8 or 16 bits it makes a lookup tabl
 import struct
 from collections.abc import Iterator
 from io import BytesIO
-from itertools import islice
 
 import numpy as np
 from pydicom.pixels import get_decoder
-from pydicom.uid import UID
 
-from src.dicom_fields import BIG_ENDIAN, DEFLATED, DicomError, inflate, require
+from src.dicom_fields import BIG_ENDIAN, DEFLATED, DicomError, inflate, require, uid_name
 from src.dicom_headers import NATIVE, FileHeader, Slice
 
 UNDEFINED_LENGTH = 0xFFFFFFFF
@@ -77,7 +75,7 @@ def check_decoder(file: FileHeader) -> None:
     """DicomError where no decoder for the file's transfer syntax is installed, with the line that installs it."""
     if file.syntax in NATIVE:
         return
-    name = f"{UID(file.syntax).name} ({file.syntax})"
+    name = f"{uid_name(file.syntax)} ({file.syntax})"
     remedy = f"pip install {PIP[file.syntax]}" if file.syntax in PIP else "convert the files to an uncompressed transfer syntax"
     try:
         available = get_decoder(file.syntax).is_available
@@ -123,7 +121,7 @@ def _decoded(file: FileHeader, frames: list[int]) -> Iterator[np.ndarray]:
     _check_items(encapsulated, file)
     decoded = get_decoder(file.syntax).iter_array(
         encapsulated,
-        indices=None if len(frames) == file.frames else frames,
+        indices=frames,
         raw=True,
         validate=False,
         rows=file.rows,
@@ -136,10 +134,8 @@ def _decoded(file: FileHeader, frames: list[int]) -> Iterator[np.ndarray]:
         photometric_interpretation="MONOCHROME1" if file.inverted else "MONOCHROME2",
         **({"extended_offsets": file.offset_table} if file.offset_table else {}),
     )
-    found = 0
-    for found, (array, _) in enumerate(islice(decoded, len(frames)), 1):  # noqa: B007 (counted)
+    for array, _ in decoded:
         yield array.view(f"u{file.allocated // 8}")
-    require(found == len(frames), "truncated", f"{len(frames)} frames are claimed, {found} are there")
 
 
 def _check_items(encapsulated: bytes, file: FileHeader) -> None:

@@ -3,7 +3,7 @@
 The pixels are the same as those of `volume.prepare(read_series(folder), ...)`, made faster: straight from stored words by lookup tables.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +12,13 @@ import numpy as np
 
 from src import artifacts
 from src.array_writer import write_volume
-from src.artifacts import DataFolder
+from src.artifacts import ArtifactError, DataFolder
 from src.dicom import DicomError, Series, canonical, open_series, read_words
+from src.dicom_fields import uid_name
 from src.dicom_headers import Slice
 from src.dicom_pixels import lookup_table, values
 from src.volume import CT_WINDOW, MR_FIXED_WINDOW, apply_window, codes_of, float16_of, percentile_window, prepared_image, resize
+from src.workers import Failure
 
 
 @dataclass(frozen=True)
@@ -30,30 +32,46 @@ class Job:
     write_slices: bool
 
 
-@dataclass(frozen=True)
-class Failed:
-    """A series that gave no arrays."""
-
-    reason: str
-    detail: str
-
-
-def prepare_series(job: Job) -> dict | Failed:
+def prepare_series(job: Job) -> dict | Failure:
     """Write the arrays of a series, then its facts; the facts, or why there are none."""
-    data = DataFolder(job.data_dir)
     cv2.setNumThreads(1)  # one worker a core
+    return _or_failure(_prepare, job)
+
+
+def survey_series(job: Job) -> dict | Failure:
+    """The facts of a series and how it is stored, from its headers."""
+    return _or_failure(_survey, job)
+
+
+def _or_failure(function: Callable[[Job], dict], job: Job) -> dict | Failure:
     try:
-        series = open_series(data.series(job.uid))
-        words = read_words(series)
-        size = job.image_size
-        write_volume(data, job.uid, prepared_images(series, words, size, job.mr_window), (len(words), size, size), job.write_slices)
+        return function(job)
     except DicomError as error:
-        return Failed(error.reason, error.message)
+        return Failure(error.reason, error.message)
+    except ArtifactError:
+        raise  # a full disk stops the run: it would be the same for the next series
     except MemoryError:
-        return Failed("too_large", f"{data.series(job.uid)}: it does not fit into memory")
+        return Failure("too_large", f"series {job.uid} does not fit into the memory of a worker")
+    except Exception as error:  # no series may stop the run
+        return Failure("unexpected", f"series {job.uid}: {type(error).__name__}: {error}")
+
+
+def _prepare(job: Job) -> dict:
+    data = DataFolder(job.data_dir)
+    series = open_series(data.series(job.uid))
+    words = read_words(series)
+    images = prepared_images(series, words, job.image_size, job.mr_window)
+    write_volume(data, job.uid, images, (len(words), job.image_size, job.image_size), job.write_slices)
     facts = facts_of(series)
-    artifacts.write_json(data.facts(job.uid), facts)
+    artifacts.write_json(data.facts(job.uid), facts, sync=False)  # to wait for the disk would halve the speed
     return facts
+
+
+def _survey(job: Job) -> dict:
+    series = open_series(DataFolder(job.data_dir).series(job.uid))
+    syntaxes = {uid_name(piece.file.syntax) for piece in series.slices}
+    storage = "multi-frame" if series.slices[0].frame >= 0 else "one file a slice"
+    return facts_of(series) | {"syntax": " and ".join(sorted(syntaxes)), "storage": storage}
 
 
 def prepared_images(series: Series, words: list[np.ndarray], size: int, mr_window: str) -> Iterator[np.ndarray]:

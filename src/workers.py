@@ -7,18 +7,20 @@ space limit), even where it is stuck in a decoder or where the parent is gone. A
 import multiprocessing
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import BaseContext
 from typing import Any
 
 RETRIES = 1  # of a task whose worker died, in a fresh worker; a task that ran out of time is not tried again
 
 
 @dataclass(frozen=True)
-class Lost:
-    """What became of a task that took its worker along. reason: "timeout" or "crashed"."""
+class Failure:
+    """Why a task has no result. reason: "timeout" or "crashed" where it took its worker along."""
 
     reason: str
     detail: str
@@ -33,39 +35,41 @@ class Limits:
 
 
 def run_in_workers(function: Callable[[Any], Any], tasks: Iterable[Any], workers: int, limits: Limits) -> Iterator[tuple[Any, Any]]:
-    """(task, function(task) or Lost) in order of completion; what `function` raises is raised here. All workers end with the iteration."""
+    """(task, function(task) or Failure) in order of completion; what `function` raises is raised here. All workers end with the iteration."""
     waiting = [(task, 0) for task in reversed(list(tasks))]
     context = _context(function.__module__)
-    crew: list[_Worker] = []
+    crew: dict[Connection, _Worker] = {}
     try:
         while waiting or crew:
             while waiting and len(crew) < workers:
-                crew.append(_Worker(context, function, limits))
-                crew[-1].give(*waiting.pop())
-            for connection in wait([worker.connection for worker in crew]):
-                worker = next(worker for worker in crew if worker.connection is connection)
+                worker = _Worker(context, function, limits)
+                crew[worker.connection] = worker
+                worker.give(*waiting.pop())
+            for connection in wait(list(crew)):
+                worker = crew[connection]
                 task, attempt, outcome = worker.take()
-                if isinstance(outcome, Lost):
-                    crew.remove(worker)
-                elif waiting:
+                if waiting and not worker.lost:
                     worker.give(*waiting.pop())
                 else:
-                    crew.remove(worker.dismiss())
-                if isinstance(outcome, Lost) and outcome.reason == "crashed" and attempt < RETRIES:
+                    del crew[connection]
+                    worker.dismiss()
+                if worker.lost and outcome.reason == "crashed" and attempt < RETRIES:
                     waiting.append((task, attempt + 1))
                 elif isinstance(outcome, Exception):
                     raise outcome
                 else:
                     yield task, outcome
     finally:
-        for worker in crew:
-            worker.kill()
+        for worker in crew.values():
+            worker.process.kill()
+            worker.process.join()
 
 
 class _Worker:
-    def __init__(self, context: multiprocessing.context.BaseContext, function: Callable, limits: Limits):
+    def __init__(self, context: BaseContext, function: Callable, limits: Limits):
         self.connection, theirs = context.Pipe()
         self.limits = limits
+        self.lost = False
         self.process = context.Process(target=_work, args=(theirs, function, limits), daemon=True)
         self.process.start()
         theirs.close()  # so that the connection ends when the worker does
@@ -80,27 +84,22 @@ class _Worker:
         try:
             return self.task, self.attempt, self.connection.recv()
         except (EOFError, OSError):
-            return self.task, self.attempt, self._lost()
+            self.lost = True
+            return self.task, self.attempt, self._why_lost()
 
-    def _lost(self) -> Lost:
+    def _why_lost(self) -> Failure:
         self.process.join()
         code = self.process.exitcode
-        self.connection.close()
-        if sys.platform != "win32" and code == -signal.SIGALRM:
-            return Lost("timeout", f"not done after {self.limits.seconds} s")
-        return Lost("crashed", f"the process that read it ended with {signal.Signals(-code).name if code < 0 else f'code {code}'}")
+        if code == -getattr(signal, "SIGALRM", 0):
+            return Failure("timeout", f"not done after {self.limits.seconds} s")
+        return Failure("crashed", f"the process that read it ended with {signal.Signals(-code).name if code < 0 else f'code {code}'}")
 
-    def dismiss(self) -> "_Worker":
+    def dismiss(self) -> None:
         self.connection.close()
-        self.process.join()
-        return self
-
-    def kill(self) -> None:
-        self.process.kill()
         self.process.join()
 
 
-def _context(module: str) -> multiprocessing.context.BaseContext:
+def _context(module: str) -> BaseContext:
     """Forks of a server that has imported what workers need; a fresh interpreter each where there is no fork."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
@@ -111,6 +110,7 @@ def _context(module: str) -> multiprocessing.context.BaseContext:
 
 def _work(connection: Connection, function: Callable[[Any], Any], limits: Limits) -> None:
     """Do tasks until the connection ends. Interrupts are the parent's business: it ends its workers."""
+    warnings.simplefilter("ignore")  # what a parser thinks of a file is told by its reason
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _limit_memory(limits.gigabytes)

@@ -59,7 +59,9 @@ def main(config: Config) -> dict[str, float]:
                     times[name] += [seconds] if repeat >= 0 else []
     medians = {name: statistics.median(values) for name, values in times.items()}
     total = config.series * config.slices
-    print(f"{total} slices of {config.matrix} x {config.matrix}, {config.workers} processes, slices {'also' if config.write_slices else 'not'} written one by one")
+    print(
+        f"{total} slices of {config.matrix} x {config.matrix}, {config.workers} processes, slices {'also' if config.write_slices else 'not'} written one by one"
+    )
     for name, seconds in medians.items():
         print(f"{name:14s} {seconds:7.3f} s {total / seconds:8.0f} slices/s")
     print(f"{medians['plain loop'] / medians['this pipeline']:.2f} times the speed of the plain loop")

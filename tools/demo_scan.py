@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from src.labels import MODALITIES
 from tools.phantom_anatomy import REACH, Anatomy
@@ -106,5 +105,9 @@ def _draw_order(rng: np.random.Generator, n: int, multi_frame: bool) -> np.ndarr
 
 
 def _rotation(degrees: np.ndarray) -> np.ndarray:
-    """Rotation (3, 3) by angles about x (nod), y (lean) and z (turn)."""
-    return Rotation.from_euler("xyz", degrees, degrees=True).as_matrix()
+    """Rotation (3, 3) by angles about x (nod), then y (lean), then z (turn)."""
+    (cx, cy, cz), (sx, sy, sz) = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    nod = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
+    lean = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    turn = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
+    return turn @ lean @ nod

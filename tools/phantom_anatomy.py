@@ -76,11 +76,11 @@ def sample_anatomy(rng: np.random.Generator, variability: float = 1.0) -> Anatom
 
 
 def sample_aneurysm(rng: np.random.Generator, anatomy: Anatomy, label: int) -> Aneurysm:
-    """A saccular aneurysm at one of the sites of location `label`: log-normal diameter, 4.5 to 15 mm and wider than its artery, leaning away from it."""
+    """A saccular aneurysm at one of the sites of location `label`: log-normal diameter, 5 to 15 mm and wider than its artery, leaning away from it."""
     sites = [site for site in anatomy.sites if site.label == label]
     weights = np.array([site.weight for site in sites])
     site = sites[rng.choice(len(sites), p=weights / weights.sum())]
-    diameter = np.clip(6.0 * np.exp(rng.normal(0, 0.33)), max(4.5, 2.8 * site.radius), 15.0)
+    diameter = np.clip(6.3 * np.exp(rng.normal(0, 0.33)), max(5.0, 3.4 * site.radius), 15.0)
     radius = diameter / 2
     direction = _unit(site.direction + rng.normal(0, 0.2, 3))
     centre = site.point + direction * (0.7 * site.radius + 0.85 * radius)

@@ -13,6 +13,7 @@ from tools.phantom_anatomy import Anatomy, Aneurysm, Tube
 from tools.phantom_tissue import HeadCoordinates, paint_tissue
 
 CTA, MRA, T2, T1POST = MODALITIES
+SLAB = 2**19  # voxels that are painted at once
 FINE = 1.3  # mm: thicker slices are averaged from thinner ones
 
 # Intensity of each tissue. CT in HU; MR in units where the brightest vessel is about 400.
@@ -60,27 +61,30 @@ class Pose:
         return (points - self.shift) @ self.rotation
 
 
-def render_head(
-    rng: np.random.Generator, anatomy: Anatomy, aneurysms: list[Aneurysm], grid: Grid, pose: Pose, modality: str, variability: float = 1.0
-) -> np.ndarray:
+def render_head(rng: np.random.Generator, anatomy: Anatomy, aneurysms: list[Aneurysm], grid: Grid, pose: Pose, modality: str) -> np.ndarray:
     """The picture, float32 (n, h, w): HU for CTA, arbitrary units for MR. `rng` draws contrast, folds, bias field and noise."""
     look = np.random.default_rng(rng.integers(2**63))
-    values = {tissue: value * (1 + 0.06 * variability * look.normal()) for tissue, value in TISSUE[modality].items()}
+    values = {tissue: value * (1 + 0.06 * look.normal()) for tissue, value in TISSUE[modality].items()}
     values["air"] = TISSUE[modality]["air"]
     lumen = look.uniform(*ARTERY[modality])
     vein = lumen * look.uniform(*VEIN[modality])
-    noise = look.uniform(*NOISE[modality]) * variability
+    noise = look.uniform(*NOISE[modality])
     blur = look.uniform(0.35, 0.55)
 
-    at = head_coordinates(rng, grid, pose, variability)
-    folds, grain = smooth_noise(rng, grid, 6.0), smooth_noise(rng, grid, 4.0)
-    image = paint_tissue(at, values, folds, grain)
+    warps = [SmoothNoise(rng, grid, 22.0, 1.2) for _ in range(3)]
+    folds, grain = SmoothNoise(rng, grid, 6.0), SmoothNoise(rng, grid, 4.0)
+    size = 1 + 0.04 * rng.uniform(-1, 1, 3)
+    image = np.empty(grid.shape, np.float32)
+    for slab in _slabs(grid):
+        at = head_coordinates(grid, pose, slab, warps, size)
+        image[slab] = paint_tissue(at, values, folds.slab(slab), grain.slab(slab))
     image += draw_tubes(anatomy.veins, grid, pose) * (vein - image)
     image += draw_tubes(anatomy.arteries + tuple(t for a in aneurysms for t in a.tubes), grid, pose) * (lumen - image)
     image += draw_tubes(_spheres(anatomy.calcifications), grid, pose) * (CALCIUM[modality] - image)
     for plane in image:
         cv2.GaussianBlur(plane, (0, 0), blur, dst=plane, borderType=cv2.BORDER_REPLICATE)
-    return _acquire(rng, image, grid, modality, noise)
+    _acquire(rng, image, grid, modality, noise)
+    return image
 
 
 def draw_tubes(tubes: tuple[Tube, ...], grid: Grid, pose: Pose) -> np.ndarray:
@@ -102,34 +106,45 @@ def draw_tubes(tubes: tuple[Tube, ...], grid: Grid, pose: Pose) -> np.ndarray:
     return share if fold == 1 else share.reshape(n, fold, h, w).mean(1)
 
 
-def smooth_noise(rng: np.random.Generator, grid: Grid, scale: float) -> np.ndarray:
-    """Smooth noise of about unit variance, float32 (n, h, w); neighbouring hills lie about 2 * `scale` mm apart."""
-    n, h, w = grid.shape
-    coarse = [int(size * s / scale) + 3 for size, s in zip(grid.shape, grid.spacing, strict=True)]
-    knots = rng.standard_normal(coarse, dtype=np.float32) * np.float32(1.6)
-    planes = np.stack([cv2.resize(plane, (w, h), interpolation=cv2.INTER_CUBIC) for plane in knots])  # (coarse, h, w)
-    at = np.linspace(0, coarse[0] - 1.001, n).astype(np.float32)
-    low = at.astype(int)
-    share = (at - low)[:, None, None]
-    out = planes[low + 1]
-    out -= planes[low]
-    out *= share
-    out += planes[low]
-    return out
+class SmoothNoise:
+    """Smooth noise over a grid, of about unit variance times `size`; neighbouring hills lie about 2 * `scale` mm apart."""
+
+    def __init__(self, rng: np.random.Generator, grid: Grid, scale: float, size: float = 1.0):
+        coarse = [int(count * s / scale) + 3 for count, s in zip(grid.shape, grid.spacing, strict=True)]
+        self.knots = rng.standard_normal(coarse, dtype=np.float32) * np.float32(1.6 * size)
+        self.shape = grid.shape
+
+    def slab(self, slices: slice) -> np.ndarray:
+        """The noise of some slices, float32 (slices, h, w)."""
+        n, h, w = self.shape
+        at = np.linspace(0, len(self.knots) - 1.001, n)[slices].astype(np.float32)
+        low = at.astype(int)
+        knots = self.knots[low[0] : low[-1] + 2]
+        planes = np.stack([cv2.resize(plane, (w, h), interpolation=cv2.INTER_CUBIC) for plane in knots])  # (knots, h, w)
+        share, low = (at - low)[:, None, None], low - low[0]
+        return planes[low] + share * (planes[low + 1] - planes[low])
 
 
-def head_coordinates(rng: np.random.Generator, grid: Grid, pose: Pose, variability: float = 1.0) -> HeadCoordinates:
-    """Head coordinates of each voxel, warped by up to a few mm so that no head is made of perfect ellipsoids."""
-    k, i, j = np.ogrid[tuple(slice(size) for size in grid.shape)]
+def head_coordinates(grid: Grid, pose: Pose, slices: slice, warps: list[SmoothNoise], size: np.ndarray) -> HeadCoordinates:
+    """Head coordinates of each voxel of some slices, scaled by `size` (3,) and warped by a few mm so that no head is made of perfect ellipsoids."""
+    k, i, j = np.ogrid[slices, : grid.shape[1], : grid.shape[2]]
     steps = pose.rotation.T @ (grid.axes * np.array(grid.spacing)[:, None]).T  # (3, 3): head mm per slice, row, column
     start = pose.to_head(grid.origin)
-    size = 1 + 0.04 * variability * rng.uniform(-1, 1, 3)
     coordinates = []
-    for axis in range(3):
-        plain = (start[axis] + k * steps[axis, 0]) + i * steps[axis, 1] + (j * steps[axis, 2])
-        warp = smooth_noise(rng, grid, 22.0) * np.float32(1.2 * variability)
-        coordinates.append((plain.astype(np.float32) + warp) * np.float32(size[axis]))
+    for axis, warp in enumerate(warps):
+        plane = ((start[axis] + k * steps[axis, 0]) + i * steps[axis, 1]).astype(np.float32)
+        place = plane + (j * steps[axis, 2]).astype(np.float32)
+        place += warp.slab(slices)
+        place *= np.float32(size[axis])
+        coordinates.append(place)
     return HeadCoordinates(np.abs(coordinates[0]), coordinates[1], coordinates[2], edge=float(grid.spacing[2]))
+
+
+def _slabs(grid: Grid) -> list[slice]:
+    """The slices, a few at a time: memory stays bounded whatever the size of the volume."""
+    n, h, w = grid.shape
+    step = max(1, SLAB // (h * w))
+    return [slice(start, min(start + step, n)) for start in range(0, n, step)]
 
 
 def _spheres(spots: np.ndarray) -> tuple[Tube, ...]:
@@ -160,11 +175,15 @@ def _draw_cone(region: np.ndarray, points: np.ndarray, radii: np.ndarray, spacin
     np.maximum(region, along, out=region)
 
 
-def _acquire(rng: np.random.Generator, image: np.ndarray, grid: Grid, modality: str, noise: float) -> np.ndarray:
-    """Noise of the scanner: Gaussian in CT; bias field and Rician noise in MR."""
-    first = rng.standard_normal(image.shape, dtype=np.float32) * np.float32(noise)
-    if modality == CTA:
-        return image + first
-    image *= 1 + np.float32(0.05) * smooth_noise(rng, grid, 45.0)
-    second = rng.standard_normal(image.shape, dtype=np.float32) * np.float32(noise)
-    return np.hypot(image + first, second)
+def _acquire(rng: np.random.Generator, image: np.ndarray, grid: Grid, modality: str, noise: float) -> None:
+    """Noise of the scanner, added in place: Gaussian in CT; bias field and Rician noise in MR."""
+    bias = SmoothNoise(rng, grid, 45.0, 0.05)
+    for slab in _slabs(grid):
+        part = image[slab]
+        first = rng.standard_normal(part.shape, dtype=np.float32) * np.float32(noise)
+        if modality == CTA:
+            part += first
+        else:
+            part *= 1 + bias.slab(slab)
+            second = rng.standard_normal(part.shape, dtype=np.float32) * np.float32(noise)
+            np.hypot(part + first, second, out=part)

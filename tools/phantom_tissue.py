@@ -7,8 +7,8 @@ Proportions are those of an adult head in any anatomy atlas, rounded. Everything
 from dataclasses import dataclass
 from functools import cache, cached_property
 
+import cv2
 import numpy as np
-from scipy.ndimage import gaussian_filter
 
 # Height of the inner skull base (mm) over |x| (columns) and y (rows): cribriform plate, sella, middle fossa, clivus, petrous ridge, foramen magnum.
 FLOOR_X = (0, 8, 16, 30, 50, 75)
@@ -50,7 +50,7 @@ INNER_SHAPES = (
 )  # fmt: skip
 
 
-SULCUS, CORTEX = 10.0, 3.2  # mm: depth of the sulci, thickness of the cortex
+SULCUS, CORTEX = 7.0, 3.2  # mm: depth of the sulci, thickness of the cortex
 
 
 @dataclass(frozen=True)
@@ -174,4 +174,4 @@ def _floor_table() -> np.ndarray:
     xs, ys = np.arange(FLOOR_X[0], FLOOR_X[-1], FLOOR_STEP), np.arange(FLOOR_Y[0], FLOOR_Y[-1], FLOOR_STEP)
     rows = np.array([np.interp(xs, FLOOR_X, row) for row in FLOOR_Z])  # (table rows, X)
     table = np.array([np.interp(ys, FLOOR_Y, column) for column in rows.T]).T  # (Y, X)
-    return gaussian_filter(table, 1.5 / FLOOR_STEP).astype(np.float32)
+    return cv2.GaussianBlur(table.astype(np.float32), (0, 0), 1.5 / FLOOR_STEP, borderType=cv2.BORDER_REPLICATE)

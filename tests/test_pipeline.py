@@ -1,0 +1,130 @@
+"""The eight scripts on a tiny set, as a user runs them."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from src import artifacts
+from src.artifacts import DataFolder, RunFolder
+from src.labels import LABELS, LOCATIONS
+from tests.conftest import CROP, FOLDS, IMAGE_SIZE
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = ["preprocess_data", "create_folds", "train_stage1", "eval_stage1", "extract_features", "train_stage2", "eval_stage2", "eval_end_to_end"]
+ENCODER = "test_convnext"
+
+
+def run(script, *flags, cwd=ROOT):
+    return subprocess.run([sys.executable, ROOT / f"{script}.py", *map(str, flags)], cwd=cwd, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def walked(tiny_dicom, tmp_path_factory):
+    """All eight scripts in order, from another folder whose path has a space; what they printed."""
+    cwd = tmp_path_factory.mktemp("else where")
+    data, model = cwd / "my data", cwd / "my model"
+    shutil.copytree(tiny_dicom, data)
+    shutil.rmtree(next((data / "series").iterdir()))  # one series is missing
+    network = ["--data-dir", "my data", "--model-dir", "my model", "--fold", 0, "--encoder", ENCODER]
+    flags = {
+        "preprocess_data": ["--data-dir", "my data", "--image-size", IMAGE_SIZE, "--workers", 1],
+        "create_folds": ["--data-dir", "my data", "--folds", FOLDS],
+        "train_stage1": [*network, "--no-pretrained", "--crop-size", CROP, "--epochs", 2, "--batch-size", 8, "--lr", 1e-3, "--workers", 0],
+        "eval_stage1": [*network, "--workers", 0],
+        "extract_features": network,
+        "train_stage2": [*network, "--width", 32, "--epochs", 2, "--lr", 1e-3],
+        "eval_stage2": network,
+        "eval_end_to_end": network,
+    }
+    results = {}
+    for script in SCRIPTS:
+        results[script] = run(script, *flags[script], cwd=cwd)
+        assert results[script].returncode in (0, 3), f"{script}: {results[script].stdout}\n{results[script].stderr}"
+    return DataFolder(data), RunFolder(model, ENCODER, 0), results, flags, cwd
+
+
+def test_a_missing_series_is_a_row_and_all_others_are_done(walked):
+    data, _, results, _, _ = walked
+    failed = pd.read_csv(data.failed_series)
+    assert failed.reason.tolist() == ["missing"]
+    assert results["preprocess_data"].returncode == 3
+    assert len(artifacts.read_meta(data)) == 23
+
+
+def test_all_artifacts_have_the_promised_names_and_shapes(walked):
+    data, run_folder, *_ = walked
+    meta = artifacts.read_folds(data)
+    for row in meta.itertuples():
+        sequence = np.load(data.root / "npy_sequence" / f"{row.SeriesInstanceUID}.npy")
+        assert (sequence.shape, sequence.dtype) == ((row.length, IMAGE_SIZE, IMAGE_SIZE), np.float16)
+        assert 0 <= sequence.min() <= sequence.max() <= 5
+        last = np.load(data.root / "npy_slice" / row.SeriesInstanceUID / f"{row.length - 1:04d}.npy")
+        np.testing.assert_array_equal(last, sequence[-1])
+        features = np.load(run_folder.root / "features" / f"{row.SeriesInstanceUID}.npy")
+        logits = np.load(run_folder.root / "logits" / f"{row.SeriesInstanceUID}.npy")
+        assert (features.shape[:2], features.dtype) == ((2, row.length), np.float16)
+        assert logits.shape == (2, row.length, 14)
+    for name in ("train_meta.csv", f"train_{FOLDS}_folds.csv", f"train_stage1_{FOLDS}_folds.csv", "slice_uids_dict.pkl", "label_dict.pkl", "f_dict_sample.pkl"):
+        assert (data.root / name).exists()
+    for name in ("best_stage1.pth", "log_stage1.txt", "train_stage1.py", "best_stage2.pth", "log_stage2.txt", "train_stage2.py", "weights_inference.pth"):
+        assert (run_folder.root / name).exists()
+
+
+@pytest.mark.parametrize("evaluation", ["stage1", "stage2", "end_to_end"])
+def test_scores_and_predictions_have_the_promised_form(walked, evaluation):
+    _, run_folder, results, _, _ = walked
+    scores = json.loads((run_folder.root / f"scores_{evaluation}.json").read_text())
+    assert set(scores) == {"score", "present", "locations", "n_series"}
+    assert list(scores["locations"]) == list(LOCATIONS)
+    predictions = pd.read_csv(run_folder.predictions(evaluation))
+    assert list(predictions.columns) == ["SeriesInstanceUID", *(["slice"] if evaluation == "stage1" else []), *LABELS]
+    assert predictions[list(LABELS)].stack().between(0, 1).all()
+    printed = results[f"eval_{evaluation}"].stdout
+    assert f"{scores['score']:.3f}" in printed.splitlines()[-1]
+    for label in LABELS:
+        assert label in printed
+
+
+def test_end_to_end_equals_stage_2(walked):
+    _, run_folder, *_ = walked
+    tables = [pd.read_csv(run_folder.predictions(name)).set_index("SeriesInstanceUID") for name in ("stage2", "end_to_end")]
+    np.testing.assert_allclose(tables[1].loc[tables[0].index], tables[0], atol=2e-3)
+    assert tables[0].std().max() > 0
+
+
+def test_finished_work_is_not_done_again(walked):
+    data, run_folder, _, flags, cwd = walked
+    before = {path: path.stat().st_mtime_ns for path in (*data.sequences.glob("*.npy"), *run_folder.features.glob("*.npy"))}
+    for script in ("preprocess_data", "extract_features"):
+        run(script, *flags[script], cwd=cwd)
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    refused = run("train_stage1", *flags["train_stage1"], cwd=cwd)
+    assert refused.returncode == 1
+    assert "--resume" in refused.stderr
+
+
+def test_other_settings_are_refused_with_both_values(walked):
+    _, _, _, flags, cwd = walked
+    refused = run("preprocess_data", *flags["preprocess_data"][:2], "--image-size", 64, cwd=cwd)
+    assert refused.returncode == 1
+    assert "48" in refused.stderr
+    assert "64" in refused.stderr
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_and_what_is_missing_are_said(script, tmp_path):
+    shown = run(script, "--help")
+    assert shown.returncode == 0
+    assert "Reads" in shown.stdout
+    assert "--data-dir" in shown.stdout
+    failed = run(script, cwd=tmp_path)  # no arguments, nothing there
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("error: ")
+    assert "missing" in failed.stderr or "create_folds.py first" in failed.stderr
+    assert "Traceback" not in failed.stderr

@@ -1,0 +1,85 @@
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from src import runtime
+from src.runtime import UserError, run_script, versions
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass
+class Config:
+    size: int = 3  # pixels
+
+
+def run(monkeypatch, main, *arguments):
+    monkeypatch.setattr(sys, "argv", ["script.py", *arguments])
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        return run_script(main, Config, "What it does.")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_flags_become_the_config_and_the_result_comes_back(monkeypatch):
+    assert run(monkeypatch, lambda config: config.size, "--size", "7") == 7
+
+
+def stopped(error):
+    def main(_):
+        raise error
+
+    return main
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch's."""
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (UserError("x.csv is missing: run y first"), 1, "error: x.csv is missing: run y first"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (OutOfMemoryError("CUDA out of memory"), 1, "--batch-size"),
+    ],
+)
+def test_errors_are_one_sentence_and_an_exit_code(monkeypatch, capsys, error, code, words):
+    with pytest.raises(SystemExit) as stop:
+        run(monkeypatch, stopped(error))
+    assert stop.value.code == code
+    shown = capsys.readouterr().err.strip().splitlines()
+    assert len(shown) == 1
+    assert words in shown[0]
+
+
+def test_other_errors_are_not_hidden(monkeypatch):
+    with pytest.raises(RuntimeError, match="a bug"):
+        run(monkeypatch, stopped(RuntimeError("a bug")))
+
+
+def test_a_wrong_flag_is_a_usage_error(monkeypatch):
+    with pytest.raises(SystemExit) as stop:
+        run(monkeypatch, stopped(None), "--sise", "7")
+    assert stop.value.code == 2
+
+
+def test_sigterm_ends_with_its_code():
+    imports = "import os, signal; from src.runtime import run_script; from tests.test_runtime import Config"
+    code = f"{imports}; run_script(lambda _: os.kill(os.getpid(), signal.SIGTERM), Config, '')"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 143
+
+
+def test_versions_name_what_decides_about_results():
+    assert set(versions()) == {"python", *runtime.TRACED_PACKAGES}
+    assert "not installed" not in versions().values()
+
+
+def test_help_needs_no_torch():
+    code = "import sys; import src.runtime, src.artifacts, preprocess_data; assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
