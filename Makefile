@@ -5,24 +5,28 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 PIP := $(PY) -m pip --quiet --disable-pip-version-check
-DATA := --data-dir demo/data
-FOLD := $(DATA) --model-dir demo/model --fold 0
-ENCODER := --encoder resnet10t
+SERIES ?= 900
+SEED ?= 44
+HEATMAP ?= 0.3
+SHUFFLE ?= --no-shuffle-labels
+DEMO ?= demo
+DATA := --data-dir $(DEMO)/data
+FOLD := $(DATA) --model-dir $(DEMO)/model --fold 0 --encoder test_resnet
 
 .PHONY: demo test check clean
 
 demo: .venv/run.txt
-	rm -rf demo
-	$(PY) tools/make_demo_data.py --out demo/data --series 720 --matrix 96 --slices 28 --workers 2
+	rm -rf $(DEMO)
+	$(PY) tools/make_demo_data.py --out $(DEMO)/data --series $(SERIES) --matrix 96 --slices 28 --workers 2 $(SHUFFLE)
 	$(PY) preprocess_data.py $(DATA) --image-size 96 --no-write-slices --workers 2
 	$(PY) create_folds.py $(DATA) --folds 5
-	$(PY) train_stage1.py $(FOLD) $(ENCODER) --no-pretrained --crop-size 88 --epochs 16 --lr 1e-3 --ema-decay 0.99 --workers 0
-	$(PY) eval_stage1.py $(FOLD) $(ENCODER) --workers 0
-	$(PY) extract_features.py $(FOLD) $(ENCODER)
-	$(PY) train_stage2.py $(FOLD) $(ENCODER) --width 128 --epochs 30 --lr 5e-4 --ema-decay 0.99
-	$(PY) eval_stage2.py $(FOLD) $(ENCODER)
-	$(PY) eval_end_to_end.py $(FOLD) $(ENCODER)
-	$(PY) tools/show_scores.py --model-dir demo/model $(ENCODER)
+	$(PY) train_stage1.py $(FOLD) --no-pretrained --crop-size 88 --heatmap-weight $(HEATMAP) --epochs 36 --batch-size 16 --lr 3e-3 --ema-decay 0.99 --seed $(SEED) --workers 0
+	$(PY) eval_stage1.py $(FOLD) --workers 0
+	$(PY) extract_features.py $(FOLD)
+	$(PY) train_stage2.py $(FOLD) --width 128 --epochs 40 --lr 1e-3 --ema-decay 0.99 --seed $(SEED)
+	$(PY) eval_stage2.py $(FOLD)
+	$(PY) eval_end_to_end.py $(FOLD)
+	$(PY) tools/show_scores.py --model-dir $(DEMO)/model --encoder test_resnet
 
 test: .venv/dev.txt
 	$(PY) -m pytest

@@ -40,11 +40,10 @@ def main(config: Config) -> int:
     series = artifacts.read_folds(data)
     artifacts.keep_features_of(run, artifacts.fingerprint(run.best("stage1")))
     todo = series[~series.SeriesInstanceUID.map(run.has_features)]
-    print(
-        f"{len(series) - len(todo)} of {len(series)} series are finished; {len(todo)} to go, {int(todo.length.sum())} slices, {device}, {engine.precision(device)}"
-    )
+    slices = int(todo.length.sum())
+    print(f"{len(todo)} of {len(series)} series to go, {slices} slices; {device}, {engine.precision(device)}")
 
-    with progress(None, "features", " slices", total=int(todo.length.sum())) as bar:
+    with progress(None, "features", " slices", total=slices) as bar:
         for uid in todo.SeriesInstanceUID:
             prepared = artifacts.read_array(data.sequence(uid))
             features, logits = encode_steps(model, prepared, checkpoint["settings"]["crop_size"], config.batch_size, device)

@@ -6,7 +6,7 @@ Writes  model/{encoder}/fold-{k}/  best_stage1.pth, last_stage1.pth (for --resum
         settings_stage1.json, a copy of this script
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -62,7 +62,7 @@ def main(config: Config) -> dict | None:
     model = model.to(memory_format=torch.channels_last)
     learner = engine.Learner(model, device, config.lr, config.weight_decay, int(config.warmup_epochs * len(loader)), config.ema_decay)
 
-    settings = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()}
+    settings = engine.settings_of(config)
     settings |= {"image_size": training.size, "mr_window": artifacts.read_json(data.array_settings)["mr_window"]}
     run = engine.Run(RunFolder(config.model_dir, config.encoder, config.fold), "stage1", settings, Path(__file__), config.resume)
     run.say(

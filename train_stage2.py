@@ -5,7 +5,7 @@ Writes  model/{encoder}/fold-{k}/  best_stage2.pth, weights_inference.pth (both 
         log_stage2.txt, metrics_stage2.jsonl, settings_stage2.json, a copy of this script
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +52,8 @@ def main(config: Config) -> dict | None:
     data, folder = DataFolder(config.data_dir), RunFolder(config.model_dir, config.encoder, config.fold)
     series, geometry = artifacts.read_folds(data), artifacts.read_pickle(data.geometry)
     stage1 = artifacts.read_checkpoint(folder.best("stage1"), ("weights", "settings"))
-    artifacts.require_features_of(folder, artifacts.fingerprint(folder.best("stage1")))
+    fingerprint = artifacts.fingerprint(folder.best("stage1"))
+    artifacts.require_features_of(folder, fingerprint)
 
     outside, inside = series[series.fold != config.fold], series[series.fold == config.fold]
     training = SequenceDataset(folder, outside, geometry, config.cut, config.seed, step=None)
@@ -60,7 +61,8 @@ def main(config: Config) -> dict | None:
     held_out_loaders = {step: held_out_loader(folder, inside, geometry, config, step) for step in STEPS}
     truth = inside[list(LABELS)].to_numpy()
 
-    settings = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()} | {"channels": training.channels}
+    settings = engine.settings_of(config)
+    settings |= {"channels": training.channels, "stage1": fingerprint}
     torch.manual_seed(config.seed)
     learner = engine.Learner(new_transformer(settings), device, config.lr, config.weight_decay, int(config.warmup_epochs * len(loader)), config.ema_decay)
     run = engine.Run(folder, "stage2", settings, Path(__file__), config.resume)

@@ -26,9 +26,9 @@ def write_volume(data: DataFolder, uid: str, images: Iterable[np.ndarray], shape
                 file.write(image.data)
                 if write_slices:
                     _write(temporary / data.slice(uid, index).name, slice_head, image)
-            if write_slices:
-                shutil.rmtree(folder, ignore_errors=True)
-                temporary.replace(folder)
+        if write_slices:
+            shutil.rmtree(folder, ignore_errors=True)
+            temporary.replace(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -45,6 +45,9 @@ class SpotDataset(Dataset):
         self.aneurysms = {uid: group[columns].to_numpy(np.float64) for uid, group in positives.groupby("SeriesInstanceUID")}
         self.most_points = max((len(points) for points in self.aneurysms.values()), default=1)
         self.size = self._check_arrays()
+        here = tables.meta.loc[sorted({row["SeriesInstanceUID"] for row in self.rows})]
+        self.mirrorable = (here.plane.isin(MIRRORABLE)).to_dict()
+        self.sigma = {uid: pixel_sigma(meta, self.size) for uid, meta in here.iterrows()}
 
     def _check_arrays(self) -> int:
         """Side of the prepared images in pixels. Every array is there, whole, and as long as its labels, before training begins."""
@@ -67,11 +70,10 @@ class SpotDataset(Dataset):
         epoch, index = key
         row = self.rows[index]
         uid = row["SeriesInstanceUID"]
-        meta = self.tables.meta.loc[uid]
         generator = np.random.default_rng([self.seed, epoch, index])
         slice_, step = (int(row["f"]), 1) if self.augmentation is None else self._draw_slice(row, generator)
 
-        triplet = neighbours(slice_, step, int(meta.length))
+        triplet = neighbours(slice_, step, int(row["length"]))
         if self.augmentation is not None and generator.random() < 0.5:
             triplet = triplet[::-1]
         labels = self._window_labels(uid, slice_, step)
@@ -79,10 +81,10 @@ class SpotDataset(Dataset):
             "index": index,
             "images": read_slices(self.tables.data.sequence(uid), triplet),  # (3, S, S) float16
             "points": self._points(uid, slice_, step),
-            "sigma": pixel_sigma(meta, self.size),
+            "sigma": self.sigma[uid],
         }
         if self.augmentation is not None:
-            drawn = augment.draw(self.augmentation, generator, self.size, self.crop, meta.plane in MIRRORABLE)
+            drawn = augment.draw(self.augmentation, generator, self.size, self.crop, self.mirrorable[uid])
             sample |= drawn.tensors()
             sample["points"] = drawn.move(sample["points"])
             labels = labels[list(MIRROR)] if drawn.mirrored else labels
@@ -108,8 +110,8 @@ class SpotDataset(Dataset):
             shift = generator.integers(-1, 2) if generator.random() < 0.5 else 0
             return int(np.clip(row["f"] + shift, 0, row["length"] - 1)), step
         choices = self.tables.safe[uid]
-        if generator.random() < 0.5:
-            hard = np.intersect1d(self.tables.hard.get(uid, []), choices)
+        if generator.random() < 0.5 and uid in self.tables.hard:
+            hard = np.intersect1d(self.tables.hard[uid], choices)
             choices = hard if len(hard) else choices
         return int(generator.choice(choices)), step
 
@@ -124,13 +126,12 @@ class SpotDataset(Dataset):
 
 def pixel_sigma(meta: pd.Series, size: int) -> np.ndarray:
     """The heatmap's sigma along x and y in pixels of the prepared image: (2,) float32."""
-    rows, columns = meta.row_spacing, meta.column_spacing
-    rows = rows if rows > 0 else DEFAULT_SPACING[1]
-    columns = columns if columns > 0 else DEFAULT_SPACING[2]
-    height, width = (meta.w, meta.h) if "T" in str(meta.orientation) else (meta.h, meta.w)
-    if "T" in str(meta.orientation):
-        rows, columns = columns, rows
-    return np.array([SIGMA * size / (columns * width), SIGMA * size / (rows * height)], np.float32)
+    row_spacing = meta.row_spacing if meta.row_spacing > 0 else DEFAULT_SPACING[1]
+    column_spacing = meta.column_spacing if meta.column_spacing > 0 else DEFAULT_SPACING[2]
+    width, height = meta.w * column_spacing, meta.h * row_spacing  # mm
+    if "T" in meta.orientation:
+        width, height = height, width
+    return np.array([SIGMA * size / width, SIGMA * size / height], np.float32)
 
 
 def read_spot_tables(data: DataFolder) -> SpotTables:

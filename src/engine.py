@@ -5,7 +5,9 @@ import shutil
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +20,7 @@ from src.labels import LABELS
 from src.runtime import UserError, progress, versions
 
 EMA_EVERY = 3  # steps between two updates of the moving average
+MAY_CHANGE = ("data_dir", "model_dir", "device", "workers", "epochs", "resume")  # settings, when a run goes on
 MOST_BROKEN_STEPS = 10  # in a row with a loss that is not finite, before training stops
 
 
@@ -47,6 +50,11 @@ def autocast(device: torch.device) -> AbstractContextManager:
 
 def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+
+
+def settings_of(config: Any) -> dict:
+    """The fields of a script's Config as plain values, for json and checkpoints."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()}
 
 
 class Learner:
@@ -120,6 +128,9 @@ class Run:
         if not self.resumed:
             return
         state = artifacts.read_checkpoint(self.folder.last(self.stage), ("learner", "epoch", "best", "settings"))
+        for name, value in self.settings.items():
+            if name not in MAY_CHANGE and state["settings"].get(name) != value:
+                raise ArtifactError(f"{self.folder.last(self.stage)} was trained with {name} {state['settings'].get(name)}, not {value}: it cannot go on so")
         learner.load_state_dict(state["learner"])
         self.epoch, self.best = state["epoch"], state["best"]
         self.say(f"going on after epoch {self.epoch}")
@@ -157,7 +168,7 @@ def fit(learner: Learner, run: Run, loader, epochs: int, loss_of: Callable, eval
         learner.model.train()
         torch.manual_seed(run.settings["seed"] * 100_003 + run.epoch)  # dropout
         losses = []
-        for batch in progress(loader, f"epoch {run.epoch + 1}/{epochs}", "batch"):
+        for batch in progress(loader, f"epoch {run.epoch + 1}/{epochs}", " batches", leave=False):
             loss = loss_of(learner.model, batch)
             learner.step(loss)
             losses.append(loss.detach())
@@ -180,7 +191,7 @@ def scores_or_none(truth: np.ndarray, probabilities: np.ndarray) -> dict | None:
 def predict(loader, probabilities_of: Callable[[dict], Tensor], what: str) -> np.ndarray:
     """Probabilities (N, 14) float32 of all samples of a loader, in the order of its rows."""
     out = np.full((len(loader.dataset), len(LABELS)), np.nan, np.float32)
-    for batch in progress(loader, what, "batch"):
+    for batch in progress(loader, what, " batches", leave=False):
         out[batch["index"].numpy()] = probabilities_of(batch).float().cpu().numpy()
     return out
 

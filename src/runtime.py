@@ -38,10 +38,10 @@ def _stop(message: str, code: int) -> None:
     sys.exit(code)
 
 
-def progress(items: Iterable, what: str, unit: str, total: int | None = None) -> tqdm:
-    """A progress bar with rate and time left, on stderr; quiet where nobody looks, save for one line at the end."""
-    quiet = not sys.stderr.isatty()
-    return tqdm(items, desc=what, unit=unit, total=total, leave=True, mininterval=0.5 if not quiet else 1e9, dynamic_ncols=True)
+def progress(items: Iterable | None, what: str, unit: str, total: int | None = None, leave: bool = True) -> tqdm:
+    """A progress bar with rate and time left, on stderr; in a log instead of a terminal a line every half minute."""
+    patience = 0.5 if sys.stderr.isatty() else 30.0  # seconds
+    return tqdm(items, desc=what, unit=unit, total=total, leave=leave, mininterval=patience, delay=patience, dynamic_ncols=True)
 
 
 def versions() -> dict[str, str]:

@@ -37,9 +37,9 @@ def loss_of(model, batch):
     return (model(batch)[:, 0] - batch.sum(1)).square().mean()
 
 
-def train(folder, epochs, values=(0.6, 0.7, 0.65, 0.8), resume=False):
+def train(folder, epochs, values=(0.6, 0.7, 0.65, 0.8), resume=False, seed=3):
     learner = new_learner()
-    run = engine.Run(folder, "stage1", {"seed": 3}, __import__("pathlib").Path(__file__), resume)
+    run = engine.Run(folder, "stage1", {"seed": seed}, __import__("pathlib").Path(__file__), resume)
     best = engine.fit(learner, run, batches(), epochs, loss_of, lambda _: (scores(values[run.epoch]) if values[run.epoch] else None, {"step": 1}))
     return learner, best
 
@@ -84,6 +84,13 @@ def test_a_folder_with_a_run_is_not_taken_unasked(tmp_path):
     train(folder, 1)
     with pytest.raises(ArtifactError, match="--resume"):
         train(folder, 1)
+
+
+def test_a_run_does_not_go_on_with_other_settings(tmp_path):
+    folder = RunFolder(tmp_path, "net", 0)
+    train(folder, 1)
+    with pytest.raises(ArtifactError, match="seed 3, not 4"):
+        train(folder, 2, resume=True, seed=4)
 
 
 def test_a_loss_that_is_not_finite_changes_nothing_and_many_stop_the_run():

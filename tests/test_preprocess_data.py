@@ -1,5 +1,6 @@
 """The whole stage: what it writes, what it does with broken series, and how it stops and goes on."""
 
+import multiprocessing
 import os
 import shutil
 import signal
@@ -14,7 +15,7 @@ import pytest
 
 import preprocess_data
 from preprocess_data import Config
-from src import artifacts
+from src import artifacts, workers
 from src.artifacts import ArtifactError, DataFolder
 from src.labels import LABELS
 from src.series_arrays import prepare_series
@@ -88,7 +89,7 @@ def faulty(tmp_path_factory) -> Path:
     (series / "1.9.3" / "page.dcm").write_text("<html>" * 100)
     path = save(dataset(volume()[0]), series / "1.9.4" / "cut.dcm")
     path.write_bytes(path.read_bytes()[:-50])
-    many = dataset(volume()[0], NumberOfFrames=3)
+    many = dataset(volume()[0])
     many.compress("1.2.840.10008.1.2.5")
     many.NumberOfFrames = 500000
     save(many, series / "1.9.5" / "frames.dcm")
@@ -194,20 +195,34 @@ def test_killed_and_hanging_workers_cost_one_series_each(tmp_path, monkeypatch):
     assert len(artifacts.read_meta(DataFolder(tmp_path))) == 4
 
 
+def killed_run(root: Path, after: int, delay: float) -> bool:
+    """Run the stage in a session of its own and kill all of it once `after` more files are there; whether it was still running."""
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        workers._context = lambda module: multiprocessing.get_context("fork")  # starts 20 times faster than the script
+        run(root, image_size=128)
+        os._exit(0)
+    wanted = len(list(root.glob("npy_*/*"))) + after
+    ended = 0
+    while not ended and len(list(root.glob("npy_*/*"))) < wanted:
+        ended = os.waitpid(child, os.WNOHANG)[0]
+        time.sleep(0.002)
+    time.sleep(delay)
+    if not ended:
+        os.killpg(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    return not ended
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_killed_at_any_moment_and_run_again(tmp_path):
-    make_data(tmp_path / "whole", 12, (6, 60, 50))
+    make_data(tmp_path / "whole", 60, (3, 40, 30))
     shutil.copytree(tmp_path / "whole", tmp_path / "killed")
-    run(tmp_path / "whole", image_size=64)
-    for k in range(20):
-        child = script(tmp_path / "killed", "--image-size", "64")
-        deadline = time.monotonic() + 20
-        started = len(list((tmp_path / "killed").glob("npy_*/*")))
-        while child.poll() is None and time.monotonic() < deadline and len(list((tmp_path / "killed").glob("npy_*/*"))) <= started:
-            time.sleep(0.002)
-        time.sleep(0.004 * (k % 5))
-        os.killpg(child.pid, signal.SIGKILL)
-        child.communicate()
-    run(tmp_path / "killed", image_size=64)
+    run(tmp_path / "whole", image_size=128)
+    kills = sum(killed_run(tmp_path / "killed", after=1 + k % 3, delay=0.002 * (k % 5)) for k in range(20))
+    assert kills >= 5
+    run(tmp_path / "killed", image_size=128)
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
