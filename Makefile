@@ -20,10 +20,10 @@ demo: .venv/run.txt
 	$(PY) tools/make_demo_data.py --out $(DEMO)/data --series $(SERIES) --matrix 96 --slices 28 --workers 2 $(SHUFFLE)
 	$(PY) preprocess_data.py $(DATA) --image-size 96 --no-write-slices --workers 2
 	$(PY) create_folds.py $(DATA) --folds 5
-	$(PY) train_stage1.py $(FOLD) --no-pretrained --crop-size 88 --heatmap-weight $(HEATMAP) --epochs 36 --batch-size 16 --lr 3e-3 --ema-decay 0.99 --seed $(SEED) --workers 0
+	$(PY) train_stage1.py $(FOLD) --no-pretrained --crop-size 88 --heatmap-weight $(HEATMAP) --epochs 30 --batch-size 16 --lr 3e-3 --ema-decay 0.99 --seed $(SEED) --workers 0
 	$(PY) eval_stage1.py $(FOLD) --workers 0
 	$(PY) extract_features.py $(FOLD)
-	$(PY) train_stage2.py $(FOLD) --width 128 --epochs 40 --lr 1e-3 --ema-decay 0.99 --seed $(SEED)
+	$(PY) train_stage2.py $(FOLD) --width 128 --epochs 30 --lr 1e-3 --ema-decay 0.99 --seed $(SEED)
 	$(PY) eval_stage2.py $(FOLD)
 	$(PY) eval_end_to_end.py $(FOLD)
 	$(PY) tools/show_scores.py --model-dir $(DEMO)/model --encoder test_resnet

@@ -67,7 +67,8 @@ def main(config: Config) -> pd.DataFrame:
     artifacts.write_table(data.failed_series, failed)
     if len(failed) == len(train):
         raise ArtifactError(f"none of the {len(train)} series could be read: see {data.failed_series}")
-    write_tables(data, train[~train.SeriesInstanceUID.isin(failed.SeriesInstanceUID)])
+    facts = write_tables(data, train[~train.SeriesInstanceUID.isin(failed.SeriesInstanceUID)])
+    data_report.print_doubts(facts)
     return failed
 
 
@@ -96,13 +97,14 @@ def run_all(function: Callable[[Job], dict | Failure], config: Config, uids: lis
     return facts, pd.DataFrame(failed, columns=["SeriesInstanceUID", "reason", "detail"])
 
 
-def write_tables(data: DataFolder, prepared: pd.DataFrame) -> None:
-    """Gather the facts of the prepared series (rows of train.csv) into the tables that later stages read."""
+def write_tables(data: DataFolder, prepared: pd.DataFrame) -> dict[str, dict]:
+    """Gather the facts of the prepared series (rows of train.csv) into the tables that later stages read; the facts."""
     facts = {uid: artifacts.read_json(data.facts(uid)) for uid in prepared.SeriesInstanceUID}
     artifacts.write_pickle(data.slice_uids, data_report.slice_uids(facts))
     artifacts.write_pickle(data.geometry, data_report.geometry(facts))
     columns = {name: [fact[name] for fact in facts.values()] for name in FACTS_IN_META}
     artifacts.write_table(data.train_meta, prepared.assign(**columns))
+    return facts
 
 
 if __name__ == "__main__":

@@ -37,8 +37,7 @@ def report(data: DataFolder, train: pd.DataFrame, facts: dict[str, dict], failed
     print_counts("size", [f"{fact['h']} x {fact['w']}" for fact in facts.values()])
     for name in ("length", "slice_spacing", "row_spacing"):
         print(f"{name:18s} " + ", ".join(f"{share:.0%}: {table[name].quantile(share):.2f}" for share in (0, 0.05, 0.5, 0.95, 1)))
-    print_counts("left out", (reason for fact in facts.values() for _, reason in fact["dropped"]))
-    print_counts("doubts", (kind_of(warning) for fact in facts.values() for warning in fact["warnings"]))
+    print_doubts(facts)
     patients = Counter(fact["patient_id"] for fact in facts.values() if fact["patient_id"])
     print(f"{'patients':18s} {len(patients)}, {sum(count > 1 for count in patients.values())} of them with several series")
     print_lost_localizers(data, train, facts)
@@ -58,6 +57,12 @@ def series_table(facts: dict[str, dict], failed: pd.DataFrame) -> pd.DataFrame:
 def print_counts(name: str, values) -> None:
     """One line: each value and how often it occurs, the most frequent first."""
     print(f"{name:18s} {_joined(Counter(values)) or 'none'}")
+
+
+def print_doubts(facts: dict[str, dict]) -> None:
+    """Two lines: files left out of the series that were read, by reason, and what is doubtful in how many series."""
+    print_counts("files left out", (reason for fact in facts.values() for _, reason in fact["dropped"]))
+    print_counts("doubtful series", (kind_of(warning) for fact in facts.values() for warning in fact["warnings"]))
 
 
 def print_failures(failed: pd.DataFrame) -> None:

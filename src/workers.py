@@ -62,6 +62,7 @@ def run_in_workers(function: Callable[[Any], Any], tasks: Iterable[Any], workers
     finally:
         for worker in crew.values():
             worker.process.kill()
+        for worker in crew.values():
             worker.process.join()
 
 

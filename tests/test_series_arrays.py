@@ -1,6 +1,7 @@
 """The quick way from stored words to prepared images equals the plain one, pixel for pixel."""
 
 import numpy as np
+import pydicom
 import pytest
 
 from src.dicom import open_series, read_series, read_words
@@ -60,6 +61,37 @@ def test_directions_of_storage_do_not_change_the_prepared_array(plane, code, tmp
         series = open_series(tmp_path / f"as {name}")
         arrays.append(np.stack(list(prepared_images(series, read_words(series), 48, "percentile"))))
     np.testing.assert_allclose(arrays[1].astype(float), arrays[0], atol=0.004)
+
+
+def rewritten(source, target, reverse: bool):
+    """A copy of a series of many files: with left and right of the patient swapped, or the same stored from the other side."""
+    axis = -2 if "T" in open_series(source).orientation else -1
+    for path in source.iterdir():
+        data = pydicom.dcmread(path)
+        axis_here = -1 if reverse else axis
+        data.PixelData = np.flip(data.pixel_array, axis_here).tobytes()
+        if reverse:
+            row = np.array(data.ImageOrientationPatient[:3], float)
+            corner = np.array(data.ImagePositionPatient, float) + (data.Columns - 1) * float(data.PixelSpacing[1]) * row
+            data.ImagePositionPatient = [f"{value:.9g}" for value in corner]
+            data.ImageOrientationPatient = [*(-row), *data.ImageOrientationPatient[3:]]
+        save(data, target / path.name)
+    return target
+
+
+def test_the_demo_set_mirrored_and_stored_from_the_other_side(tiny_dicom, tmp_path):
+    done = 0
+    for folder in sorted((tiny_dicom / "series").iterdir()):
+        series = open_series(folder)
+        if series.frames[0] >= 0 or series.plane == "sagittal" or done == 6:
+            continue
+        done += 1
+        mirrored, other = rewritten(folder, tmp_path / f"m{done}", reverse=False), rewritten(folder, tmp_path / f"r{done}", reverse=True)
+        plain, mirrored, other = (prepare(read_series(path), max(series.shape[1:]), "percentile") for path in (folder, mirrored, other))
+        np.testing.assert_allclose(mirrored, plain[:, :, ::-1], atol=0.004)
+        np.testing.assert_allclose(other, plain, atol=0.004)
+        assert not np.allclose(mirrored, plain, atol=0.1)
+    assert done == 6
 
 
 def test_percentiles_equal_numpy():

@@ -48,10 +48,10 @@ MIDLINE_VEINS = {
 
 # Where aneurysms grow on the left side: label, artery, control point, outward direction, weight within the label.
 SIDE_SITES = (
-    (0, "ICA", 7, (1, 0.1, -0.2), 3),
-    (0, "ICA", 6, (0.8, 0.7, -0.1), 2),
-    (0, "ICA", 9, (0.5, -1, -0.2), 2),
-    (0, "ICA", 4, (0.3, -0.4, -1), 1),
+    (0, "ICA", 7, (1, 0.1, -0.1), 3),
+    (0, "ICA", 8, (1, 0, 0.1), 3),
+    (0, "ICA", 6, (0.8, 0.7, 0.1), 2),
+    (0, "ICA", 9, (1, -0.3, 0.3), 1),
     (2, "ICA", 11, (-0.4, -0.3, 1), 3),
     (2, "ICA", 11, (-1, 0.1, 0.3), 2),
     (2, "ICA", 13, (0.1, -0.1, 1), 3),

@@ -21,7 +21,7 @@ TISSUE = {
     CTA: dict(air=-1000, muscle=55, fat=-90, bone=1100, marrow=450, fluid=8, white=28, grey=38, eye=10, mucosa=50, pituitary=110, cavernous=95, pineal=60),
     MRA: dict(air=6, muscle=70, fat=110, bone=12, marrow=70, fluid=45, white=95, grey=105, eye=40, mucosa=95, pituitary=120, cavernous=90, pineal=100),
     T2: dict(air=5, muscle=80, fat=230, bone=14, marrow=140, fluid=400, white=140, grey=185, eye=420, mucosa=330, pituitary=190, cavernous=170, pineal=190),
-    T1POST: dict(air=6, muscle=115, fat=250, bone=16, marrow=170, fluid=45, white=150, grey=120, eye=45, mucosa=260, pituitary=240, cavernous=215, pineal=220),
+    T1POST: dict(air=6, muscle=115, fat=250, bone=16, marrow=170, fluid=45, white=150, grey=120, eye=45, mucosa=260, pituitary=240, cavernous=180, pineal=220),
 }  # fmt: skip
 ARTERY = {CTA: (300, 460), MRA: (330, 420), T2: (12, 30), T1POST: (330, 420)}  # intensity of the lumen, range over scans
 VEIN = {CTA: (0.35, 0.8), MRA: (0.28, 0.4), T2: (0.8, 2.0), T1POST: (0.85, 1.0)}  # as a share of the artery's
