@@ -1,6 +1,7 @@
 """Stage 8 of 8: score both stages joined on the held-out fold, straight from DICOM.
 
 Reads   model/{encoder}/fold-{k}/weights_inference.pth (train_stage2.py), data/series/{uid}/, data/train_{N}_folds.csv
+
 Writes  model/{encoder}/fold-{k}/  scores_end_to_end.json, predictions_end_to_end.csv,
         failed_series_end_to_end.csv (series that could not be read, and why)
 """

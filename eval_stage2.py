@@ -2,6 +2,7 @@
 
 Reads   model/{encoder}/fold-{k}/best_stage2.pth (train_stage2.py), features/ (extract_features.py),
         data/train_{N}_folds.csv, slice_geometry_dict.pkl
+
 Writes  model/{encoder}/fold-{k}/  scores_stage2.json, predictions_stage2.csv
 """
 

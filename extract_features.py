@@ -1,8 +1,10 @@
 """Stage 5 of 8: the trained encoder over every slice of every series, with neighbours at step 1 and at step 2.
 
 Reads   model/{encoder}/fold-{k}/best_stage1.pth (train_stage1.py), data/train_{N}_folds.csv, data/npy_sequence/
+
 Writes  model/{encoder}/fold-{k}/features/{uid}.npy  (2 steps, n slices, C) float16
         model/{encoder}/fold-{k}/logits/{uid}.npy    (2, n, 14) float16
+
 Series that are finished are skipped; features of other weights are made anew.
 """
 

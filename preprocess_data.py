@@ -1,6 +1,7 @@
 """Stage 1 of 8: DICOM series to arrays that are ready for the network.
 
 Reads   data/train.csv, data/series/{SeriesInstanceUID}/ (any files; what is DICOM is told by content)
+
 Writes  data/npy_sequence/{uid}.npy            (n, size, size) float16, intensities 0..5, left is left in every series
         data/npy_sequence/{uid}.json           what is known of the series, written last; settings.json: how all were made
         data/npy_slice/{uid}/{i:04d}.npy       (size, size) float16, the same images one by one

@@ -1,7 +1,8 @@
 """Stage 3 of 8: train the 2.5D CNN on spots: three neighbouring slices -> 14 labels, and a heatmap of where the aneurysm is.
 
 Reads   data/train_{N}_folds.csv, train_stage1_{N}_folds.csv, label_dict.pkl, f_dict_sample.pkl (create_folds.py),
-        data/npy_sequence/ (preprocess_data.py), data/f_dict_hard.pkl where it is there (tools/mine_hard_negatives.py)
+        data/npy_sequence/ (preprocess_data.py), data/f_dict_hard.pkl where it is there
+
 Writes  model/{encoder}/fold-{k}/  best_stage1.pth, last_stage1.pth (for --resume), log_stage1.txt, metrics_stage1.jsonl,
         settings_stage1.json, a copy of this script
 """

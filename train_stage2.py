@@ -1,6 +1,7 @@
 """Stage 6 of 8: train the sequence transformer: the features of the slices of a series -> 14 labels of the series.
 
 Reads   model/{encoder}/fold-{k}/features/ (extract_features.py), best_stage1.pth, data/train_{N}_folds.csv, slice_geometry_dict.pkl
+
 Writes  model/{encoder}/fold-{k}/  best_stage2.pth, weights_inference.pth (both stages joined), last_stage2.pth (for --resume),
         log_stage2.txt, metrics_stage2.jsonl, settings_stage2.json, a copy of this script
 """

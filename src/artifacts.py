@@ -134,7 +134,6 @@ MADE_BY = (  # (file name, what makes it)
     (r"train\.csv|train_localizers\.csv", PUT_THE_DATA),
     (r"train_meta\.csv|slice_uids_dict\.pkl|slice_geometry_dict\.pkl", "run preprocess_data.py first"),
     (r"train_(stage1_)?\d+_folds\.csv|label_dict\.pkl|f_dict_sample\.pkl", "run create_folds.py first"),
-    (r"f_dict_hard\.pkl", "run tools/mine_hard_negatives.py first"),
     (r"(best|last)_stage1\.pth", "run train_stage1.py first"),
     (r"best_stage2\.pth|last_stage2\.pth|weights_inference\.pth", "run train_stage2.py first"),
 )

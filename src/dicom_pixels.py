@@ -16,6 +16,7 @@ from src.dicom_headers import NATIVE, FileHeader, Slice
 
 UNDEFINED_LENGTH = 0xFFFFFFFF
 ITEM, END_OF_ITEMS = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
+FRAME_MARKERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # of JPEG, then of JPEG-LS
 PIP = {  # transfer syntax -> what decodes it
     "1.2.840.10008.1.2.4.50": "pillow",
     "1.2.840.10008.1.2.4.51": "pylibjpeg pylibjpeg-libjpeg",
@@ -139,11 +140,27 @@ def _decoded(file: FileHeader, frames: list[int]) -> Iterator[np.ndarray]:
 
 
 def _check_items(encapsulated: bytes, file: FileHeader) -> None:
-    """Decoders fill what is cut off with grey: every item must be whole, and the end marked."""
+    """Decoders fill what is cut off with grey, and make images as large as a damaged stream claims: neither may reach them."""
     at, items = 0, 0
     while encapsulated[at : at + 4] == ITEM and at + 8 <= len(encapsulated):
-        at += 8 + struct.unpack("<I", encapsulated[at + 4 : at + 8])[0]
+        size = stream_size(encapsulated, at + 8)
+        require(size in (None, (file.rows, file.columns)), "decode_error", f"the compressed image is not {file.rows} x {file.columns}")
+        at += 8 + struct.unpack_from("<I", encapsulated, at + 4)[0]
         items += 1
     whole = at < len(encapsulated) and encapsulated[at : at + 4] == END_OF_ITEMS
     require(whole, "truncated" if at + 4 > len(encapsulated) else "decode_error", "the compressed pixels are not whole")
     require(items - 1 >= file.frames, "truncated", f"{file.frames} frames are claimed, {items - 1} are there")
+
+
+def stream_size(data: bytes, start: int) -> tuple[int, int] | None:
+    """Rows and columns that a JPEG, JPEG-LS or JPEG 2000 stream beginning at `start` claims for its grey image; None for anything else."""
+    if data[start : start + 4] == b"\xff\x4f\xff\x51":
+        right, bottom, left, top = struct.unpack_from(">4I", data, start + 8)
+        return (bottom - top, right - left) if data[start + 40 : start + 42] == b"\0\1" else (0, 0)
+    at = start + 2 if data[start : start + 2] == b"\xff\xd8" else len(data)
+    while at + 9 <= len(data) and data[at] == 0xFF:
+        marker, length = struct.unpack_from(">BH", data, at + 1)
+        if marker in FRAME_MARKERS:
+            return struct.unpack_from(">HH", data, at + 5)
+        at += 2 + length
+    return None

@@ -102,7 +102,7 @@ def flipped_files(tmp_path_factory) -> dict[str, tuple[Path, bytes]]:
     return files | {"frames": (path, path.read_bytes())}
 
 
-@settings(max_examples=500, deadline=2000)
+@settings(max_examples=500, deadline=5000)
 @given(choice=st.integers(0, 4), at=st.floats(0, 1, exclude_max=True), value=st.integers(0, 255))
 def test_flipped_bytes(choice, at, value, flipped_files):
     """A flip may fall on a pixel or a number, where nothing tells: then the volume is another one, but a whole and finite one."""
@@ -190,6 +190,25 @@ def test_noise_for_a_compressed_stream(syntax, tmp_path):
     noise = np.random.default_rng(0).bytes(500)
     save(compressed(dataset(volume()[0]), syntax, [noise]), tmp_path / "file")
     assert reason(tmp_path) == "decode_error"
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "JPEG-LS", "JPEG 2000"])
+def test_a_stream_larger_than_its_header_says(kind, tmp_path):
+    image = volume((6, 5), high=250).astype(np.uint8)
+    data = dataset(volume((6, 5)) if kind == "JPEG 2000" else image)
+    if kind == "JPEG-LS":
+        data.compress(JPEG_LS, generate_instance_uid=False)
+    elif kind == "JPEG":
+        compressed(data, JPEG, [cv2.imencode(".jpg", image)[1].tobytes()])
+    else:
+        compressed(data, JPEG_2000, [jpeg_2000(volume((6, 5)))])
+    save(data, tmp_path / "file")
+    assert read_series(tmp_path).pixels.shape == (1, 6, 5)
+    data.Rows = 7
+    save(data, tmp_path / "file")
+    with pytest.raises(DicomError, match="not 7 x 5") as caught:
+        read_series(tmp_path)
+    assert caught.value.reason == "decode_error"
 
 
 def test_compressed_syntaxes_decode(tmp_path):
