@@ -24,7 +24,7 @@ from typing import Literal
 import pandas as pd
 
 from src import artifacts, data_report
-from src.array_writer import has_arrays
+from src.array_writer import has_arrays, remove_partial
 from src.artifacts import ArtifactError, DataFolder
 from src.runtime import OK, SOME_FAILED, progress, run_script
 from src.series_arrays import Job, prepare_series, survey_series
@@ -56,7 +56,7 @@ def main(config: Config) -> pd.DataFrame:
 
     settings = {"image_size": config.image_size, "mr_window": config.mr_window}
     artifacts.settle(data.array_settings, settings, "give the same settings, or another --data-dir")
-    missing = [uid for uid in uids if not has_arrays(data, uid, config.write_slices)]
+    missing = [uid for uid in uids if not has_arrays(data, uid, config.image_size, config.write_slices)]
     print(f"{len(uids)} series, {len(uids) - len(missing)} of them done before")
     _, failed = run_all(prepare_series, config, missing)
     print(f"{len(uids) - len(failed)} of {len(uids)} series are ready")
@@ -86,15 +86,18 @@ def run_all(function: Callable[[Job], dict | Failure], config: Config, uids: lis
     jobs = [Job(config.data_dir, uid, config.image_size, config.mr_window, config.write_slices) for uid in uids]
     results = run_in_workers(function, jobs, config.workers, Limits(config.time_limit, config.memory_limit))
     facts, failed, slices = {}, [], 0
-    with closing(results), progress(None, "preprocess", " series", total=len(jobs)) as bar:
-        for job, outcome in results:
-            if isinstance(outcome, Failure):
-                failed.append((job.uid, outcome.reason, outcome.detail))
-            else:
-                facts[job.uid] = outcome
-                slices += outcome["length"]
-            bar.update()
-            bar.set_postfix_str(f"{slices / bar.format_dict['elapsed']:.0f} slices/s, {len(failed)} failed", refresh=False)
+    try:
+        with closing(results), progress(None, "preprocess", " series", total=len(jobs)) as bar:
+            for job, outcome in results:
+                if isinstance(outcome, Failure):
+                    failed.append((job.uid, outcome.reason, outcome.detail))
+                else:
+                    facts[job.uid] = outcome
+                    slices += outcome["length"]
+                bar.update()
+                bar.set_postfix_str(f"{slices / bar.format_dict['elapsed']:.0f} slices/s, {len(failed)} failed", refresh=False)
+    finally:
+        remove_partial(DataFolder(config.data_dir), [uid for uid in uids if uid not in facts])
     return facts, pd.DataFrame(failed, columns=["SeriesInstanceUID", "reason", "detail"])
 
 

@@ -1,47 +1,72 @@
 """Writes the arrays of one series, image by image and whole or not at all: the sequence and, in the same pass, its slices."""
 
 import io
+import math
 import os
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
-from src.artifacts import ArtifactError, DataFolder, atomic
+from src.artifacts import ArtifactError, DataFolder, atomic, read_json, temporary
 
 
 def write_volume(data: DataFolder, uid: str, images: Iterable[np.ndarray], shape: tuple[int, int, int], write_slices: bool) -> None:
     """The array (n, S, S) float16 of a series and, with `write_slices`, each image (S, S) as a file of its own."""
     folder = data.slice_folder(uid)
-    temporary = folder.with_name(f".{uid}.tmp")
+    partial = temporary(folder)
     slice_head = _npy_head(shape[1:])
     try:
         with atomic(data.sequence(uid), sync=False) as file:
             file.write(_npy_head(shape))
             if write_slices:
-                shutil.rmtree(temporary, ignore_errors=True)  # what a killed run left
-                temporary.mkdir(parents=True)
+                shutil.rmtree(partial, ignore_errors=True)  # what a killed run left
+                partial.mkdir(parents=True)
             for index, image in enumerate(images):
                 file.write(image.data)
                 if write_slices:
-                    _write(temporary / data.slice(uid, index).name, slice_head, image)
+                    _write(partial / data.slice(uid, index).name, slice_head, image)
         if write_slices:
             shutil.rmtree(folder, ignore_errors=True)
-            temporary.replace(folder)
+            partial.replace(folder)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
 
 
-def has_arrays(data: DataFolder, uid: str, write_slices: bool) -> bool:
-    """Whether a series is done: its facts are written last."""
-    return data.facts(uid).exists() and data.sequence(uid).exists() and (not write_slices or data.slice_folder(uid).exists())
+def has_arrays(data: DataFolder, uid: str, image_size: int, write_slices: bool) -> bool:
+    """Whether a series is done. Its facts are written last; arrays that a power cut left shorter than the facts say are not done."""
+    try:
+        length = read_json(data.facts(uid))["length"]
+        if data.sequence(uid).stat().st_size != _npy_bytes((length, image_size, image_size)):
+            return False
+        if not write_slices:
+            return True
+        with os.scandir(data.slice_folder(uid)) as files:
+            return [file.stat().st_size for file in files] == [_npy_bytes((image_size, image_size))] * length
+    except (ArtifactError, OSError, KeyError):
+        return False
+
+
+def remove_partial(data: DataFolder, uids: Iterable[str]) -> None:
+    """Clear what workers that were ended left of these series."""
+    for uid in uids:
+        shutil.rmtree(temporary(data.slice_folder(uid)), ignore_errors=True)
+        for path in (data.sequence(uid), data.facts(uid)):
+            with suppress(OSError):
+                temporary(path).unlink()
 
 
 def _write(path: Path, head: bytes, image: np.ndarray) -> None:
     with open(path, "wb", buffering=0) as file:
         if os.writev(file.fileno(), [head, image.data]) != len(head) + image.nbytes:
             raise ArtifactError(f"{path} cannot be written whole: free space or choose another folder")
+
+
+def _npy_bytes(shape: tuple[int, ...]) -> int:
+    """Size of the npy file of a float16 array."""
+    return len(_npy_head(shape)) + 2 * math.prod(shape)
 
 
 def _npy_head(shape: tuple[int, ...]) -> bytes:

@@ -153,26 +153,31 @@ def require(path: Path) -> Path:
     raise ArtifactError(f"{path} is missing: {remedy}")
 
 
+def temporary(path: Path) -> Path:
+    """Where `path` is written until it is whole: one name, so that the next run clears what a killed one left."""
+    return path.with_name(f".{path.name}.tmp")
+
+
 @contextmanager
 def atomic(path: Path, mode: str = "wb", sync: bool = True) -> Iterator[IO]:
     """Open a temporary file beside `path`; rename it to `path` when the block ends well, remove it when not.
 
     sync: wait until the disk has it, so that it outlives a power failure.
     """
-    temporary = path.with_name(f".{path.name}.tmp")  # one name, so that the next run clears what a killed one left
+    partial = temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, mode) as file:
+        with open(partial, mode) as file:
             yield file
             file.flush()
             if sync:
                 os.fsync(file.fileno())
-        os.replace(temporary, path)
+        os.replace(partial, path)
     except OSError as error:
         raise ArtifactError(f"{path} cannot be written ({error.strerror or error}): free space or choose another folder") from error
     finally:
         with suppress(OSError):
-            temporary.unlink()
+            partial.unlink()
 
 
 def write_array(path: Path, array: np.ndarray) -> None:

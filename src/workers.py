@@ -37,7 +37,7 @@ class Limits:
 def run_in_workers(function: Callable[[Any], Any], tasks: Iterable[Any], workers: int, limits: Limits) -> Iterator[tuple[Any, Any]]:
     """(task, function(task) or Failure) in order of completion; what `function` raises is raised here. All workers end with the iteration."""
     waiting = [(task, 0) for task in reversed(list(tasks))]
-    context = _context(function.__module__)
+    context = clean_context(function.__module__)
     crew: dict[Connection, _Worker] = {}
     try:
         while waiting or crew:
@@ -100,12 +100,13 @@ class _Worker:
         self.process.join()
 
 
-def _context(module: str) -> BaseContext:
-    """Forks of a server that has imported what workers need; a fresh interpreter each where there is no fork."""
+def clean_context(module: str) -> BaseContext:
+    """Processes forked from a server that has imported `module` and nothing else: never from this one, whose threads (cv2, torch) a fork would
+    leave hanging. A fresh interpreter each where there is no fork."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([module])
+    context.set_forkserver_preload(["__main__", module])
     return context
 
 

@@ -1,8 +1,12 @@
 """A tiny data set, made once for all tests that read arrays and tables."""
 
 import shutil
+import subprocess
+import sys
+from functools import cache
 from pathlib import Path
 
+import cv2
 import pytest
 
 import create_folds
@@ -10,7 +14,16 @@ import preprocess_data
 from src.artifacts import DataFolder
 from tools import make_demo_data
 
+cv2.setNumThreads(1)  # a forked process hangs in cv2 where its parent had used its threads
+
+ROOT = Path(__file__).resolve().parents[1]
 FOLDS, IMAGE_SIZE, CROP = 3, 48, 40
+
+
+@cache
+def help_of(script: str) -> str:
+    """What `python {script} --help` prints."""
+    return subprocess.run([sys.executable, ROOT / script, "--help"], capture_output=True, text=True, check=True).stdout
 
 
 @pytest.fixture(scope="session")

@@ -194,19 +194,19 @@ def test_noise_for_a_compressed_stream(syntax, tmp_path):
 
 @pytest.mark.parametrize("kind", ["JPEG", "JPEG-LS", "JPEG 2000"])
 def test_a_stream_larger_than_its_header_says(kind, tmp_path):
-    image = volume((6, 5), high=250).astype(np.uint8)
-    data = dataset(volume((6, 5)) if kind == "JPEG 2000" else image)
+    image = volume((32, 24), high=250).astype(np.uint8)
+    data = dataset(volume((32, 24)) if kind == "JPEG 2000" else image)
     if kind == "JPEG-LS":
         data.compress(JPEG_LS, generate_instance_uid=False)
     elif kind == "JPEG":
         compressed(data, JPEG, [cv2.imencode(".jpg", image)[1].tobytes()])
     else:
-        compressed(data, JPEG_2000, [jpeg_2000(volume((6, 5)))])
+        compressed(data, JPEG_2000, [jpeg_2000(volume((32, 24)))])
     save(data, tmp_path / "file")
-    assert read_series(tmp_path).pixels.shape == (1, 6, 5)
-    data.Rows = 7
+    assert read_series(tmp_path).pixels.shape == (1, 32, 24)
+    data.Rows = 33
     save(data, tmp_path / "file")
-    with pytest.raises(DicomError, match="not 7 x 5") as caught:
+    with pytest.raises(DicomError, match="not 33 x 24") as caught:
         read_series(tmp_path)
     assert caught.value.reason == "decode_error"
 

@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,9 +12,9 @@ import pytest
 from src import artifacts
 from src.artifacts import DataFolder, RunFolder
 from src.labels import LABELS, LOCATIONS
-from tests.conftest import CROP, FOLDS, IMAGE_SIZE
+from tests.conftest import CROP, FOLDS, IMAGE_SIZE, ROOT, help_of
+from tools import show_scores
 
-ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ["preprocess_data", "create_folds", "train_stage1", "eval_stage1", "extract_features", "train_stage2", "eval_stage2", "eval_end_to_end"]
 ENCODER = "test_convnext"
 
@@ -91,6 +90,16 @@ def test_scores_and_predictions_have_the_promised_form(walked, evaluation):
         assert label in printed
 
 
+def test_the_table_of_scores_shows_what_the_evaluations_wrote(walked):
+    _, run_folder, *_ = walked
+    table = show_scores.main(show_scores.Config(model_dir=run_folder.root.parents[1], encoder=ENCODER)).splitlines()
+    scores = [artifacts.read_json(run_folder.scores(name)) for name in show_scores.EVALUATIONS]
+    assert table[0].split()[-3:] == list(show_scores.EVALUATIONS)
+    assert [line.split("  ")[0] for line in table[1:-1]] == list(LABELS)
+    assert table[-1].split()[-3:] == [f"{score['score']:.3f}" for score in scores]
+    assert table[-2].split()[-3:] == [f"{score['present']:.3f}" for score in scores]
+
+
 def test_end_to_end_equals_stage_2(walked):
     _, run_folder, *_ = walked
     tables = [pd.read_csv(run_folder.predictions(name)).set_index("SeriesInstanceUID") for name in ("stage2", "end_to_end")]
@@ -119,10 +128,9 @@ def test_other_settings_are_refused_with_both_values(walked):
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_and_what_is_missing_are_said(script, tmp_path):
-    shown = run(script, "--help")
-    assert shown.returncode == 0
-    assert "Reads" in shown.stdout
-    assert "--data-dir" in shown.stdout
+    shown = help_of(f"{script}.py")
+    assert "Reads" in shown
+    assert "--data-dir" in shown
     failed = run(script, cwd=tmp_path)  # no arguments, nothing there
     assert failed.returncode == 1
     assert failed.stderr.startswith("error: ")

@@ -162,6 +162,19 @@ def test_what_is_done_stays_and_other_settings_are_refused(tmp_path, capsys):
     assert all(len(list(data.slice_folder(uid).iterdir())) == 4 for uid in uids)
 
 
+def test_what_a_power_cut_left_short_is_made_again(tmp_path):
+    uids = make_data(tmp_path, 5)
+    run(tmp_path)
+    data, whole = DataFolder(tmp_path), contents(tmp_path)
+    os.truncate(data.sequence(uids[0]), 0)
+    os.truncate(data.facts(uids[1]), 0)
+    os.truncate(data.slice(uids[2], 1), 0)
+    data.slice(uids[3], 2).unlink()
+    untouched = data.sequence(uids[4]).stat().st_mtime_ns
+    run(tmp_path)
+    assert contents(tmp_path) == whole and data.sequence(uids[4]).stat().st_mtime_ns == untouched
+
+
 def test_shards_make_the_same_files(tmp_path):
     make_data(tmp_path / "a", 5)
     shutil.copytree(tmp_path / "a", tmp_path / "b")
@@ -201,12 +214,12 @@ def killed_run(root: Path, after: int, delay: float) -> bool:
     child = os.fork()
     if child == 0:
         os.setsid()
-        workers._context = lambda module: multiprocessing.get_context("fork")  # starts 20 times faster than the script
+        workers.clean_context = lambda module: multiprocessing.get_context("fork")  # starts 20 times faster than the script
         run(root, image_size=128)
         os._exit(0)
     wanted = len(list(root.glob("npy_*/*"))) + after
-    ended = 0
-    while not ended and len(list(root.glob("npy_*/*"))) < wanted:
+    ended, deadline = 0, time.monotonic() + 60
+    while not ended and time.monotonic() < deadline and len(list(root.glob("npy_*/*"))) < wanted:
         ended = os.waitpid(child, os.WNOHANG)[0]
         time.sleep(0.002)
     time.sleep(delay)

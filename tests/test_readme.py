@@ -1,21 +1,13 @@
 """What the README says to type exists, and does what the README says."""
 
 import re
-import subprocess
-import sys
-from functools import cache
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.conftest import ROOT, help_of
+
 README = (ROOT / "README.md").read_text()
 COMMANDS = sorted(set(re.findall(r"python ([\w/]+\.py[^`\n#]*)", README)))
-
-
-@cache
-def help_of(script):
-    return subprocess.run([sys.executable, ROOT / script, "--help"], capture_output=True, text=True).stdout
 
 
 @pytest.mark.parametrize("command", COMMANDS)

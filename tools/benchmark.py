@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from src.artifacts import DataFolder
 from src.series_arrays import Job, prepare_series
-from src.workers import Limits, run_in_workers
+from src.workers import Limits, clean_context, run_in_workers
 
 SIZE = 512  # pixels, sides of the prepared images
 
@@ -52,7 +52,7 @@ def main(config: Config) -> dict[str, float]:
         uids = [write_series(data, config, number) for number in range(config.series)]
         ways = {"this pipeline": ours, "plain loop": plain, "bytes only": bytes_only}
         times: dict[str, list[float]] = {name: [] for name in ways}
-        with ProcessPoolExecutor(config.workers) as pool:
+        with ProcessPoolExecutor(config.workers, clean_context(__name__)) as pool:
             for repeat in range(-1, config.repeats):  # the first time warms up
                 for name, way in ways.items():
                     seconds = timed(partial(way, data, uids, config, pool), data)

@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from src.labels import LABELS, PRESENT
 from src.runtime import UserError, progress, run_script
+from src.workers import clean_context
 
 LIMIT = 0.6  # AUC; a chance finding on 720 series stays below with more than four standard deviations
 BINS = 32  # of the histogram
@@ -59,7 +60,7 @@ def main(config: Config) -> dict[str, float]:
         raise UserError(f"{path} is missing: run tools/make_demo_data.py --out {config.data_dir} first")
     train = pd.read_csv(path)
     folders = [config.data_dir / "series" / uid for uid in train.SeriesInstanceUID]
-    with ProcessPoolExecutor(config.workers) as pool:
+    with ProcessPoolExecutor(config.workers, clean_context(__name__)) as pool:
         read = list(progress(pool.map(describe, folders, chunksize=8), "reading", "series", total=len(folders)))
     patients, metadata, histograms = zip(*read, strict=True)
     features = {"metadata": pd.concat([pd.DataFrame(metadata), table_features(train)], axis=1), "histogram": pd.DataFrame(histograms)}

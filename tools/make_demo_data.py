@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from src import artifacts
 from src.labels import LABELS, LOCATIONS, PRESENT
 from src.runtime import UserError, progress, run_script
+from src.workers import clean_context
 from tools.demo_dicom import write_series
 from tools.demo_scan import Scan, draw_scan
 from tools.phantom_anatomy import Anatomy, Aneurysm, sample_anatomy, sample_aneurysm
@@ -97,7 +98,7 @@ def main(config: Config) -> None:
 
 def make_all(config: Config, locations: list[list[int]]) -> list[Record]:
     """All series, in parallel; the first error ends the run."""
-    with ProcessPoolExecutor(config.workers, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(config.workers, clean_context(__name__), cv2.setNumThreads, (1,)) as pool:
         jobs = [pool.submit(make_series, config, index, locations[index]) for index in range(config.series)]
         try:
             for job in progress(as_completed(jobs), "demo series", "series", total=len(jobs)):
