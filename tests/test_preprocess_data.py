@@ -24,6 +24,7 @@ from tests.dicom_files import AXES, dataset, places, save, volume, write_axial, 
 
 SCRIPT = Path(__file__).resolve().parents[1] / "preprocess_data.py"
 TEMPORARY = "**/.*.tmp"
+SERIES = 500  # of a run that is interrupted
 
 
 def write_train(root: Path, uids: list[str]) -> None:
@@ -243,7 +244,11 @@ def test_killed_at_any_moment_and_run_again(tmp_path):
 @pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted(number, code, tmp_path):
-    make_data(tmp_path, 30, (20, 60, 50))
+    [uid] = make_data(tmp_path, 1, (20, 60, 50))
+    uids = [uid, *(f"1.3.{k}" for k in range(SERIES - 1))]  # seconds of work
+    for other in uids[1:]:
+        (tmp_path / "series" / other).symlink_to(uid, target_is_directory=True)
+    write_train(tmp_path, uids)
     child = script(tmp_path, "--image-size", "256")
     while not list(tmp_path.glob("npy_sequence/1*.json")):
         assert child.poll() is None
@@ -256,7 +261,7 @@ def test_interrupted(number, code, tmp_path):
     while running := processes_of_session(child.pid):
         assert time.monotonic() < start + patience, running
         time.sleep(0.05)
-    assert len(list(tmp_path.glob("npy_sequence/1*.json"))) < 30
+    assert len(list(tmp_path.glob("npy_sequence/1*.json"))) < SERIES
 
 
 def processes_of_session(session: int) -> list[str]:
