@@ -43,7 +43,7 @@ def main(config: Config) -> dict:
     tables = read_spot_tables(DataFolder(config.data_dir))
     held_out = SpotDataset(tables, held_out_rows(tables.spots, config.fold), crop_size, seed=0, augmentation=None)
     loader = make_loader(held_out, config.batch_size, config.workers)
-    probabilities = engine.predict(loader, lambda batch: predict_batch(model, batch, crop_size, device), "held-out spots")
+    probabilities = engine.predict(loader, lambda batch: predict_batch(model, batch, crop_size, device), device, "held-out spots")
 
     keys = ["SeriesInstanceUID", "slice"]
     truth = held_out.truth()

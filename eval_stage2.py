@@ -45,7 +45,7 @@ def main(config: Config) -> dict:
         raise artifacts.ArtifactError(f"the features are {dataset.channels} wide, the transformer reads {settings['channels']}: run train_stage2.py again")
     model = build_transformer(settings, checkpoint["weights"], device)
     loader = make_loader(dataset, config.batch_size, workers=0, collate=pad_sequences)
-    probabilities = engine.predict(loader, lambda batch: predict_batch(model, batch, device), "held-out series")
+    probabilities = engine.predict(loader, lambda batch: predict_batch(model, batch, device), device, "held-out series")
 
     keys = ["SeriesInstanceUID"]
     predictions = pd.concat([held_out[keys], pd.DataFrame(probabilities, columns=list(LABELS))], axis=1)

@@ -5,16 +5,18 @@ Reads   model/{encoder}/fold-{k}/best_stage1.pth (train_stage1.py), data/train_{
 Writes  model/{encoder}/fold-{k}/features/{uid}.npy  (2 steps, n slices, C) float16
         model/{encoder}/fold-{k}/logits/{uid}.npy    (2, n, 14) float16
 
-Series that are finished are skipped; features of other weights are made anew.
+Series that are finished are skipped; features of other weights are made anew. Several GPUs: torchrun --nproc-per-node 8 extract_features.py;
+several machines: one process each with its --shard.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 
-from src import artifacts, engine
+from src import artifacts, engine, ranks
 from src.artifacts import DataFolder, RunFolder
 from src.datasets import STEPS
 from src.runtime import progress, run_script
@@ -30,6 +32,8 @@ class Config:
     device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
     encoder: str = "convnext_base.dinov3_lvd1689m"  # as trained
 
+    series: Literal["all", "held-out"] = "all"  # held-out is enough to mine hard negatives; stage 2 needs all
+    shard: str | None = None  # i/n: only every n-th series, beginning with the i-th
     batch_size: int = 128  # slices
 
 
@@ -39,14 +43,16 @@ def main(config: Config) -> int:
     checkpoint = artifacts.read_checkpoint(run.best("stage1"), ("weights", "settings"))
     model = build_slice_cnn(checkpoint["settings"], checkpoint["weights"], device)
 
+    artifacts.keep_features_of(run, artifacts.fingerprint(run.best("stage1")), alone=config.shard is None and ranks.world() == 1)
     series = artifacts.read_folds(data)
-    artifacts.keep_features_of(run, artifacts.fingerprint(run.best("stage1")))
-    todo = series[~series.SeriesInstanceUID.map(run.has_features)]
-    slices = int(todo.length.sum())
-    print(f"{len(todo)} of {len(series)} series to go, {slices} slices; {device}, {engine.precision(device)}")
+    lengths = series[(series.fold == config.fold) | (config.series == "all")].set_index("SeriesInstanceUID").length
+    mine = ranks.share(lengths.index.tolist(), config.shard)
+    todo = [uid for uid in mine if not run.has_features(uid)]
+    slices = int(lengths[todo].sum())
+    print(f"{len(todo)} of {len(mine)} series to go, {slices} slices; {device}, {engine.precision(device)}")
 
     with progress(None, "features", " slices", total=slices) as bar:
-        for uid in todo.SeriesInstanceUID:
+        for uid in todo:
             prepared = artifacts.read_array(data.sequence(uid))
             features, logits = encode_steps(model, prepared, checkpoint["settings"]["crop_size"], config.batch_size, device)
             artifacts.write_array(run.logit(uid), logits)

@@ -23,7 +23,7 @@ from typing import Literal
 
 import pandas as pd
 
-from src import artifacts, data_report
+from src import artifacts, data_report, ranks
 from src.array_writer import has_arrays, remove_partial
 from src.artifacts import ArtifactError, DataFolder
 from src.runtime import OK, SOME_FAILED, progress, run_script
@@ -40,7 +40,7 @@ class Config:
     mr_window: Literal["percentile", "fixed"] = "percentile"  # fixed: -1200..4000, for weights trained with the published window
     write_slices: bool = True  # also one file a slice; without, half the disk is enough
     workers: int = 2  # processes
-    shard: str = "1/1"  # i/n: only every n-th series, beginning with the i-th; a last run without it writes the tables
+    shard: str | None = None  # i/n: only every n-th series, beginning with the i-th; a last run without it writes the tables
     check: bool = False  # write no arrays: only report what the series are, on screen and in data/series_report.csv
     time_limit: int = 600  # seconds a series may take
     memory_limit: float = 8.0  # GiB of address space a worker may take
@@ -49,7 +49,7 @@ class Config:
 def main(config: Config) -> pd.DataFrame:
     data = DataFolder(config.data_dir)
     train = artifacts.read_train(data)
-    uids = shard(train.SeriesInstanceUID.tolist(), config.shard)
+    uids = ranks.share(train.SeriesInstanceUID.tolist(), config.shard or "1/1")
     if config.check:
         facts, failed = run_all(survey_series, config, uids)
         return data_report.report(data, train, facts, failed)
@@ -61,7 +61,7 @@ def main(config: Config) -> pd.DataFrame:
     _, failed = run_all(prepare_series, config, missing)
     print(f"{len(uids) - len(failed)} of {len(uids)} series are ready")
     data_report.print_failures(failed)
-    if config.shard != "1/1":
+    if config.shard:
         print(f"shard {config.shard} is done; a last run without --shard writes the tables")
         return failed
 
@@ -71,14 +71,6 @@ def main(config: Config) -> pd.DataFrame:
     facts = write_tables(data, train[~train.SeriesInstanceUID.isin(failed.SeriesInstanceUID)])
     data_report.print_doubts(facts)
     return failed
-
-
-def shard(uids: list[str], which: str) -> list[str]:
-    """Every n-th series, beginning with the i-th, of "i/n"."""
-    index, _, count = which.partition("/")
-    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
-        raise ArtifactError(f"--shard {which!r} is not i/n with 1 <= i <= n")
-    return uids[int(index) - 1 :: int(count)]
 
 
 def run_all(function: Callable[[Job], dict | Failure], config: Config, uids: list[str]) -> tuple[dict[str, dict], pd.DataFrame]:

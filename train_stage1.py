@@ -4,7 +4,9 @@ Reads   data/train_{N}_folds.csv, train_stage1_{N}_folds.csv, label_dict.pkl, f_
         data/npy_sequence/ (preprocess_data.py), data/f_dict_hard.pkl where it is there
 
 Writes  model/{encoder}/fold-{k}/  best_stage1.pth, last_stage1.pth (for --resume), log_stage1.txt, metrics_stage1.jsonl,
-        settings_stage1.json, a copy of this script
+        progress_stage1.png, settings_stage1.json, a copy of this script
+
+Several GPUs: torchrun --nproc-per-node 8 train_stage1.py; --batch-size is that of all together.
 """
 
 from dataclasses import dataclass
@@ -12,12 +14,13 @@ from pathlib import Path
 
 import torch
 
-from src import artifacts, engine
+from src import artifacts, engine, ranks
 from src.artifacts import DataFolder, RunFolder
 from src.augment import Augmentation, crops
 from src.datasets import SpotDataset, SpotTables, held_out_rows, make_loader, read_spot_tables, training_rows
 from src.labels import LABELS
 from src.losses import focal_loss, heat_target, heatmap_loss
+from src.run import Run
 from src.runtime import run_script
 from src.slice_cnn import SliceCNN
 
@@ -43,9 +46,15 @@ class Config:
     warmup_epochs: float = 1.0  # epochs
     ema_decay: float = 0.999  # of the moving average, which is updated every 3rd step
 
+    compile: bool = False  # the network by torch.compile: faster on a GPU after a minute or two; needs a C compiler
+    channels_last: bool = True  # memory layout of the network
+    accumulate: int = 1  # pieces that a batch is computed in, one after the other, to save memory
+    checkpointing: bool = False  # compute the encoder's activations twice instead of keeping them, to save memory
+
     seed: int = 44  # of weights, samples and augmentation
     workers: int = 4  # loader processes; the result does not depend on it
     resume: bool = False  # go on with the run in the folder
+    tensorboard: bool = False  # also write events for TensorBoard (pip install tensorboard)
 
 
 def main(config: Config) -> dict | None:
@@ -54,27 +63,38 @@ def main(config: Config) -> dict | None:
     tables = read_spot_tables(data)
 
     training, held_out = make_datasets(config, tables)
-    loader = make_loader(training, config.batch_size, config.workers, shuffle_seed=config.seed)
+    loader = make_loader(training, config.batch_size, config.workers, config.seed, config.accumulate)
     held_out_loader = make_loader(held_out, config.batch_size, config.workers)
     truth = held_out.truth()[list(LABELS)].to_numpy()
 
     torch.manual_seed(config.seed)
-    model = SliceCNN(config.encoder, config.heatmap_weight > 0, config.pretrained, config.checkpoint, config.dropout)
-    model = model.to(memory_format=torch.channels_last)
-    learner = engine.Learner(model, device, config.lr, config.weight_decay, int(config.warmup_epochs * len(loader)), config.ema_decay)
+    model = make_network(config)
+    warmup_steps = int(config.warmup_epochs * len(loader) / config.accumulate)
+    learner = engine.Learner(model, device, config.lr, config.weight_decay, warmup_steps, config.ema_decay)
+    if config.compile:
+        engine.use_compiler(model)
 
     settings = engine.settings_of(config)
     settings |= {"image_size": training.size, "mr_window": artifacts.read_json(data.array_settings)["mr_window"]}
-    run = engine.Run(RunFolder(config.model_dir, config.encoder, config.fold), "stage1", settings, Path(__file__), config.resume)
+    run = Run(RunFolder(config.model_dir, config.encoder, config.fold), "stage1", settings, Path(__file__), config.resume)
     run.say(
-        f"{len(training)} training samples, {len(held_out)} held-out spots, {len(tables.hard)} series with hard slices, {device}, {engine.precision(device)}"
+        f"{len(training)} training samples, {len(held_out)} held-out spots, {len(tables.hard)} series with hard slices, "
+        f"{ranks.world()} x {device}, {engine.precision(device)}"
     )
 
     def evaluate(average: torch.nn.Module) -> tuple[dict | None, dict]:
-        probabilities = engine.predict(held_out_loader, lambda batch: predict_batch(average, batch, config.crop_size, device), "held-out spots")
+        probabilities = engine.predict(held_out_loader, lambda batch: predict_batch(average, batch, config.crop_size, device), device, "held-out spots")
         return engine.scores_or_none(truth, probabilities), {}
 
-    return engine.fit(learner, run, loader, config.epochs, lambda model, batch: batch_loss(model, batch, config, device), evaluate)
+    return engine.fit(learner, run, loader, config.epochs, config.accumulate, lambda model, batch: batch_loss(model, batch, config, device), evaluate)
+
+
+def make_network(config: Config) -> SliceCNN:
+    """The untrained network, or with pretrained encoder."""
+    model = SliceCNN(config.encoder, config.heatmap_weight > 0, config.pretrained, config.checkpoint, config.dropout)
+    if config.checkpointing:
+        model.encoder.set_grad_checkpointing()
+    return model.to(memory_format=torch.channels_last if config.channels_last else torch.contiguous_format)
 
 
 def make_datasets(config: Config, tables: SpotTables) -> tuple[SpotDataset, SpotDataset]:
@@ -89,7 +109,7 @@ def make_datasets(config: Config, tables: SpotTables) -> tuple[SpotDataset, Spot
 def batch_loss(model: torch.nn.Module, batch: dict, config: Config, device: torch.device) -> torch.Tensor:
     """Focal loss of the labels, and of the heatmap where the network has one."""
     batch = engine.to_device(batch, device)
-    images = crops(batch, config.crop_size).contiguous(memory_format=torch.channels_last)  # (B, 3, crop, crop)
+    images = crops(batch, config.crop_size)  # (B, 3, crop, crop)
     with engine.autocast(device):
         out = model(images)
     loss = focal_loss(out.logits, batch["labels"])
@@ -101,7 +121,7 @@ def batch_loss(model: torch.nn.Module, batch: dict, config: Config, device: torc
 
 def predict_batch(model: torch.nn.Module, batch: dict, crop_size: int, device: torch.device) -> torch.Tensor:
     """Probabilities (B, 14) of spots."""
-    images = crops(engine.to_device(batch, device), crop_size).contiguous(memory_format=torch.channels_last)
+    images = crops(engine.to_device(batch, device), crop_size)
     with engine.autocast(device):
         return model(images).logits.sigmoid()
 

@@ -3,7 +3,7 @@
 Reads   model/{encoder}/fold-{k}/features/ (extract_features.py), best_stage1.pth, data/train_{N}_folds.csv, slice_geometry_dict.pkl
 
 Writes  model/{encoder}/fold-{k}/  best_stage2.pth, weights_inference.pth (both stages joined), last_stage2.pth (for --resume),
-        log_stage2.txt, metrics_stage2.jsonl, settings_stage2.json, a copy of this script
+        log_stage2.txt, metrics_stage2.jsonl, progress_stage2.png, settings_stage2.json, a copy of this script
 """
 
 from dataclasses import dataclass
@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from src import artifacts, engine
+from src import artifacts, engine, ranks
 from src.artifacts import DataFolder, RunFolder
 from src.datasets import STEPS, SequenceDataset, make_loader, pad_sequences
 from src.labels import LABELS
 from src.losses import focal_loss
+from src.run import Run
 from src.runtime import run_script
 from src.sequence_transformer import new_transformer
 
@@ -46,6 +47,7 @@ class Config:
     seed: int = 42  # of weights, steps and thinning
     workers: int = 0  # loader processes; the result does not depend on it
     resume: bool = False  # go on with the run in the folder
+    tensorboard: bool = False  # also write events for TensorBoard (pip install tensorboard)
 
 
 def main(config: Config) -> dict | None:
@@ -58,7 +60,7 @@ def main(config: Config) -> dict | None:
 
     outside, inside = series[series.fold != config.fold], series[series.fold == config.fold]
     training = SequenceDataset(folder, outside, geometry, config.cut, config.seed, step=None)
-    loader = make_loader(training, config.batch_size, config.workers, shuffle_seed=config.seed, collate=pad_sequences)
+    loader = make_loader(training, config.batch_size, config.workers, config.seed, collate=pad_sequences)
     held_out_loaders = {step: held_out_loader(folder, inside, geometry, config, step) for step in STEPS}
     truth = inside[list(LABELS)].to_numpy()
 
@@ -66,20 +68,21 @@ def main(config: Config) -> dict | None:
     settings |= {"channels": training.channels, "stage1": fingerprint}
     torch.manual_seed(config.seed)
     learner = engine.Learner(new_transformer(settings), device, config.lr, config.weight_decay, int(config.warmup_epochs * len(loader)), config.ema_decay)
-    run = engine.Run(folder, "stage2", settings, Path(__file__), config.resume)
-    run.say(f"{len(outside)} training series, {len(inside)} held out, {device}, {engine.precision(device)}")
+    run = Run(folder, "stage2", settings, Path(__file__), config.resume)
+    run.say(f"{len(outside)} training series, {len(inside)} held out, {ranks.world()} x {device}, {engine.precision(device)}")
 
     def evaluate(average: torch.nn.Module) -> tuple[dict | None, dict]:
         """The scores of the better step, and which it is."""
         scores = {}
         for step, loader in held_out_loaders.items():
-            probabilities = engine.predict(loader, lambda batch: predict_batch(average, batch, device), f"held-out series, step {step}")
+            probabilities = engine.predict(loader, lambda batch: predict_batch(average, batch, device), device, f"held-out series, step {step}")
             scores[step] = engine.scores_or_none(truth, probabilities)
         better = max(STEPS, key=lambda step: scores[step]["score"] if scores[step] else -np.inf)
         return scores[better], {"step": better}
 
-    best = engine.fit(learner, run, loader, config.epochs, lambda model, batch: batch_loss(model, batch, device), evaluate)
-    join(folder, stage1)
+    best = engine.fit(learner, run, loader, config.epochs, 1, lambda model, batch: batch_loss(model, batch, device), evaluate)
+    if ranks.first():
+        join(folder, stage1)
     return best
 
 

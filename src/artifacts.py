@@ -95,6 +95,7 @@ class RunFolder:
         self.logits = self.root / "logits"
         self.feature_settings = self.features / "settings.json"
         self.inference = self.root / "weights_inference.pth"
+        self.events = self.root / "tensorboard"
 
     def best(self, stage: str) -> Path:
         return self.root / f"best_{stage}.pth"
@@ -107,6 +108,9 @@ class RunFolder:
 
     def metrics(self, stage: str) -> Path:
         return self.root / f"metrics_{stage}.jsonl"
+
+    def curves(self, stage: str) -> Path:
+        return self.root / f"progress_{stage}.png"
 
     def settings(self, stage: str) -> Path:
         return self.root / f"settings_{stage}.json"
@@ -174,10 +178,14 @@ def atomic(path: Path, mode: str = "wb", sync: bool = True) -> Iterator[IO]:
                 os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
-        raise ArtifactError(f"{path} cannot be written ({error.strerror or error}): free space or choose another folder") from error
+        raise _unwritable(path, error) from error
     finally:
         with suppress(OSError):
             partial.unlink()
+
+
+def _unwritable(path: Path, error: Exception) -> ArtifactError:
+    return ArtifactError(f"{path} cannot be written ({getattr(error, 'strerror', None) or error}): free space or choose another folder")
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
@@ -287,6 +295,15 @@ def write_json(path: Path, content: dict, sync: bool = True) -> None:
         json.dump(content, file, indent=1)
 
 
+def append_line(path: Path, line: str) -> None:
+    """One line more at the end of a text."""
+    try:
+        with open(path, "a") as file:
+            print(line, file=file)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
 def read_json(path: Path) -> dict:
     try:
         return json.loads(require(path).read_text())
@@ -310,9 +327,11 @@ def fingerprint(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def keep_features_of(run: RunFolder, weights: str) -> None:
-    """Before extraction: features of other weights are removed, those of these weights stay."""
+def keep_features_of(run: RunFolder, weights: str, alone: bool) -> None:
+    """Before extraction: features of these weights stay, those of others are removed; refused where other processes may be at work on them."""
     if run.feature_settings.exists() and read_json(run.feature_settings)["weights"] != weights:
+        if not alone:
+            raise ArtifactError(f"{run.features} holds features of other weights: delete it and {run.logits} first")
         print(f"{run.features} holds features of other weights: they are made anew")
         shutil.rmtree(run.features)
         shutil.rmtree(run.logits, ignore_errors=True)
@@ -360,7 +379,7 @@ def write_checkpoint(path: Path, content: dict) -> None:
         try:
             torch.save({**content, "labels": list(LABELS)}, file)
         except RuntimeError as error:  # what torch makes of a full disk
-            raise ArtifactError(f"{path} cannot be written ({error}): free space or choose another folder") from error
+            raise _unwritable(path, error) from error
 
 
 def read_checkpoint(path: Path, needed: tuple[str, ...]) -> dict:

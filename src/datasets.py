@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from src import augment
+from src import augment, ranks
 from src.artifacts import ArtifactError, DataFolder, RunFolder, array_layout, read_folds, read_pickle, read_slices, read_spots
 from src.labels import LABELS, MIRROR, PRESENT
 from src.volume import DEFAULT_SPACING, crop_margin, neighbours, resized_point
@@ -226,29 +226,44 @@ def pad_sequences(samples: list[dict]) -> dict[str, torch.Tensor]:
 
 
 class EpochSampler(Sampler):
-    """Keys (epoch, row): shuffled anew each epoch by (seed, epoch), or in order where seed is None."""
+    """Keys (epoch, row) of this rank: shuffled anew each epoch by (seed, epoch) and cut to whole batches of `batch_size` over all ranks,
+    of which each rank takes its part; or all rows in order, shared among the ranks, where seed is None."""
 
-    def __init__(self, length: int, seed: int | None):
-        self.length, self.seed, self.epoch = length, seed, 0
+    def __init__(self, length: int, batch_size: int, seed: int | None):
+        self.length, self.batch_size, self.seed, self.epoch = length, batch_size, seed, 0
+
+    def rows(self) -> np.ndarray:
+        """(n,) rows of this epoch."""
+        mine = slice(ranks.rank(), None, ranks.world())
+        if self.seed is None:
+            return np.arange(self.length)[mine]
+        shuffled = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
+        whole = self.length // self.batch_size * self.batch_size
+        return shuffled[:whole].reshape(-1, self.batch_size)[:, mine].ravel()
 
     def __len__(self) -> int:
-        return self.length
+        return len(self.rows())
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        rows = np.arange(self.length) if self.seed is None else np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
-        return iter([(self.epoch, int(row)) for row in rows])
+        return iter([(self.epoch, int(row)) for row in self.rows()])
 
 
-def make_loader(dataset: Dataset, batch_size: int, workers: int, shuffle_seed: int | None = None, collate=None) -> DataLoader:
-    """A loader over all rows; shuffled where a seed is given, then without the last, smaller batch. Set `.sampler.epoch` before each epoch."""
-    drop_last = shuffle_seed is not None and len(dataset) >= batch_size
+def make_loader(dataset: Dataset, batch_size: int, workers: int, shuffle_seed: int | None = None, accumulate: int = 1, collate=None) -> DataLoader:
+    """A loader over all rows; shuffled where a seed is given. `batch_size` samples make a step, over all ranks and `accumulate` pieces.
+
+    Set `.sampler.epoch` before each epoch. Raises ArtifactError where a batch cannot be dealt evenly.
+    """
+    if shuffle_seed is not None:
+        share = ranks.world() * accumulate
+        batch_size = min(batch_size, len(dataset) // share * share)
+        if batch_size % share or batch_size == 0:
+            raise ArtifactError(f"{batch_size} samples cannot be dealt to {ranks.world()} processes in {accumulate} pieces: choose another --batch-size")
     return DataLoader(
         dataset,
-        batch_size,
-        sampler=EpochSampler(len(dataset), shuffle_seed),
+        batch_size if shuffle_seed is None else batch_size // share,
+        sampler=EpochSampler(len(dataset), batch_size, shuffle_seed),
         num_workers=workers,
         collate_fn=collate,
-        drop_last=drop_last,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
     )

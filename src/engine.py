@@ -1,11 +1,10 @@
-"""What both stages share when they train and predict: device and precision, one optimisation step, epochs with checkpoints and logs."""
+"""What both stages share when they train and predict: device and precision, one optimisation step, the epochs."""
 
-import json
-import shutil
 import time
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +12,29 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from src import artifacts, metrics, optim
-from src.artifacts import ArtifactError, RunFolder
+from src import artifacts, metrics, optim, ranks
+from src.artifacts import RunFolder
 from src.labels import LABELS
-from src.runtime import UserError, progress, versions
+from src.run import Run
+from src.runtime import UserError, progress
 
 EMA_EVERY = 3  # steps between two updates of the moving average
-MAY_CHANGE = ("data_dir", "model_dir", "device", "workers", "epochs", "resume")  # settings, when a run goes on
 MOST_BROKEN_STEPS = 10  # in a row with a loss that is not finite, before training stops
 
 
 def choose_device(name: str) -> torch.device:
-    """ "auto" takes a GPU where there is one."""
+    """ "auto" takes a GPU where there is one; of several ranks each takes its own."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda"):
+    device = torch.device(ranks.local_device(name))
+    if device.type == "cuda":
         if not torch.cuda.is_available():
             raise UserError(f"--device {name}: torch sees no GPU here; leave --device out, or take --device cpu")
         torch.set_float32_matmul_precision("high")
-    return torch.device(name)
+        torch.cuda.set_device(device)
+    return device
 
 
 def precision(device: torch.device) -> torch.dtype:
@@ -58,125 +60,107 @@ def settings_of(config: Any) -> dict:
 
 
 class Learner:
-    """The weights and all that a step changes beside them: moving average, optimizer, schedule, clipping, loss scale."""
+    """The weights and all that a step changes beside them: moving average, optimizer, schedule, clipping, loss scale.
+
+    `network` is what to call in training: the model, or its copy on this rank that shares gradients with the others.
+    """
+
+    PARTS = ("model", "average", "optimizer", "schedule", "clip", "scaler")
 
     def __init__(self, model: nn.Module, device: torch.device, lr: float, weight_decay: float, warmup_steps: int, ema_decay: float):
         self.model = model.to(device)
-        self.average = optim.moving_average(self.model, ema_decay)
-        self.optimizer = optim.mars(self.model, lr, weight_decay)
+        self.average = optim.MovingAverage(self.model, ema_decay)
+        self.optimizer = optim.Mars(self.model.parameters(), lr, weight_decay)
         self.schedule = optim.warmup(self.optimizer, warmup_steps)
-        self.clip = optim.AutoClip()
+        self.clip = optim.AutoClip(device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision(device) == torch.float16)
-        self.steps = self.broken = self.broken_in_a_row = 0
+        self.steps = 0
+        self.broken, self.broken_in_a_row = (torch.zeros((), dtype=torch.int64, device=device) for _ in range(2))
+        self.statistics = [buffer for buffer in self.model.buffers() if buffer.is_floating_point()]  # of batch norm
+        self.sound = [buffer.clone() for buffer in self.statistics]
+        self.network = self.model
+        if ranks.world() > 1:
+            ranks.join(device)
+            self.network = DistributedDataParallel(self.model, [device] if device.type == "cuda" else None)
 
-    def step(self, loss: Tensor) -> None:
-        """Backward, clip, update. A loss or gradient that is not finite changes nothing and is counted; too many in a row raise UserError."""
+    def step(self, losses: list[Callable[[], Tensor]]) -> Tensor:
+        """One update from the mean of the losses, each called and differentiated in turn; that mean, detached.
+
+        A loss or gradient that is not finite changes nothing and is counted; too many in a row raise UserError. The device is waited for
+        only to ask that, every MOST_BROKEN_STEPS steps.
+        """
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        total = torch.zeros((), device=self.broken.device)
+        for number, loss_of in enumerate(losses, 1):
+            with nullcontext() if number == len(losses) else self._alone():
+                loss = loss_of() / len(losses)
+                self.scaler.scale(loss).backward()
+            total += loss.detach()
         self.scaler.unscale_(self.optimizer)
-        norm = self.clip.clip(list(self.model.parameters()))
-        finite = np.isfinite(norm)
-        if finite:
-            self.scaler.step(self.optimizer)
-            self.schedule.step()
-            self.steps += 1
-            if self.steps % EMA_EVERY == 0:
-                self.average.update_parameters(self.model)
+        usable = self.clip.clip(self.model.parameters()).isfinite()
+        self.optimizer.step(usable)
         self.scaler.update()
-        self._count_broken(bool(finite))
-
-    def _count_broken(self, finite: bool) -> None:
-        self.broken += not finite
-        self.broken_in_a_row = 0 if finite else self.broken_in_a_row + 1
-        if self.broken_in_a_row >= MOST_BROKEN_STEPS and not self.scaler.is_enabled():
+        self.schedule.step()
+        self._keep_sound(usable)
+        self.steps += 1
+        if self.steps % EMA_EVERY == 0:
+            self.average.update(self.model)
+        if self.steps % MOST_BROKEN_STEPS == 0 and int(self.broken_in_a_row) >= MOST_BROKEN_STEPS and not self.scaler.is_enabled():
             raise UserError(f"the loss was not finite {MOST_BROKEN_STEPS} steps in a row: lower --lr, or look at the arrays")
+        return total
+
+    def _alone(self) -> AbstractContextManager:
+        """Gradients of all but the last piece of a step stay on this rank."""
+        return self.network.no_sync() if ranks.world() > 1 else nullcontext()
+
+    @torch.no_grad()
+    def _keep_sound(self, usable: Tensor) -> None:
+        """Count broken steps, and undo what they did to the statistics of batch norm."""
+        self.broken += ~usable
+        self.broken_in_a_row = (self.broken_in_a_row + 1) * ~usable
+        for buffer, sound in zip(self.statistics, self.sound, strict=True):
+            buffer.copy_(sound.copy_(torch.where(usable, buffer, sound)))
 
     def state_dict(self) -> dict:
-        parts = {name: getattr(self, name).state_dict() for name in ("model", "average", "optimizer", "schedule", "clip", "scaler")}
-        return parts | {"steps": self.steps, "broken": self.broken}
+        parts = {name: getattr(self, name).state_dict() for name in self.PARTS}
+        return parts | {"steps": self.steps, "broken": int(self.broken)}
 
     def load_state_dict(self, state: dict) -> None:
-        for name in ("model", "average", "optimizer", "schedule", "clip", "scaler"):
+        for name in self.PARTS:
             getattr(self, name).load_state_dict(state[name])
-        self.steps, self.broken = state["steps"], state["broken"]
+        self.steps = state["steps"]
+        self.broken.fill_(state["broken"])
+        for sound, buffer in zip(self.sound, self.statistics, strict=True):
+            sound.copy_(buffer)
 
 
-class Run:
-    """One training run on disk: its settings, its log for people, one json line an epoch, the best and the last weights."""
-
-    def __init__(self, folder: RunFolder, stage: str, settings: dict, script: Path, resume: bool):
-        self.folder, self.stage, self.settings = folder, stage, settings
-        self.epoch, self.best = 0, None  # epochs done; scores of the best epoch
-        self.resumed = folder.last(stage).exists()
-        if self.resumed and not resume:
-            raise ArtifactError(f"{folder.root} holds a {stage} run already: go on with it by --resume, or delete {folder.last(stage)}")
-        if not self.resumed:
-            folder.metrics(stage).unlink(missing_ok=True)
-        artifacts.write_json(folder.settings(stage), settings)
-        shutil.copy(script, folder.root / script.name)
-        self.say(f"{stage} {json.dumps(settings)} {json.dumps(versions())}", quiet=True)
-
-    def say(self, line: str, quiet: bool = False) -> None:
-        """A line for the log and, unless quiet, the screen."""
-        if not quiet:
-            print(line, flush=True)
-        with open(self.folder.log(self.stage), "a") as log:
-            print(line, file=log)
-
-    def restore(self, learner: Learner) -> None:
-        """Go on where the last finished epoch ended."""
-        if not self.resumed:
-            return
-        state = artifacts.read_checkpoint(self.folder.last(self.stage), ("learner", "epoch", "best", "settings"))
-        for name, value in self.settings.items():
-            if name not in MAY_CHANGE and state["settings"].get(name) != value:
-                raise ArtifactError(f"{self.folder.last(self.stage)} was trained with {name} {state['settings'].get(name)}, not {value}: it cannot go on so")
-        learner.load_state_dict(state["learner"])
-        self.epoch, self.best = state["epoch"], state["best"]
-        self.say(f"going on after epoch {self.epoch}")
-
-    def epoch_done(self, learner: Learner, loss: float, scores: dict | None, seconds: float, extra: dict | None = None) -> None:
-        """Log the epoch and save: the moving average where its score is the best so far, then everything that a resume needs."""
-        self.epoch += 1
-        score = scores["score"] if scores else float("nan")
-        if self.best is None or (scores and not score <= self.best["score"]):
-            self.best = {"score": score, "epoch": self.epoch}
-            weights = learner.average.module.state_dict()
-            artifacts.write_checkpoint(self.folder.best(self.stage), {"weights": weights, "settings": self.settings | (extra or {}), **self.best})
-        state = {"learner": learner.state_dict(), "epoch": self.epoch, "best": self.best, "settings": self.settings}
-        artifacts.write_checkpoint(self.folder.last(self.stage), state)
-        self._report(learner, loss, scores, seconds)
-
-    def _report(self, learner: Learner, loss: float, scores: dict | None, seconds: float) -> None:
-        lr = learner.optimizer.param_groups[0]["lr"]
-        row = {"epoch": self.epoch, "loss": loss, "lr": lr, "seconds": seconds, "broken_steps": learner.broken, "scores": scores}
-        with open(self.folder.metrics(self.stage), "a") as file:
-            print(json.dumps(row), file=file)
-        line = f"epoch {self.epoch:3d}  loss {loss:8.5f}  lr {lr:7.1e}  {seconds:6.1f} s"
-        if scores:
-            line += f"  score {scores['score']:.4f}  present {scores['present']:.4f}  locations {metrics.mean_location(scores):.4f}"
-        self.say(line + ("  best" if self.best["epoch"] == self.epoch else ""))
-
-
-def fit(learner: Learner, run: Run, loader, epochs: int, loss_of: Callable, evaluate: Callable[[nn.Module], tuple[dict | None, dict]]) -> dict | None:
-    """Train from the run's epoch to `epochs`. `loss_of(model, batch)` gives the loss of a batch of the loader; `evaluate(model)` gives
-    the held-out scores (None where they are not defined) and what to store with the best weights. Returns score and epoch of the best."""
+def fit(learner: Learner, run: Run, loader, epochs: int, accumulate: int, loss_of: Callable, evaluate: Callable[[nn.Module], tuple]) -> dict | None:
+    """Train from the run's epoch to `epochs`, each step on `accumulate` batches of the loader. `loss_of(model, batch)` gives the loss of
+    a batch; `evaluate(model)` the held-out scores (None where they are not defined) and what to store with the best weights.
+    Returns score and epoch of the best."""
     run.restore(learner)
     while run.epoch < epochs:
         start = time.perf_counter()
         loader.sampler.epoch = run.epoch
         learner.model.train()
-        torch.manual_seed(run.settings["seed"] * 100_003 + run.epoch)  # dropout
+        torch.manual_seed(run.settings["seed"] * 100_003 + run.epoch * ranks.world() + ranks.rank())  # dropout
         losses = []
-        for batch in progress(loader, f"epoch {run.epoch + 1}/{epochs}", " batches", leave=False):
-            loss = loss_of(learner.model, batch)
-            learner.step(loss)
-            losses.append(loss.detach())
-        learner.average.module.eval()
+        with progress(None, f"epoch {run.epoch + 1}/{epochs}", " steps", total=-(-len(loader) // accumulate), leave=False) as bar:
+            for pieces in grouped(loader, accumulate):
+                losses.append(learner.step([lambda piece=piece: loss_of(learner.network, piece) for piece in pieces]))
+                bar.update()
         scores, extra = evaluate(learner.average.module)
-        loss = float(torch.stack(losses).nanmean())
+        loss = float(ranks.total(torch.stack(losses).nanmean()) / ranks.world())
         run.epoch_done(learner, loss, scores, time.perf_counter() - start, extra)
+    ranks.leave()
     return run.best
+
+
+def grouped(items, size: int) -> Iterator[list]:
+    """Lists of `size` items; the last may be shorter."""
+    items = iter(items)
+    while some := list(islice(items, size)):
+        yield some
 
 
 def scores_or_none(truth: np.ndarray, probabilities: np.ndarray) -> dict | None:
@@ -188,12 +172,18 @@ def scores_or_none(truth: np.ndarray, probabilities: np.ndarray) -> dict | None:
 
 
 @torch.inference_mode()
-def predict(loader, probabilities_of: Callable[[dict], Tensor], what: str) -> np.ndarray:
-    """Probabilities (N, 14) float32 of all samples of a loader, in the order of its rows."""
-    out = np.full((len(loader.dataset), len(LABELS)), np.nan, np.float32)
+def predict(loader, probabilities_of: Callable[[dict], Tensor], device: torch.device, what: str) -> np.ndarray:
+    """Probabilities (N, 14) float32 of all samples of a loader, in the order of its rows; ranks share the work and all get the whole."""
+    out = torch.zeros(len(loader.dataset), len(LABELS), device=device)
     for batch in progress(loader, what, " batches", leave=False):
-        out[batch["index"].numpy()] = probabilities_of(batch).float().cpu().numpy()
-    return out
+        out[batch["index"].to(device)] = probabilities_of(batch).float()
+    return ranks.total(out).cpu().numpy()
+
+
+def use_compiler(model: nn.Module) -> None:
+    """Compile the network at its first call; where no compiler is at hand it runs as it is."""
+    torch._dynamo.config.suppress_errors = True
+    model.compile()
 
 
 def report_scores(run: RunFolder, evaluation: str, truth: pd.DataFrame, predictions: pd.DataFrame, keys: list[str], title: str) -> dict:
@@ -205,8 +195,3 @@ def report_scores(run: RunFolder, evaluation: str, truth: pd.DataFrame, predicti
     artifacts.write_json(run.scores(evaluation), scores)
     print(metrics.score_table(scores, f"{title}: {len(labels)} rows of {scores['n_series']} series"))
     return scores
-
-
-def batches(count: int, size: int) -> Iterable[slice]:
-    """Slices that cut 0..count into pieces of `size`."""
-    return (slice(start, min(start + size, count)) for start in range(0, count, size))

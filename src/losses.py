@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from src import ranks
+
 SMALLEST_SIGMA = 0.7  # cells of the heatmap; a narrower Gaussian would fall between the cells
 
 
@@ -34,9 +36,9 @@ def heat_target(points: Tensor, sigma: Tensor, cells: tuple[int, int], crop: int
 def heatmap_loss(logits: Tensor, target: Tensor, gamma: float = 2.0) -> Tensor:
     """Focal-style pixel loss for soft targets: |t - p|^gamma * cross entropy (Li et al. 2020, quality focal loss, eq. 5).
 
-    logits, target: (B, h, w). Summed over the pixels and divided by the number of maps with an aneurysm, at least 1.
+    logits, target: (B, h, w). Summed over the pixels and divided by the number of maps with an aneurysm, at least 1, of all ranks.
     """
     error = binary_cross_entropy_with_logits(logits, target, reduction="none")
     pixel_losses = (target - logits.sigmoid()).abs() ** gamma * error
-    occupied = (target.flatten(1).amax(dim=1) > 0.1).sum().clamp(min=1)
+    occupied = ranks.total((target.flatten(1).amax(dim=1) > 0.1).sum()).clamp(min=1) / ranks.world()
     return pixel_losses.sum() / occupied

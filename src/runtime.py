@@ -30,7 +30,7 @@ def run_script(main: Callable, config_type: type, description: str) -> Any:
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":
             raise
-        _stop("error: the device ran out of memory: lower --batch-size, or take a smaller --encoder", FAILED)
+        _stop("error: the device ran out of memory: lower --batch-size, or in training keep it and take --accumulate 4 or --checkpointing", FAILED)
 
 
 def _stop(message: str, code: int) -> None:

@@ -154,13 +154,15 @@ def test_settings_that_differ_are_refused_with_both_values(tmp_path):
 
 def test_features_of_other_weights_are_removed_before_and_refused_after_extraction(tmp_path):
     run = RunFolder(tmp_path, "test_convnext", 0)
-    artifacts.keep_features_of(run, "a")
+    artifacts.keep_features_of(run, "a", alone=True)
     artifacts.write_array(run.feature("1.2"), np.zeros((2, 3, 4), np.float16))
-    artifacts.keep_features_of(run, "a")
+    artifacts.keep_features_of(run, "a", alone=True)
     assert run.feature("1.2").exists()
     with pytest.raises(ArtifactError, match="other weights"):
         artifacts.require_features_of(run, "b")
-    artifacts.keep_features_of(run, "b")
+    with pytest.raises(ArtifactError, match="other weights"):
+        artifacts.keep_features_of(run, "b", alone=False)
+    artifacts.keep_features_of(run, "b", alone=True)
     assert not run.feature("1.2").exists()
 
 

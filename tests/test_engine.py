@@ -1,4 +1,7 @@
 import json
+import os
+import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +11,17 @@ from torch import nn
 from src import artifacts, engine
 from src.artifacts import ArtifactError, RunFolder
 from src.labels import LOCATIONS
+from src.run import Run
 from src.runtime import UserError
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """So that results do not depend on the number of threads, which a forked process does not have."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def scores(value):
@@ -39,9 +52,25 @@ def loss_of(model, batch):
 
 def train(folder, epochs, values=(0.6, 0.7, 0.65, 0.8), resume=False, seed=3):
     learner = new_learner()
-    run = engine.Run(folder, "stage1", {"seed": seed}, __import__("pathlib").Path(__file__), resume)
-    best = engine.fit(learner, run, batches(), epochs, loss_of, lambda _: (scores(values[run.epoch]) if values[run.epoch] else None, {"step": 1}))
+    run = Run(folder, "stage1", {"seed": seed}, Path(__file__), resume)
+    best = engine.fit(learner, run, batches(), epochs, 1, loss_of, lambda _: (scores(values[run.epoch]) if values[run.epoch] else None, {"step": 1}))
     return learner, best
+
+
+def assert_same(first, second, where=""):
+    """Nested states are equal bit for bit."""
+    if isinstance(first, dict):
+        assert first.keys() == second.keys(), where
+        for key in first:
+            assert_same(first[key], second[key], f"{where}/{key}")
+    elif isinstance(first, (list, tuple)):
+        assert len(first) == len(second), where
+        for place, pair in enumerate(zip(first, second, strict=True)):
+            assert_same(*pair, f"{where}/{place}")
+    elif isinstance(first, torch.Tensor):
+        assert torch.equal(first.nan_to_num(-1), second.nan_to_num(-1)), where
+    else:
+        assert first == second, where
 
 
 def test_a_run_that_was_interrupted_ends_bit_for_bit_as_one_that_was_not(tmp_path):
@@ -49,15 +78,7 @@ def test_a_run_that_was_interrupted_ends_bit_for_bit_as_one_that_was_not(tmp_pat
     expected, _ = train(straight, 4)
     train(stopped, 2)
     resumed, _ = train(stopped, 4, resume=True)
-    first, second = expected.state_dict(), resumed.state_dict()
-    for part in ("model", "average"):
-        for name, value in first[part].items():
-            assert torch.equal(value, second[part][name]), name
-    assert first["optimizer"]["state"].keys() == second["optimizer"]["state"].keys()
-    for key, state in first["optimizer"]["state"].items():
-        for name, value in state.items():
-            assert torch.equal(torch.as_tensor(value), torch.as_tensor(second["optimizer"]["state"][key][name]))
-    assert first["clip"] == second["clip"]
+    assert_same(expected.state_dict(), resumed.state_dict())
     rows = [[json.loads(line) for line in folder.metrics("stage1").read_text().splitlines()] for folder in (straight, stopped)]
     assert [(row["epoch"], row["loss"], row["scores"]) for row in rows[0]] == [(row["epoch"], row["loss"], row["scores"]) for row in rows[1]]
 
@@ -93,20 +114,106 @@ def test_a_run_does_not_go_on_with_other_settings(tmp_path):
         train(folder, 2, resume=True, seed=4)
 
 
-def test_a_loss_that_is_not_finite_changes_nothing_and_many_stop_the_run():
+def step(learner, batch, pieces=1):
+    return learner.step([lambda piece=piece: loss_of(learner.network, piece) for piece in batch.chunk(pieces)])
+
+
+def poisoned():
+    batch = batches()[0].clone()
+    batch[0, 0] = float("nan")
+    return batch
+
+
+def test_a_loss_that_is_not_finite_changes_nothing_and_is_counted():
     learner = new_learner()
-    learner.step(loss_of(learner.model, batches()[0]))
-    before = {name: value.clone() for name, value in learner.model.named_parameters()}
-    poisoned = batches()[0]
-    poisoned[0, 0] = float("nan")
-    learner.model.eval()  # batch norm keeps its statistics
-    learner.step(loss_of(learner.model, poisoned))
+    for batch in batches()[:2]:
+        step(learner, batch)
+    before = {name: value.clone() for name, value in learner.model.state_dict().items() if value.is_floating_point()}
+    moments = [value.clone() for state in learner.optimizer.state.values() for value in state.values()]
+    assert step(learner, poisoned()).isnan()
     assert learner.broken == 1
-    for name, value in learner.model.named_parameters():
-        assert torch.equal(value, before[name])
+    for name, value in before.items():  # batch norm's statistics, too
+        assert torch.equal(value, learner.model.state_dict()[name]), name
+    for value, now in zip(moments, [value for state in learner.optimizer.state.values() for value in state.values()], strict=True):
+        assert torch.equal(value, now)
+    for batch in batches():
+        step(learner, batch)
+    assert all(value.isfinite().all() for value in learner.average.module.state_dict().values())
+    assert learner.broken == 1 and learner.broken_in_a_row == 0
+
+
+def test_many_broken_losses_in_a_row_stop_the_run():
+    learner = new_learner()
     with pytest.raises(UserError, match="not finite"):
-        for _ in range(engine.MOST_BROKEN_STEPS):
-            learner.step(loss_of(learner.model, poisoned))
+        for _ in range(2 * engine.MOST_BROKEN_STEPS):
+            step(learner, poisoned())
+
+
+def test_a_step_in_pieces_is_the_step_in_one():
+    """Without batch norm and dropout, which see the pieces one by one."""
+    learners = [engine.Learner(nn.Linear(4, 1), torch.device("cpu"), 1e-2, 0.01, 3, 0.99) for _ in range(2)]
+    learners[1].model.load_state_dict(learners[0].model.state_dict())
+    for batch in batches():
+        losses = [step(learner, batch, pieces) for learner, pieces in zip(learners, (1, 4), strict=True)]
+        assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-5)
+    for first, second in zip(learners[0].model.parameters(), learners[1].model.parameters(), strict=True):
+        torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-6)
+
+
+def test_killed_while_saving_20_times_the_last_state_is_always_whole(tmp_path):
+    """SIGKILL at the k-th write of the last state's bytes, in a process of its own; then the run goes on."""
+    folder = RunFolder(tmp_path, "net", 0)
+    train(folder, 1)
+    for k in range(20):
+        child = os.fork()
+        if child == 0:
+            signal.alarm(60)
+            die_in_write(folder.last("stage1"), k)
+            train(folder, 4, resume=True)
+            os._exit(0)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert code == -signal.SIGKILL, f"kill {k} came too late"
+        state = artifacts.read_checkpoint(folder.last("stage1"), ("learner", "epoch"))
+        assert 1 <= state["epoch"] < 4
+    train(folder, 4, resume=True)
+    straight = RunFolder(tmp_path, "straight", 0)
+    train(straight, 4)
+    states = [artifacts.read_checkpoint(one.last("stage1"), ("learner", "epoch")) for one in (folder, straight)]
+    assert_same(states[0]["learner"], states[1]["learner"])
+
+
+def die_in_write(path, after):
+    """From now on, writing the file at `path` ends the process: after so many kilobytes, or right before or after it gets its name."""
+    real_save, real_replace = torch.save, os.replace
+
+    def save(content, file):
+        if artifacts.temporary(path).name not in str(getattr(file, "name", "")):
+            return real_save(content, file)
+        if after < 18:
+            import io
+
+            whole = io.BytesIO()
+            real_save(content, whole)
+            file.write(whole.getvalue()[: after * 1000])
+            file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real_save(content, file)
+
+    def replace(source, target):
+        if Path(target) == path and after == 18:
+            os.kill(os.getpid(), signal.SIGKILL)
+        real_replace(source, target)
+        if Path(target) == path:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    torch.save, os.replace = save, replace
+
+
+def test_each_epoch_leaves_a_picture_and_a_line(tmp_path):
+    folder = RunFolder(tmp_path, "net", 0)
+    train(folder, 3, (0.5, None, 0.7))
+    assert folder.curves("stage1").read_bytes().startswith(b"\x89PNG")
+    assert len(folder.metrics("stage1").read_text().splitlines()) == 3
 
 
 def test_cpu_runs_in_float32_and_a_missing_gpu_is_said(monkeypatch):

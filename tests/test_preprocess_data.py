@@ -19,6 +19,7 @@ from preprocess_data import Config
 from src import artifacts, workers
 from src.artifacts import ArtifactError, DataFolder
 from src.labels import LABELS
+from src.runtime import UserError
 from src.series_arrays import prepare_series
 from tests.dicom_files import AXES, dataset, places, save, volume, write_axial, write_frames
 
@@ -186,7 +187,7 @@ def test_shards_make_the_same_files(tmp_path):
     shutil.rmtree(tmp_path / "b" / "series")
     run(tmp_path / "b", workers=3)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
-    with pytest.raises(ArtifactError, match="shard"):
+    with pytest.raises(UserError, match="shard"):
         run(tmp_path / "a", shard="3/2")
 
 
