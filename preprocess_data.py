@@ -52,7 +52,8 @@ def main(config: Config) -> pd.DataFrame:
     uids = ranks.share(train.SeriesInstanceUID.tolist(), config.shard or "1/1")
     if config.check:
         facts, failed = run_all(survey_series, config, uids)
-        return data_report.report(data, train, facts, failed)
+        data_report.report(data, train, facts, failed)
+        return some_left(failed, uids, data.series_report)
 
     settings = {"image_size": config.image_size, "mr_window": config.mr_window}
     artifacts.settle(data.array_settings, settings, "give the same settings, or another --data-dir")
@@ -66,8 +67,7 @@ def main(config: Config) -> pd.DataFrame:
         return failed
 
     artifacts.write_table(data.failed_series, failed)
-    if len(failed) == len(train):
-        raise ArtifactError(f"none of the {len(train)} series could be read: see {data.failed_series}")
+    some_left(failed, uids, data.failed_series)
     facts = write_tables(data, train[~train.SeriesInstanceUID.isin(failed.SeriesInstanceUID)])
     data_report.print_doubts(facts)
     return failed
@@ -87,10 +87,17 @@ def run_all(function: Callable[[Job], dict | Failure], config: Config, uids: lis
                     facts[job.uid] = outcome
                     slices += outcome["length"]
                 bar.update()
-                bar.set_postfix_str(f"{slices / bar.format_dict['elapsed']:.0f} slices/s, {len(failed)} failed", refresh=False)
+                bar.set_postfix_str(f"{slices / max(bar.format_dict['elapsed'], 1e-3):.0f} slices/s, {len(failed)} failed", refresh=False)
     finally:
         remove_partial(DataFolder(config.data_dir), [uid for uid in uids if uid not in facts])
     return facts, pd.DataFrame(failed, columns=["SeriesInstanceUID", "reason", "detail"])
+
+
+def some_left(failed: pd.DataFrame, uids: list[str], table: Path) -> pd.DataFrame:
+    """The failed series, unless these are all."""
+    if len(failed) == len(uids):
+        raise ArtifactError(f"none of the {len(uids)} series could be read: see {table}")
+    return failed
 
 
 def write_tables(data: DataFolder, prepared: pd.DataFrame) -> dict[str, dict]:

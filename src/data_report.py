@@ -27,8 +27,8 @@ def geometry(facts: dict[str, dict]) -> dict[str, dict[str, np.ndarray]]:
     }
 
 
-def report(data: DataFolder, train: pd.DataFrame, facts: dict[str, dict], failed: pd.DataFrame) -> pd.DataFrame:
-    """Print what was found and write one row a series; returns the failed ones."""
+def report(data: DataFolder, train: pd.DataFrame, facts: dict[str, dict], failed: pd.DataFrame) -> None:
+    """Print what was found and write one row a series."""
     table = series_table(facts, failed)
     artifacts.write_table(data.series_report, table)
     print(f"{len(facts)} of {len(facts) + len(failed)} series can be read, {int(table.length.sum())} slices; one row each in {data.series_report}")
@@ -42,7 +42,6 @@ def report(data: DataFolder, train: pd.DataFrame, facts: dict[str, dict], failed
     print(f"{'patients':18s} {len(patients)}, {sum(count > 1 for count in patients.values())} of them with several series")
     print_lost_localizers(data, train, facts)
     print_failures(failed)
-    return failed
 
 
 def series_table(facts: dict[str, dict], failed: pd.DataFrame) -> pd.DataFrame:

@@ -62,13 +62,10 @@ class Series:
         return len(self.slices), self.slices[0].file.rows, self.slices[0].file.columns
 
 
-def read_series(folder: str | Path, indices: list[int] | None = None) -> Series:
-    """The volume of a folder; of its slices only `indices` where given. Raises DicomError where there is none."""
+def read_series(folder: str | Path) -> Series:
+    """The volume of a folder. Raises DicomError where there is none."""
     series = open_series(folder)
-    if indices is not None:
-        keep_slices(series, indices)
     series.pixels = np.empty(series.shape, np.float32)
-
     slices = series.slices
 
     def receive(index: int, words: np.ndarray) -> None:
@@ -101,7 +98,7 @@ def open_series(folder: str | Path) -> Series:
         plane=plane_of(first.orientation),
         orientation=orientation_code(first.orientation),
         dropped=dropped,
-        warnings=stack.warnings + gap_warning(stack.positions),
+        warnings=stack.warnings + gap_warning(stack.positions, between),
     )
     _note_header_doubts(series)
     _ignore_false_intercept(series)
@@ -124,16 +121,18 @@ def _read_pixels(series: Series, receive: Callable[[int, np.ndarray], None]) -> 
         series.dropped += [(_name(series.slices[k]), error.reason) for k, error in failed.items()]
         if not kept:
             raise _no_volume(series.slices[0].file.path.parent, series.dropped, next(iter(failed.values())))
-        keep_slices(series, kept)
-        series.warnings += gap_warning(series.positions)
+        _keep_slices(series, kept)
     return kept
 
 
-def keep_slices(series: Series, indices: list[int]) -> None:
+def _keep_slices(series: Series, indices: list[int]) -> None:
     """Leave only the slices `indices` in a series; its spacing stays."""
+    gaps_before = gap_warning(series.positions, series.spacing[0])
     series.slices = [series.slices[k] for k in indices]
     series.positions = None if series.positions is None else series.positions[indices]
     series.pixels = None if series.pixels is None else series.pixels[indices]
+    warnings = [warning for warning in series.warnings if warning not in gaps_before]
+    series.warnings = warnings + gap_warning(series.positions, series.spacing[0])
 
 
 def canonical(pixels: np.ndarray, orientation: str) -> np.ndarray:
@@ -205,7 +204,8 @@ def _note_header_doubts(series: Series) -> None:
 def _ignore_false_intercept(series: Series) -> None:
     """CT that is stored in HU although its tags say intercept -1024: air then lies near -2024, and brain where air should be.
 
-    Judged on a few slices: both air and soft tissue must be far more frequent among the stored values than among the rescaled ones.
+    Judged on a few slices without their lowest value, which is padding: both air and soft tissue must be far more frequent among the
+    stored values than among the rescaled ones.
     """
     if not all(piece.file.modality == "CT" and piece.file.signed and -1100 <= piece.intercept <= -900 for piece in series.slices):
         return
@@ -226,4 +226,5 @@ def _ignore_false_intercept(series: Series) -> None:
 def _head_share(images: list[np.ndarray]) -> float:
     """The lesser of the shares of air and of soft tissue: large in a head in HU."""
     pixels = np.stack(images)
-    return min(float(np.mean((pixels >= low) & (pixels <= high))) for low, high in (AIR, SOFT_TISSUE))
+    pixels = pixels[pixels > pixels.min()]
+    return min(np.count_nonzero((pixels >= low) & (pixels <= high)) / max(len(pixels), 1) for low, high in (AIR, SOFT_TISSUE))

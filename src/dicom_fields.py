@@ -42,7 +42,7 @@ class DicomError(Exception):
     def __init__(self, reason: str, message: str):
         super().__init__(reason, message)  # both, so that it survives pickling between processes
         self.reason = reason
-        self.message = message
+        self.message = message.encode("utf-8", "backslashreplace").decode()  # file names may hold what is no UTF-8
 
     def __str__(self) -> str:
         return self.message
@@ -65,7 +65,7 @@ def inflate(compressed: bytes, limit: int) -> bytes:
 def read_fields(file: BinaryIO, size: int) -> tuple[dict, tuple[int, int, int]]:
     """(keyword -> value, (tag, offset, length) of the pixel element) of a file of `size` bytes; for a deflated file of what it holds."""
     require(size > 0, "empty", "the file has no bytes")
-    meta = _read_meta(file, size)
+    meta = read_meta(file, size)
     syntax = meta["TransferSyntaxUID"]
     if syntax == DEFLATED:
         file = BytesIO(inflate(file.read(), MAX_HEADER))
@@ -126,7 +126,7 @@ def integer(fields: dict, name: str) -> int | None:
     return int(number[0]) if number else None
 
 
-def _read_meta(file: BinaryIO, size: int) -> dict:
+def read_meta(file: BinaryIO, size: int) -> dict:
     """Transfer syntax and class as the file meta information says them; leaves the file at the first element of the data set."""
     head = file.read(144)
     if head[128:132] != b"DICM":

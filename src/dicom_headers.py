@@ -28,6 +28,7 @@ MAX_SIDE = 8192  # rows or columns
 MAX_FRAMES = 4096  # frames a file
 MAX_PIXELS = 1 << 30  # pixels of a file, and of a series
 
+UNDEFINED_LENGTH = 0xFFFFFFFF  # of the pixel element where pixels are compressed
 NATIVE = (IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED)  # transfer syntaxes whose pixels lie there as they are
 
 
@@ -83,8 +84,8 @@ def read_header(path: Path) -> list[Slice]:
             size = os.fstat(file.fileno()).st_size
             fields, element = read_fields(file, size)
         header = _file_header(path, fields, element)
-        in_file = header.syntax in NATIVE and header.syntax != DEFLATED
-        require(not in_file or header.offset + header.frame_bytes * header.frames <= size, "truncated", "the file ends before its pixels do")
+        if header.syntax in NATIVE:
+            _check_length(header, size)
         return _slices(fields, header)
     except DicomError as error:
         raise DicomError(error.reason, f"{path.name}: {error}") from None
@@ -95,7 +96,7 @@ def read_header(path: Path) -> list[Slice]:
     except MemoryError:
         raise DicomError("too_large", f"{path.name}: the header does not fit into memory") from None
     except OSError as error:
-        raise DicomError("unreadable", f"{path.name}: {error.strerror or error}") from None
+        raise DicomError("unreadable" if error.errno else "truncated", f"{path.name}: {error.strerror or error}") from None  # pydicom's have no errno
     except Exception as error:  # on damaged bytes the parser raises anything from StopIteration to struct.error
         raise DicomError("bad_header", f"{path.name}: {type(error).__name__}: {error}") from None
 
@@ -126,7 +127,8 @@ def _file_header(path: Path, fields: dict, element: tuple[int, int, int]) -> Fil
     )
     grey = fields.get("SamplesPerPixel", 1) == 1 and photometric in ("MONOCHROME1", "MONOCHROME2")
     require(grey, "colour", f"{photometric} is not a grey image")
-    require(not header.is_float or allocated == PIXEL_TAGS[tag], "bad_header", f"float pixels of {allocated} bits")
+    plain_floats = allocated == PIXEL_TAGS[tag] and header.syntax in NATIVE
+    require(not header.is_float or plain_floats, "bad_header", f"float pixels of {allocated} bits in {uid_name(header.syntax)}")
     _check_sizes(header)
     return header
 
@@ -139,6 +141,14 @@ def _check_sizes(header: FileHeader) -> None:
     if not header.is_float:
         require(allocated in (8, 16, 32), "unsupported_bits", f"{allocated} bits a pixel")
         require(1 <= stored <= header.high_bit + 1 <= allocated, "bad_header", f"bits {stored} up to {header.high_bit} of {allocated}")
+
+
+def _check_length(header: FileHeader, size: int) -> None:
+    """Uncompressed pixels are all there: in their element, and in the file of `size` bytes."""
+    needed = header.frame_bytes * header.frames
+    require(header.length != UNDEFINED_LENGTH, "decode_error", "compressed pixels although the transfer syntax is an uncompressed one")
+    require(needed <= header.length, "truncated", f"{header.length} bytes of pixels, its size needs {needed}")
+    require(header.syntax == DEFLATED or header.offset + needed <= size, "truncated", "the file ends before its pixels do")
 
 
 def _modality(fields: dict) -> str:

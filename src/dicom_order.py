@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import numpy as np
 
@@ -85,12 +86,11 @@ def orientation_code(orientation: tuple[float, ...] | None) -> str:
     return "T" * bool(transposed) + "X" * bool(row @ across < 0) + "Y" * bool(column @ down < 0)
 
 
-def gap_warning(positions: np.ndarray | None) -> list[str]:
-    """One sentence where slices are missing or irregular, else nothing."""
+def gap_warning(positions: np.ndarray | None, median: float | None) -> list[str]:
+    """One sentence where slices are missing or irregular, else nothing. median: mm between neighbours before any was lost."""
     distances = np.diff(positions) if positions is not None else np.empty(0)
     if len(distances) < 2:
         return []
-    median = float(np.median(distances))
     gaps = distances[distances > GAP * median]
     return [f"{len(gaps)} gaps of up to {gaps.max():.2f} mm, the median distance is {median:.2f} mm"] if len(gaps) else []
 
@@ -107,10 +107,10 @@ def _apart(one: tuple[float, ...] | None, other: tuple[float, ...] | None) -> bo
 
 
 def _without_copies(slices: list[Slice]) -> tuple[list[Slice], list[Slice]]:
-    """(slices, copies of them): what has the same SOP UID and frame is the same image."""
+    """(slices, copies of them): what has the same SOP UID, frame and place is the same image. (Some anonymisers give all files one SOP UID.)"""
     distinct, copies = {}, []
     for piece in slices:
-        key = (piece.file.sop_uid or piece.file.path, piece.frame)
+        key = (piece.file.sop_uid or piece.file.path, piece.frame, piece.position, piece.instance)
         if distinct.setdefault(key, piece) is not piece:
             copies.append(piece)
     return list(distinct.values()), copies
@@ -135,12 +135,16 @@ def _sort(stack: Stack) -> None:
 
 
 def _along_normal(slices: list[Slice]) -> tuple[np.ndarray, list[str]]:
-    """Places in mm along the normal, or without an orientation along the axis on which they spread most."""
+    """Places in mm along the normal; without an orientation, or with a wrong one, along the axis on which they spread most."""
     points = np.array([piece.position for piece in slices])
+    note = "no orientation"
     if slices[0].orientation is not None:
-        return points @ normal_of(slices[0].orientation), []
+        along = points @ normal_of(slices[0].orientation)
+        if len(slices) == 1 or np.ptp(along) > SAME_POSITION:
+            return along, []
+        note = "the positions do not spread along the slice normal"
     axis = int(np.ptp(points, axis=0).argmax())
-    return points[:, axis], [f"no orientation: ordered along the patient's {'xyz'[axis]} axis"]
+    return points[:, axis], [f"{note}: ordered along the patient's {'xyz'[axis]} axis"]
 
 
 def _sort_by_position(stack: Stack, slices: list[Slice], places: np.ndarray) -> None:
@@ -148,26 +152,29 @@ def _sort_by_position(stack: Stack, slices: list[Slice], places: np.ndarray) -> 
     places = places[order]
     index = np.concatenate([[0], np.cumsum(np.diff(places) > SAME_POSITION)])  # of the distinct position each slice has
     by_time = sorted(((slices[i], int(k), place) for i, k, place in zip(order, index, places, strict=True)), key=lambda entry: entry[0].acquired)
-    kept = _first_complete_pass(by_time, int(index[-1]) + 1)
-    chosen = {id(piece) for piece, _, _ in kept}
-    repeats = [piece for piece, _, _ in by_time if id(piece) not in chosen]
+    counts = Counter(index.tolist())
+    many = sum(count > 1 for count in counts.values()) > len(counts) / 2
+    complete = _first_complete_pass(by_time, len(counts)) if many else {}
+    chosen = complete or {entry[1]: entry for entry in reversed(by_time)}  # else the first at each position
+    kept = [chosen[k] for k in range(len(counts))]
+    taken = {id(piece) for piece, _, _ in kept}
+    repeats = [piece for piece, _, _ in by_time if id(piece) not in taken]
     if repeats:
-        many = sum(count > 1 for count in Counter(index.tolist()).values()) > len(kept) / 2
         stack.left_out += [(piece, "other_pass" if many else "duplicate") for piece in repeats]
-        stack.warnings.append(f"{len(repeats)} slices repeat a position: the first {'complete pass' if many else 'at each position'} is taken")
+        stack.warnings.append(f"{len(repeats)} slices repeat a position: the first {'complete pass' if complete else 'at each position'} is taken")
     stack.slices = [piece for piece, _, _ in kept]
     stack.positions = np.array([place for _, _, place in kept])
 
 
-def _first_complete_pass(by_time: list[tuple[Slice, int, float]], count: int) -> list[tuple[Slice, int, float]]:
-    """Of slices in acquisition order the first run that has every one of `count` positions, else the first slice at each; by position."""
-    run, first = {}, {}
-    for entry in by_time:
-        first.setdefault(entry[1], entry)
-        if entry[1] in run:
-            run = {}
-        run[entry[1]] = entry
-        if len(run) == count:
-            first = run
-            break
-    return [first[index] for index in range(count)]
+def _first_complete_pass(by_time: list[tuple[Slice, int, float]], count: int) -> dict[int, tuple[Slice, int, float]]:
+    """{index of a position: entry}: of slices in acquisition order the first run that has each of `count` positions once, all of one time
+    point, acquisition and echo; empty where there is none."""
+    for _, entries in groupby(by_time, key=lambda entry: entry[0].acquired[:3]):
+        run = {}
+        for entry in entries:
+            if entry[1] in run:
+                run = {}
+            run[entry[1]] = entry
+            if len(run) == count:
+                return run
+    return {}

@@ -4,6 +4,7 @@ A word is one pixel's bits, unsigned, before anything is done to it. `values` gi
 slope and intercept. Applied to all words of 8 or 16 bits it makes a lookup table, so pixels and tables cannot differ.
 """
 
+import os
 import struct
 from collections.abc import Iterator
 from io import BytesIO
@@ -11,11 +12,11 @@ from io import BytesIO
 import numpy as np
 from pydicom.pixels import get_decoder
 
-from src.dicom_fields import BIG_ENDIAN, DEFLATED, DicomError, inflate, require, uid_name
-from src.dicom_headers import NATIVE, FileHeader, Slice
+from src.dicom_fields import BIG_ENDIAN, DEFLATED, DicomError, inflate, read_meta, require, uid_name
+from src.dicom_headers import NATIVE, UNDEFINED_LENGTH, FileHeader, Slice
 
-UNDEFINED_LENGTH = 0xFFFFFFFF
-ITEM, END_OF_ITEMS = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
+RLE = "1.2.840.10008.1.2.5"
+ITEM, END_OF_ITEMS, END_OF_IMAGE = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0", b"\xff\xd9"
 FRAME_MARKERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # of JPEG, then of JPEG-LS
 PIP = {  # transfer syntax -> what decodes it
     "1.2.840.10008.1.2.4.50": "pillow",
@@ -33,11 +34,14 @@ PIP = {  # transfer syntax -> what decodes it
 
 
 def iter_words(slices: list[Slice]) -> Iterator[np.ndarray]:
-    """Raw words (h, w) of slices of one file, which come in stored order: unsigned integers, or floats. Raises DicomError and nothing else."""
+    """Raw words (h, w) of slices of one file, which come in stored order: unsigned integers, or floats whose values are finite.
+    Raises DicomError and nothing else."""
     file = slices[0].file
     frames = [max(piece.frame, 0) for piece in slices]
     try:
-        yield from _native(file, frames) if file.syntax in NATIVE else _decoded(file, frames)
+        for piece, words in zip(slices, _native(file, frames) if file.syntax in NATIVE else _decoded(file, frames), strict=True):
+            require(not file.is_float or bool(np.isfinite(values(words, piece)).all()), "non_finite", "pixels that are not finite")
+            yield words
     except DicomError as error:
         raise DicomError(error.reason, f"{file.path.name}: {error}") from None
     except MemoryError:
@@ -49,20 +53,17 @@ def iter_words(slices: list[Slice]) -> Iterator[np.ndarray]:
 
 
 def values(words: np.ndarray, piece: Slice, out: np.ndarray | None = None) -> np.ndarray:
-    """Words of a slice, any shape -> float32 HU or rescaled units. Raises DicomError where stored floats are not finite."""
+    """Words of a slice, any shape -> float32 HU or rescaled units."""
     file = piece.file
     slope, intercept = piece.slope, piece.intercept
     if file.inverted:
         lowest_plus_highest = 0.0 if file.is_float else -1.0 if file.signed else 2.0**file.stored - 1
         slope, intercept = -slope, intercept + slope * lowest_plus_highest
     stored = words if file.is_float else _used_bits(words, file)
-    exact = np.float32(slope) == slope and np.float32(intercept) == intercept
-    if not (exact or file.is_float or file.allocated > 16 or words.ndim == 1):
-        return np.take(lookup_table(piece), words, out=out)
-    scaled = np.multiply(stored, slope, out=out, dtype=np.float32 if exact else np.float64, casting="same_kind")
-    scaled += scaled.dtype.type(intercept)
-    require(not file.is_float or bool(np.isfinite(scaled).all()), "non_finite", f"{file.path.name}: pixels that are not finite")
-    return scaled.astype(np.float32, copy=False)
+    with np.errstate(over="ignore", invalid="ignore"):  # `iter_words` refuses floats that become infinite
+        scaled = np.multiply(stored, slope, out=out, dtype=np.float32, casting="same_kind")
+        scaled += np.float32(intercept)
+    return scaled
 
 
 def lookup_table(piece: Slice) -> np.ndarray | None:
@@ -99,18 +100,13 @@ def _native(file: FileHeader, frames: list[int]) -> Iterator[np.ndarray]:
     dtype = np.dtype(f"{order}{'f' if file.is_float else 'u'}{file.allocated // 8}")
     with open(file.path, "rb", buffering=0) as stream:
         if file.syntax == DEFLATED:
-            stream = BytesIO(_inflated(file, stream.read()))
+            read_meta(stream, os.fstat(stream.fileno()).st_size)  # what follows is deflated
+            stream = BytesIO(inflate(stream.read(), file.offset + file.frame_bytes * file.frames))
         for frame in frames:
             stream.seek(file.offset + frame * file.frame_bytes)
             data = stream.read(file.frame_bytes)
             require(len(data) == file.frame_bytes, "truncated", "the file ends before its pixels do")
             yield np.frombuffer(data, dtype).astype(dtype.newbyteorder("="), copy=False).reshape(file.rows, file.columns)
-
-
-def _inflated(file: FileHeader, raw: bytes) -> bytes:
-    """The data set of a deflated file as far as its pixels reach."""
-    meta_length = struct.unpack("<I", raw[140:144])[0]
-    return inflate(raw[144 + meta_length :], file.offset + file.frame_bytes * file.frames)
 
 
 def _decoded(file: FileHeader, frames: list[int]) -> Iterator[np.ndarray]:
@@ -147,7 +143,9 @@ def _check_items(encapsulated: bytes, file: FileHeader) -> None:
         require(size in (None, (file.rows, file.columns)), "decode_error", f"the compressed image is not {file.rows} x {file.columns}")
         at += 8 + struct.unpack_from("<I", encapsulated, at + 4)[0]
         items += 1
-    whole = at < len(encapsulated) and encapsulated[at : at + 4] == END_OF_ITEMS
+    end = encapsulated[at : at + 4]
+    last_is_whole = file.syntax == RLE or encapsulated[at - 3 : at].rstrip(b"\0").endswith(END_OF_IMAGE)
+    whole = end == END_OF_ITEMS or (at <= len(encapsulated) and END_OF_ITEMS.startswith(end) and last_is_whole)  # some writers leave out the end
     require(whole, "truncated" if at + 4 > len(encapsulated) else "decode_error", "the compressed pixels are not whole")
     require(items - 1 >= file.frames, "truncated", f"{file.frames} frames are claimed, {items - 1} are there")
 

@@ -9,11 +9,14 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from typing import Any
+
+from src.runtime import UserError
 
 RETRIES = 1  # of a task whose worker died, in a fresh worker; a task that ran out of time is not tried again
 
@@ -36,14 +39,17 @@ class Limits:
 
 def run_in_workers(function: Callable[[Any], Any], tasks: Iterable[Any], workers: int, limits: Limits) -> Iterator[tuple[Any, Any]]:
     """(task, function(task) or Failure) in order of completion; what `function` raises is raised here. All workers end with the iteration."""
+    if workers < 1:
+        raise UserError(f"{workers} workers can do nothing: give --workers 1 or more")
     waiting = [(task, 0) for task in reversed(list(tasks))]
     context = clean_context(function.__module__)
     crew: dict[Connection, _Worker] = {}
     try:
         while waiting or crew:
             while waiting and len(crew) < workers:
-                worker = _Worker(context, function, limits)
-                crew[worker.connection] = worker
+                with _interrupts_held():
+                    worker = _Worker(context, function, limits)
+                    crew[worker.connection] = worker
                 worker.give(*waiting.pop())
             for connection in wait(list(crew)):
                 worker = crew[connection]
@@ -108,6 +114,20 @@ def clean_context(module: str) -> BaseContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", module])
     return context
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Interrupts wait until the block ends, and processes that it starts never get one: they would die of it before they can ignore it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # started inside the block, it would let interrupts through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _work(connection: Connection, function: Callable[[Any], Any], limits: Limits) -> None:

@@ -126,6 +126,20 @@ def write_frames(path: Path, images: np.ndarray, points, orientation, slopes=Non
     return save(data, path)
 
 
+def head_in_hu(seed: int = 0, radius: float = 0.8, side: int = 48, slices: int = 9) -> np.ndarray:
+    """(slices, side, side) int16: air, a thin skull of `radius` (1 is half the side) and brain."""
+    y, x = np.mgrid[-1 : 1 : side * 1j, -1 : 1 : side * 1j]
+    distance = np.hypot(x, y) / radius
+    head = np.where(distance < 0.95, 35, np.where(distance < 1, 1050, -1000))
+    return (head + np.random.default_rng(seed).normal(0, 12, (slices, side, side))).astype(np.int16)
+
+
+def padded(images: np.ndarray, value: int) -> np.ndarray:
+    """Images (n, s, s) with `value` outside the circle that a scanner reconstructs."""
+    y, x = np.mgrid[-1 : 1 : len(images[0]) * 1j, -1 : 1 : len(images[0]) * 1j]
+    return np.where(np.hypot(x, y) > 1, np.int16(value), images)
+
+
 def _item(**tags) -> Dataset:
     item = Dataset()
     for name, value in tags.items():

@@ -13,7 +13,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.dicom import DicomError, canonical, canonical_point, open_series, read_series
-from tests.dicom_files import AXES, SPACING, dataset, places, save, stored_as, tilted, volume, write_axial, write_frames, write_slices
+from tests.dicom_files import (
+    AXES,
+    SPACING,
+    dataset,
+    head_in_hu,
+    padded,
+    places,
+    save,
+    stored_as,
+    tilted,
+    volume,
+    write_axial,
+    write_frames,
+    write_slices,
+)
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "realdicom"
 PYDICOM_FILES = Path(pydicom.__file__).parent / "data" / "test_files"
@@ -72,11 +86,11 @@ def test_equals_simpleitk(folder, tmp_path):
     names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(tmp_path / "series"))
     expected = sitk.GetArrayFromImage(sitk.ReadImage(names)) if folder != "slope_per_slice" else _one_by_one(sitk, names)
     series = read_series(tmp_path / "series")
-    ours = [piece.file.path.name for piece in series.slices]
-    theirs = [Path(name).name for name in names]
-    if ours != theirs:  # along a normal that points the other way
-        theirs, expected = theirs[::-1], expected[::-1]
-    assert ours == theirs
+    direction = np.array(pydicom.dcmread(names[0]).ImageOrientationPatient, float)
+    normal = np.cross(direction[:3], direction[3:])
+    if normal[np.abs(normal).argmax()] < 0:  # SimpleITK goes along it as it is
+        names, expected = names[::-1], expected[::-1]
+    assert [piece.file.path.name for piece in series.slices] == [Path(name).name for name in names]
     np.testing.assert_allclose(series.pixels, expected, rtol=1e-6)
 
 
@@ -184,21 +198,32 @@ def test_mirrored_and_reversed_copies(tmp_path):
     assert np.array_equal(plain[:, :, ::-1], mirrored) and np.array_equal(plain, reverse) and not np.array_equal(plain, mirrored)
 
 
-def test_only_some_slices(tmp_path):
-    images = volume()
-    write_axial(tmp_path / "files", images)
-    points, axes = places(AXES["axial"], 7), AXES["axial"]
-    write_frames(tmp_path / "frames" / "one", images, points, [*axes[2], *axes[1]])
-    for form in ("files", "frames"):
-        series = read_series(tmp_path / form, indices=[5, 1])
-        assert np.array_equal(series.pixels, images[[5, 1]]) and series.spacing[0] == SPACING[0]
-        assert series.positions.tolist() == open_series(tmp_path / form).positions[[5, 1]].tolist()
-
-
 def test_gaps_are_told(tmp_path):
     write_axial(tmp_path, volume())
     (tmp_path / "003.dcm").unlink()
     assert open_series(tmp_path).warnings == ["1 gaps of up to 5.00 mm, the median distance is 2.50 mm"]
+
+
+def test_positions_that_the_orientation_denies_are_ordered_where_they_spread(tmp_path):
+    write_slices(tmp_path, volume(), places(AXES["sagittal"], 7), [1, 0, 0, 0, 1, 0], order=[3, 0, 6, 1, 5, 2, 4])
+    series = read_series(tmp_path)
+    assert np.array_equal(series.pixels, volume()) and np.all(np.diff(series.positions) > 0)
+    assert series.warnings == ["the positions do not spread along the slice normal: ordered along the patient's x axis"]
+
+
+def test_one_sop_uid_for_all_files(tmp_path):
+    write_axial(tmp_path, volume(), SOPInstanceUID="1.2.3.4")
+    shutil.copy(tmp_path / "002.dcm", tmp_path / "copy.dcm")
+    series = read_series(tmp_path)
+    assert np.array_equal(series.pixels, volume()) and series.dropped == [("copy.dcm", "duplicate")]
+
+
+@pytest.mark.parametrize("top", [{}, {"ImagePositionPatient": [0, 0, 0], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}], ids=["none", "one"])
+def test_frames_without_positions_of_their_own_stay_as_stored(top, tmp_path):
+    save(dataset(volume(), NumberOfFrames=7, **top), tmp_path / "one.dcm")
+    series = read_series(tmp_path)
+    assert np.array_equal(series.pixels, volume()) and series.frames.tolist() == list(range(7)) and series.positions is None
+    assert series.warnings[0] == ("all positions are the same" if top else "no positions") + ": ordered by instance number and stored frame"
 
 
 def test_missing_spacings_are_told(tmp_path):
@@ -208,21 +233,22 @@ def test_missing_spacings_are_told(tmp_path):
     assert series.warnings == ["no pixel spacing", "no distance between slices"]
 
 
-@pytest.mark.parametrize("passes", ["one after the other", "position by position", "restarted numbers", "first one incomplete"])
+@pytest.mark.parametrize("passes", ["one after the other", "position by position", "restarted numbers", "first one incomplete", "first one without its first"])
 def test_of_several_passes_the_first_complete_one(passes, tmp_path):
     first, second = volume(seed=1), volume(seed=2)
     count = len(first)
     numbers = {"position by position": (range(1, 99, 2), range(2, 99, 2)), "restarted numbers": (range(1, 99), range(1, 99))}
+    missing = {"first one incomplete": 3, "first one without its first": 0}.get(passes)
     for number, images in enumerate((first, second)):
         instances = numbers.get(passes, (range(1, 99), range(50, 99)))[number]
         for k in range(count):
-            if passes == "first one incomplete" and number == 0 and k == 3:
+            if number == 0 and k == missing:
                 continue
             tags = {"InstanceNumber": instances[k], "SOPInstanceUID": f"1.2.3.{number}.{k}", "AcquisitionNumber": number}
             _one(tmp_path, number, k, images, tags)
     series = read_series(tmp_path)
-    assert np.array_equal(series.pixels, second if passes == "first one incomplete" else first)
-    assert {reason for _, reason in series.dropped} == {"other_pass"} and len(series.dropped) == count - (passes == "first one incomplete")
+    assert np.array_equal(series.pixels, first if missing is None else second)
+    assert {reason for _, reason in series.dropped} == {"other_pass"} and len(series.dropped) == count - (missing is not None)
 
 
 def _one(folder: Path, number: int, k: int, images: np.ndarray, tags: dict) -> None:
@@ -230,30 +256,32 @@ def _one(folder: Path, number: int, k: int, images: np.ndarray, tags: dict) -> N
     save(dataset(images[k], ImagePositionPatient=point, ImageOrientationPatient=[1, 0, 0, 0, 1, 0], **tags), folder / f"{number}-{k}")
 
 
-def head_in_hu(seed: int = 0) -> np.ndarray:
-    """(9, 48, 48) int16: air, skull and brain."""
-    y, x = np.mgrid[-1:1:48j, -1:1:48j]
-    radius = np.hypot(x, y)
-    head = np.where(radius < 0.7, 35, np.where(radius < 0.8, 1050, -1000))
-    return (head + np.random.default_rng(seed).normal(0, 12, (9, 48, 48))).astype(np.int16)
+INTERCEPT = {"modality": "CT", "RescaleSlope": 1, "RescaleIntercept": -1024}
 
 
-@pytest.mark.parametrize("padded", [False, True])
-def test_ct_that_is_in_hu_already(padded, tmp_path):
-    truth = head_in_hu()
-    if padded:
-        y, x = np.mgrid[-1:1:48j, -1:1:48j]
-        truth[:, np.hypot(x, y) > 1] = -2048
-    write_axial(tmp_path / "false", np.maximum(truth, -1024), modality="CT", RescaleSlope=1, RescaleIntercept=-1024)
+@pytest.mark.parametrize("padding", [None, -2048])
+def test_ct_that_is_in_hu_already(padding, tmp_path):
+    truth = head_in_hu() if padding is None else padded(head_in_hu(), padding)
+    write_axial(tmp_path / "false", np.maximum(truth, -1024), **INTERCEPT)
     series = read_series(tmp_path / "false")
     assert np.array_equal(series.pixels, np.maximum(truth, -1024)) and series.warnings == ["CT stored in HU: its rescale intercept was ignored"]
-    write_axial(tmp_path / "true", truth + np.int16(1024), modality="CT", RescaleSlope=1, RescaleIntercept=-1024)
+    write_axial(tmp_path / "true", truth + np.int16(1024), **INTERCEPT)
     series = read_series(tmp_path / "true")
     assert np.array_equal(series.pixels, truth) and not series.warnings
 
 
+@pytest.mark.parametrize("radius", [0.8, 0.4, 0.25])
+def test_a_small_head_in_a_padded_field_is_rescaled(radius, tmp_path):
+    """Padding that is stored as -1024 is no air."""
+    truth = padded(head_in_hu(radius=radius, side=120, slices=3), -2048)
+    series = read_series(write_axial(tmp_path, truth + np.int16(1024), **INTERCEPT))
+    assert np.array_equal(series.pixels, truth) and not series.warnings
+
+
 def test_reading_is_quiet(tmp_path, recwarn):
-    write_axial(tmp_path, volume())
+    write_axial(tmp_path / "noise", volume())
+    write_axial(tmp_path / "nothing", np.zeros((3, 4, 4), np.int16), **INTERCEPT)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        read_series(tmp_path)
+        read_series(tmp_path / "noise")
+        read_series(tmp_path / "nothing")

@@ -1,11 +1,14 @@
 """The quick way from stored words to prepared images equals the plain one, pixel for pixel."""
 
+import tracemalloc
+from pathlib import Path
+
 import numpy as np
 import pydicom
 import pytest
 
 from src.dicom import open_series, read_series, read_words
-from src.series_arrays import facts_of, prepared_images
+from src.series_arrays import Job, facts_of, prepare_series, prepared_images
 from src.volume import percentile_window, prepare
 from tests.dicom_files import AXES, SPACING, dataset, places, save, stored_as, tilted, volume, write_axial, write_frames, write_slices
 
@@ -27,6 +30,38 @@ def write_kind(folder, kind: str) -> None:
         data = dataset(images[0], PixelData=None, BitsAllocated=32, FloatPixelData=(images[0] / np.float32(7)).tobytes(), **point)
         del data.BitsStored, data.HighBit, data.PixelRepresentation
         save(data, folder / "one")
+
+
+def test_a_slice_that_is_not_finite_costs_only_itself(tmp_path):
+    """The same for both ways."""
+    folder, images = tmp_path / "series" / "1.2.3", volume((5, 8, 8)).astype(np.float32)
+    images[2, 3, 4] = np.nan
+    for k, point in enumerate(places(AXES["axial"], 5).tolist()):
+        place = {"ImagePositionPatient": point, "ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "SOPInstanceUID": f"1.2.3.{k}"}
+        data = dataset(images[k], PixelData=None, FloatPixelData=images[k].tobytes(), **place)
+        del data.BitsStored, data.HighBit, data.PixelRepresentation
+        save(data, folder / str(k))
+    series = read_series(folder)
+    assert np.array_equal(series.pixels, images[[0, 1, 3, 4]]) and series.dropped == [("2", "non_finite")]
+    facts = prepare_series(Job(tmp_path, "1.2.3", 8, "percentile", False))
+    assert facts == facts_of(series)
+    assert np.array_equal(np.load(tmp_path / "npy_sequence" / "1.2.3.npy"), prepare(series, 8, "percentile"))
+
+
+def test_memory_does_not_grow_with_the_arrays(tmp_path):
+    """1,500 files: 77 MB are written, image by image."""
+    folder = tmp_path / "series" / "1.2.3"
+    whole = write_axial(folder, volume((1, 12, 12)), SOPInstanceUID="1.2.3.10000").joinpath("000.dcm").read_bytes()
+    position = b"-30.0\\-20.0\\10.0"
+    assert position in whole and whole.count(b"1.2.3.10000") == 2
+    for k in range(1500):
+        content = whole.replace(b"1.2.3.10000", f"1.2.3.{10000 + k}".encode()).replace(position, f"-30.0\\-20.0\\{1000 + k}".encode())
+        (folder / f"{k:03d}.dcm").write_bytes(content)
+    tracemalloc.start()
+    facts = prepare_series(Job(tmp_path, "1.2.3", 160, "percentile", False))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert facts["length"] == 1500 and not facts["dropped"] and peak < 25e6
 
 
 @pytest.mark.parametrize("size", [24, 40, 16])
@@ -63,35 +98,52 @@ def test_directions_of_storage_do_not_change_the_prepared_array(plane, code, tmp
     np.testing.assert_allclose(arrays[1].astype(float), arrays[0], atol=0.004)
 
 
-def rewritten(source, target, reverse: bool):
-    """A copy of a series of many files: with left and right of the patient swapped, or the same stored from the other side."""
-    axis = -2 if "T" in open_series(source).orientation else -1
-    for path in source.iterdir():
-        data = pydicom.dcmread(path)
-        axis_here = -1 if reverse else axis
-        data.PixelData = np.flip(data.pixel_array, axis_here).tobytes()
+def rewritten(source: Path, target: Path, reverse: bool) -> Path:
+    """A copy of a series: of a patient with left and right swapped, or of the same one with columns stored from the other side."""
+    series = open_series(source)
+    files = {piece.file.path: pydicom.dcmread(piece.file.path) for piece in series.slices}
+    stored = {path: data.pixel_array.reshape(-1, *series.shape[1:]) for path, data in files.items()}
+    images = [stored[piece.file.path][piece.frame] for piece in series.slices]  # frame -1 is the only one
+    images = np.flip(images, 2 if reverse else 0 if series.plane == "sagittal" else 1 if "T" in series.orientation else 2)
+    turned = {path: np.empty_like(array) for path, array in stored.items()}
+    for piece, image in zip(series.slices, images, strict=True):
+        turned[piece.file.path][piece.frame] = image
         if reverse:
-            row = np.array(data.ImageOrientationPatient[:3], float)
-            corner = np.array(data.ImagePositionPatient, float) + (data.Columns - 1) * float(data.PixelSpacing[1]) * row
-            data.ImagePositionPatient = [f"{value:.9g}" for value in corner]
-            data.ImageOrientationPatient = [*(-row), *data.ImageOrientationPatient[3:]]
+            row, data = np.array(piece.orientation[:3]), files[piece.file.path]
+            corner = np.array(piece.position) + (series.shape[2] - 1) * piece.pixel_spacing[1] * row
+            place, direction = data, data
+            if piece.frame >= 0:
+                place = data.PerFrameFunctionalGroupsSequence[piece.frame].PlanePositionSequence[0]
+                direction = data.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0]
+            place.ImagePositionPatient = [f"{value:.9g}" for value in corner]
+            direction.ImageOrientationPatient = [f"{value:.9g}" for value in (*-row, *piece.orientation[3:])]
+    for path, data in files.items():
+        data.PixelData = turned[path].tobytes()
         save(data, target / path.name)
     return target
 
 
+def more_series(root: Path) -> list[Path]:
+    """What a small demo set may lack: sagittal series and multi-frame files, tilted, each in a folder."""
+    for plane in AXES:
+        axes = tilted(AXES[plane])
+        images, points, orientation, _ = stored_as(volume((6, 24, 24)), axes, places(axes, 6), "TY")
+        write_slices(root / plane / "files", images, points, orientation, spacing=SPACING[:0:-1])
+        write_frames(root / plane / "frames" / "one", images[::-1], points[::-1], orientation)
+    return sorted(root.glob("*/*"))
+
+
 def test_the_demo_set_mirrored_and_stored_from_the_other_side(tiny_dicom, tmp_path):
-    done = 0
-    for folder in sorted((tiny_dicom / "series").iterdir()):
+    demo = sorted((tiny_dicom / "series").iterdir())
+    for number, folder in enumerate([*demo[:6], *more_series(tmp_path / "more")]):
         series = open_series(folder)
-        if series.frames[0] >= 0 or series.plane == "sagittal" or done == 6:
-            continue
-        done += 1
-        mirrored, other = rewritten(folder, tmp_path / f"m{done}", reverse=False), rewritten(folder, tmp_path / f"r{done}", reverse=True)
-        plain, mirrored, other = (prepare(read_series(path), max(series.shape[1:]), "percentile") for path in (folder, mirrored, other))
-        np.testing.assert_allclose(mirrored, plain[:, :, ::-1], atol=0.004)
-        np.testing.assert_allclose(other, plain, atol=0.004)
+        size = max(series.shape[1:])
+        copies = (rewritten(folder, tmp_path / f"{number}-{reverse}", reverse) for reverse in (False, True))
+        plain, mirrored, other = (prepare(read_series(path), size, "percentile") for path in (folder, *copies))
+        tolerance = 0 if series.shape[1:] == (size, size) else 0.004  # of a resize
+        np.testing.assert_allclose(mirrored, plain[::-1] if series.plane == "sagittal" else plain[:, :, ::-1], rtol=0, atol=tolerance)
+        np.testing.assert_allclose(other, plain, rtol=0, atol=tolerance)
         assert not np.allclose(mirrored, plain, atol=0.1)
-    assert done == 6
 
 
 def test_percentiles_equal_numpy():

@@ -8,6 +8,8 @@ import time
 import numpy as np
 import pytest
 
+import preprocess_data  # noqa: F401  its workers read the same modules as those of this test
+from src.runtime import UserError
 from src.workers import Failure, Limits, run_in_workers
 
 LIMITS = Limits(seconds=60, gigabytes=8)
@@ -23,7 +25,7 @@ def behave(task):
         signal.pause()
     if kind == "eat":
         try:
-            return np.ones((40 << 30) // 8).sum()
+            return np.empty(3 << 30, np.uint8).nbytes  # no page of it is touched
         except MemoryError:
             return "refused"
     if kind == "raise":
@@ -56,7 +58,14 @@ def test_a_hanging_worker_is_ended(tmp_path):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="no memory limit elsewhere")
 def test_memory_is_capped(tmp_path):
-    assert run([("eat", 0, tmp_path)]) == {0: "refused"}
+    assert run([("eat", 0, tmp_path)]) == {0: 3 << 30}
+    assert run([("eat", 0, tmp_path)], limits=Limits(60, 2)) == {0: "refused"}
+
+
+@pytest.mark.parametrize("workers", [0, -1])
+def test_no_workers_are_refused(workers, tmp_path):
+    with pytest.raises(UserError, match="--workers 1"):
+        run([("", 0, tmp_path)], workers=workers)
 
 
 def test_an_error_ends_all(tmp_path):
