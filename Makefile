@@ -1,6 +1,7 @@
 # make demo   everything from nothing: install, synthetic series, the eight scripts, their scores
 # make test   install, then all tests
 # make check  install, then ruff
+# make folds  after make demo: stage 1 of all five folds, and the slices on which they err (data/f_dict_hard.pkl)
 # make clean  remove what the demo made; .venv stays
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -11,22 +12,28 @@ HEATMAP ?= 0.3
 SHUFFLE ?= --no-shuffle-labels
 DEMO ?= demo
 DATA := --data-dir $(DEMO)/data
-FOLD := $(DATA) --model-dir $(DEMO)/model --fold 0 --encoder test_resnet
+MODEL := $(DATA) --model-dir $(DEMO)/model --encoder test_resnet
+FOLD := $(MODEL) --fold 0
+TRAIN1 := $(PY) train_stage1.py $(MODEL) --no-pretrained --crop-size 88 --heatmap-weight $(HEATMAP) --epochs 30 --batch-size 16 --lr 3e-3 --ema-decay 0.99 --seed $(SEED) --workers 0
 
-.PHONY: demo test check clean
+.PHONY: demo folds test check clean
 
 demo: .venv/run.txt
 	rm -rf $(DEMO)
 	$(PY) tools/make_demo_data.py --out $(DEMO)/data --series $(SERIES) --matrix 96 --slices 28 --workers 2 $(SHUFFLE)
 	$(PY) preprocess_data.py $(DATA) --image-size 96 --no-write-slices --workers 2
 	$(PY) create_folds.py $(DATA) --folds 5
-	$(PY) train_stage1.py $(FOLD) --no-pretrained --crop-size 88 --heatmap-weight $(HEATMAP) --epochs 30 --batch-size 16 --lr 3e-3 --ema-decay 0.99 --seed $(SEED) --workers 0
+	$(TRAIN1) --fold 0
 	$(PY) eval_stage1.py $(FOLD) --workers 0
 	$(PY) extract_features.py $(FOLD)
 	$(PY) train_stage2.py $(FOLD) --width 128 --epochs 30 --lr 1e-3 --ema-decay 0.99 --seed $(SEED)
 	$(PY) eval_stage2.py $(FOLD)
 	$(PY) eval_end_to_end.py $(FOLD)
 	$(PY) tools/show_scores.py --model-dir $(DEMO)/model --encoder test_resnet
+
+folds: .venv/run.txt
+	for fold in 0 1 2 3 4; do $(TRAIN1) --fold $$fold --resume && $(PY) extract_features.py $(MODEL) --fold $$fold --series held-out || exit; done
+	$(PY) tools/mine_hard_negatives.py $(MODEL)
 
 test: .venv/dev.txt
 	$(PY) -m pytest

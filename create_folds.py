@@ -15,14 +15,14 @@ import pandas as pd
 
 from src import artifacts, folds, spots
 from src.artifacts import ArtifactError, DataFolder
-from src.labels import LABELS, PRESENT
+from src.labels import LABELS, LOCATIONS, PRESENT
 from src.runtime import run_script
 
 
 @dataclass
 class Config:
     data_dir: Path = Path("data")  # the challenge's tables and what preprocess_data.py made
-    folds: int = 10  # folds
+    folds: int = 10  # into how many the series are dealt
     seed: int = 42  # of ties between equal series, and of the negative spots' slices
 
 
@@ -61,6 +61,7 @@ def only_prepared(data: DataFolder, meta: pd.DataFrame) -> pd.DataFrame:
 
 def label_slices(meta: pd.DataFrame, found: list[dict], dropped: pd.DataFrame) -> tuple[dict, dict]:
     """({uid: labels of each slice}, {uid: safe slices}). A series with an aneurysm whose place is not known has no safe slices."""
+    lost = set(dropped.SeriesInstanceUID)
     spots_of = {uid: [] for uid in meta.index}
     for spot in found:
         spots_of[spot["SeriesInstanceUID"]].append(spot)
@@ -68,7 +69,8 @@ def label_slices(meta: pd.DataFrame, found: list[dict], dropped: pd.DataFrame) -
     for uid, facts in meta.iterrows():
         here = spots_of[uid]
         labels[uid] = spots.slice_labels(facts.length, here)
-        unknown = uid in set(dropped.SeriesInstanceUID) or (facts[LABELS[PRESENT]] == 1 and not here)
+        unplaced = {label for label in LOCATIONS if facts[label] == 1} - {spot["location"] for spot in here}
+        unknown = uid in lost or unplaced or (facts[LABELS[PRESENT]] == 1 and not here)
         slices = spots.safe_slices(facts.length, [spot["f"] for spot in here])
         if not unknown and (not here or len(slices) > spots.FEWEST_SAFE):
             safe[uid] = slices

@@ -38,8 +38,7 @@ def main(config: Config) -> tuple[dict, pd.DataFrame]:
     data, run = DataFolder(config.data_dir), RunFolder(config.model_dir, config.encoder, config.fold)
     keys = ("stage1", "stage1_settings", "stage2", "stage2_settings")
     model = BothStages(artifacts.read_checkpoint(run.inference, keys), device)
-    series = artifacts.read_folds(data)
-    held_out = series[series.fold == config.fold].reset_index(drop=True)
+    _, held_out = artifacts.read_fold(data, config.fold, model.stage1)
 
     predictions, failed = predict_all(model, data, held_out.SeriesInstanceUID.tolist(), config.batch_size)
     artifacts.write_table(run.failed_series(), failed)
@@ -58,21 +57,25 @@ def predict_all(model: BothStages, data: DataFolder, uids: list[str], batch_size
     predicted, failed = [], []
     for uid in progress(uids, "end to end", " series"):
         try:
-            predicted.append((uid, *predict_series(model, data.series(uid), batch_size)))
+            slices = read_used(model, data.series(uid))
         except DicomError as error:
             failed.append((uid, error.reason, str(error)))
+        except Exception as error:  # no series may stop the others
+            failed.append((uid, "unexpected", f"{type(error).__name__}: {error}"))
+        else:
+            predicted.append((uid, *model.probabilities(*slices, batch_size)))
     columns = ["SeriesInstanceUID", "reason", "detail"]
     return pd.DataFrame(predicted, columns=["SeriesInstanceUID", *LABELS]), pd.DataFrame(failed, columns=columns)
 
 
-def predict_series(model: BothStages, folder: Path, batch_size: int) -> np.ndarray:
-    """Probabilities (14,) of the series in a folder of DICOM files. Raises DicomError where there is no volume."""
+def read_used(model: BothStages, folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """What BothStages.probabilities needs of the series in a folder of DICOM files. Raises DicomError where there is no volume."""
     series = read_series(folder)
     length = len(series.pixels)
     tokens, needed = model.slices_used(length)
     prepared = prepare(series, model.stage1["image_size"], model.stage1["mr_window"], needed)
     positions = np.full(length, np.nan) if series.positions is None else series.positions
-    return model.probabilities(prepared, needed, tokens, positions, batch_size)
+    return prepared, needed, tokens, positions
 
 
 if __name__ == "__main__":

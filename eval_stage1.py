@@ -14,8 +14,9 @@ import pandas as pd
 
 from src import artifacts, engine
 from src.artifacts import DataFolder, RunFolder
-from src.datasets import SpotDataset, held_out_rows, make_loader, read_spot_tables
+from src.datasets import SpotDataset, held_out_rows, read_spot_tables
 from src.labels import LABELS
+from src.loaders import make_loader
 from src.runtime import run_script
 from src.slice_cnn import build_slice_cnn
 from train_stage1 import predict_batch
@@ -35,12 +36,13 @@ class Config:
 
 def main(config: Config) -> dict:
     device = engine.choose_device(config.device)
-    run = RunFolder(config.model_dir, config.encoder, config.fold)
+    data, run = DataFolder(config.data_dir), RunFolder(config.model_dir, config.encoder, config.fold)
     checkpoint = artifacts.read_checkpoint(run.best("stage1"), ("weights", "settings", "epoch"))
     crop_size = checkpoint["settings"]["crop_size"]
     model = build_slice_cnn(checkpoint["settings"], checkpoint["weights"], device)
 
-    tables = read_spot_tables(DataFolder(config.data_dir))
+    artifacts.read_fold(data, config.fold, checkpoint["settings"])
+    tables = read_spot_tables(data)
     held_out = SpotDataset(tables, held_out_rows(tables.spots, config.fold), crop_size, seed=0, augmentation=None)
     loader = make_loader(held_out, config.batch_size, config.workers)
     probabilities = engine.predict(loader, lambda batch: predict_batch(model, batch, crop_size, device), device, "held-out spots")

@@ -13,8 +13,9 @@ import pandas as pd
 
 from src import artifacts, engine
 from src.artifacts import DataFolder, RunFolder
-from src.datasets import SequenceDataset, make_loader, pad_sequences
+from src.datasets import SequenceDataset, pad_sequences
 from src.labels import LABELS
+from src.loaders import make_loader
 from src.runtime import run_script
 from src.sequence_transformer import build_transformer
 from train_stage2 import predict_batch
@@ -36,10 +37,12 @@ def main(config: Config) -> dict:
     data, run = DataFolder(config.data_dir), RunFolder(config.model_dir, config.encoder, config.fold)
     checkpoint = artifacts.read_checkpoint(run.best("stage2"), ("weights", "settings", "epoch"))
     settings = checkpoint["settings"]
-    artifacts.require_features_of(run, artifacts.fingerprint(run.best("stage1")))
+    _, held_out = artifacts.read_fold(data, config.fold, settings)
+    fingerprint = artifacts.fingerprint(run.best("stage1"))
+    artifacts.require_features_of(run, fingerprint)
+    if settings["stage1"] != fingerprint:
+        raise artifacts.ArtifactError(f"{run.best('stage2')} was trained on features of another {run.best('stage1').name}: run train_stage2.py again")
 
-    series = artifacts.read_folds(data)
-    held_out = series[series.fold == config.fold].reset_index(drop=True)
     dataset = SequenceDataset(run, held_out, artifacts.read_pickle(data.geometry), settings["cut"], seed=0, step=settings["step"])
     if dataset.channels != settings["channels"]:
         raise artifacts.ArtifactError(f"the features are {dataset.channels} wide, the transformer reads {settings['channels']}: run train_stage2.py again")

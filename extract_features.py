@@ -43,9 +43,9 @@ def main(config: Config) -> int:
     checkpoint = artifacts.read_checkpoint(run.best("stage1"), ("weights", "settings"))
     model = build_slice_cnn(checkpoint["settings"], checkpoint["weights"], device)
 
+    every, held_out = artifacts.read_fold(data, config.fold, checkpoint["settings"])
     artifacts.keep_features_of(run, artifacts.fingerprint(run.best("stage1")), alone=config.shard is None and ranks.world() == 1)
-    series = artifacts.read_folds(data)
-    lengths = series[(series.fold == config.fold) | (config.series == "all")].set_index("SeriesInstanceUID").length
+    lengths = (held_out if config.series == "held-out" else every).set_index("SeriesInstanceUID").length
     mine = ranks.share(lengths.index.tolist(), config.shard)
     todo = [uid for uid in mine if not run.has_features(uid)]
     slices = int(lengths[todo].sum())

@@ -17,8 +17,9 @@ import torch
 from src import artifacts, engine, ranks
 from src.artifacts import DataFolder, RunFolder
 from src.augment import Augmentation, crops
-from src.datasets import SpotDataset, SpotTables, held_out_rows, make_loader, read_spot_tables, training_rows
+from src.datasets import SpotDataset, SpotTables, held_out_rows, read_spot_tables, training_rows
 from src.labels import LABELS
+from src.loaders import make_loader
 from src.losses import focal_loss, heat_target, heatmap_loss
 from src.run import Run
 from src.runtime import run_script
@@ -35,15 +36,15 @@ class Config:
     encoder: str = "convnext_base.dinov3_lvd1689m"  # any timm model that gives its maps
     pretrained: bool = True  # weights from the hub; --no-pretrained starts from random ones
     checkpoint: Path | None = None  # weights of the encoder from a local file instead
-    crop_size: int = 448  # pixels
+    crop_size: int = 448  # pixels, side of what the network sees; at most the --image-size of preprocess_data.py
     heatmap_weight: float = 0.3  # of the heatmap's loss; 0 is the published network, with quarter turns
-    dropout: float = 0.1  # before the head
+    dropout: float = 0.1  # share of the features that training drops before the head
 
-    epochs: int = 20  # epochs
-    batch_size: int = 32  # samples
-    lr: float = 3e-5  # after warm-up
+    epochs: int = 20  # passes over the training samples
+    batch_size: int = 32  # samples a step, over all GPUs
+    lr: float = 3e-5  # learning rate, after warm-up
     weight_decay: float = 0.01  # of Mars
-    warmup_epochs: float = 1.0  # epochs
+    warmup_epochs: float = 1.0  # epochs over which the rate rises
     ema_decay: float = 0.999  # of the moving average, which is updated every 3rd step
 
     compile: bool = False  # the network by torch.compile: faster on a GPU after a minute or two; needs a C compiler
@@ -60,23 +61,23 @@ class Config:
 def main(config: Config) -> dict | None:
     device = engine.choose_device(config.device)
     data = DataFolder(config.data_dir)
-    tables = read_spot_tables(data)
+    _, held_out_series = artifacts.read_fold(data, config.fold)
+    settings = engine.settings_of(config) | artifacts.fold_settings(data, held_out_series)
+    run = Run(RunFolder(config.model_dir, config.encoder, config.fold), "stage1", settings, Path(__file__), config.resume)
 
+    tables = read_spot_tables(data)
     training, held_out = make_datasets(config, tables)
     loader = make_loader(training, config.batch_size, config.workers, config.seed, config.accumulate)
     held_out_loader = make_loader(held_out, config.batch_size, config.workers)
     truth = held_out.truth()[list(LABELS)].to_numpy()
 
     torch.manual_seed(config.seed)
-    model = make_network(config)
+    model = make_network(config, trained=run.resumed)
     warmup_steps = int(config.warmup_epochs * len(loader) / config.accumulate)
     learner = engine.Learner(model, device, config.lr, config.weight_decay, warmup_steps, config.ema_decay)
     if config.compile:
         engine.use_compiler(model)
 
-    settings = engine.settings_of(config)
-    settings |= {"image_size": training.size, "mr_window": artifacts.read_json(data.array_settings)["mr_window"]}
-    run = Run(RunFolder(config.model_dir, config.encoder, config.fold), "stage1", settings, Path(__file__), config.resume)
     run.say(
         f"{len(training)} training samples, {len(held_out)} held-out spots, {len(tables.hard)} series with hard slices, "
         f"{ranks.world()} x {device}, {engine.precision(device)}"
@@ -89,9 +90,10 @@ def main(config: Config) -> dict | None:
     return engine.fit(learner, run, loader, config.epochs, config.accumulate, lambda model, batch: batch_loss(model, batch, config, device), evaluate)
 
 
-def make_network(config: Config) -> SliceCNN:
-    """The untrained network, or with pretrained encoder."""
-    model = SliceCNN(config.encoder, config.heatmap_weight > 0, config.pretrained, config.checkpoint, config.dropout)
+def make_network(config: Config, trained: bool = False) -> SliceCNN:
+    """The network before training; without its pretrained weights where those of a `trained` one will take their place."""
+    pretrained, checkpoint = (False, None) if trained else (config.pretrained, config.checkpoint)
+    model = SliceCNN(config.encoder, config.heatmap_weight > 0, pretrained, checkpoint, config.dropout)
     if config.checkpointing:
         model.encoder.set_grad_checkpointing()
     return model.to(memory_format=torch.channels_last if config.channels_last else torch.contiguous_format)

@@ -14,8 +14,9 @@ import torch
 
 from src import artifacts, engine, ranks
 from src.artifacts import DataFolder, RunFolder
-from src.datasets import STEPS, SequenceDataset, make_loader, pad_sequences
+from src.datasets import STEPS, SequenceDataset, pad_sequences
 from src.labels import LABELS
+from src.loaders import make_loader
 from src.losses import focal_loss
 from src.run import Run
 from src.runtime import run_script
@@ -33,15 +34,15 @@ class Config:
     width: int = 1024  # of the tokens
     layers: int = 3  # of attention and feed-forward
     heads: int = 1  # of attention
-    dropout: float = 0.15  # of hidden values
-    attention_dropout: float = 0.05  # of attention weights
-    cut: int = 192  # slices; longer series are thinned by length // cut
+    dropout: float = 0.15  # share of hidden values that training drops
+    attention_dropout: float = 0.05  # share of attention weights that training drops
+    cut: int = 192  # slices; of a series twice as long or longer only every (length // cut)-th is read
 
-    epochs: int = 12  # epochs
-    batch_size: int = 32  # series
-    lr: float = 1e-5  # after warm-up
+    epochs: int = 12  # passes over the training series
+    batch_size: int = 32  # series a step, over all GPUs
+    lr: float = 1e-5  # learning rate, after warm-up
     weight_decay: float = 0.01  # of Mars
-    warmup_epochs: float = 1.0  # epochs
+    warmup_epochs: float = 1.0  # epochs over which the rate rises
     ema_decay: float = 0.999  # of the moving average, which is updated every 3rd step
 
     seed: int = 42  # of weights, steps and thinning
@@ -53,22 +54,25 @@ class Config:
 def main(config: Config) -> dict | None:
     device = engine.choose_device(config.device)
     data, folder = DataFolder(config.data_dir), RunFolder(config.model_dir, config.encoder, config.fold)
-    series, geometry = artifacts.read_folds(data), artifacts.read_pickle(data.geometry)
     stage1 = artifacts.read_checkpoint(folder.best("stage1"), ("weights", "settings"))
+    series, inside = artifacts.read_fold(data, config.fold, stage1["settings"])
+    geometry = artifacts.read_pickle(data.geometry)
     fingerprint = artifacts.fingerprint(folder.best("stage1"))
     artifacts.require_features_of(folder, fingerprint)
 
-    outside, inside = series[series.fold != config.fold], series[series.fold == config.fold]
+    outside = series[series.fold != config.fold]
     training = SequenceDataset(folder, outside, geometry, config.cut, config.seed, step=None)
     loader = make_loader(training, config.batch_size, config.workers, config.seed, collate=pad_sequences)
     held_out_loaders = {step: held_out_loader(folder, inside, geometry, config, step) for step in STEPS}
     truth = inside[list(LABELS)].to_numpy()
 
     settings = engine.settings_of(config)
-    settings |= {"channels": training.channels, "stage1": fingerprint}
+    settings |= artifacts.fold_settings(data, inside) | {"channels": training.channels, "stage1": fingerprint}
     torch.manual_seed(config.seed)
     learner = engine.Learner(new_transformer(settings), device, config.lr, config.weight_decay, int(config.warmup_epochs * len(loader)), config.ema_decay)
     run = Run(folder, "stage2", settings, Path(__file__), config.resume)
+    if ranks.first() and not run.resumed:
+        folder.inference.unlink(missing_ok=True)  # of an earlier run
     run.say(f"{len(outside)} training series, {len(inside)} held out, {ranks.world()} x {device}, {engine.precision(device)}")
 
     def evaluate(average: torch.nn.Module) -> tuple[dict | None, dict]:

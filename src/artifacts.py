@@ -56,6 +56,7 @@ class DataFolder:
         self.labels = self.root / "label_dict.pkl"  # {uid: (n, 14) uint8}
         self.safe_slices = self.root / "f_dict_sample.pkl"  # {uid: (k,) int}
         self.hard_slices = self.root / "f_dict_hard.pkl"  # {uid: (k,) int}
+        self.hard_picture = self.root / "hard_negatives.png"
 
     def series(self, uid: str) -> Path:
         return self.root / "series" / checked_uid(uid)
@@ -139,6 +140,7 @@ MADE_BY = (  # (file name, what makes it)
     (r"train_meta\.csv|slice_uids_dict\.pkl|slice_geometry_dict\.pkl", "run preprocess_data.py first"),
     (r"train_(stage1_)?\d+_folds\.csv|label_dict\.pkl|f_dict_sample\.pkl", "run create_folds.py first"),
     (r"(best|last)_stage1\.pth", "run train_stage1.py first"),
+    (r"scores_(stage1|stage2|end_to_end)\.json", "run eval_stage1.py, eval_stage2.py and eval_end_to_end.py first"),
     (r"best_stage2\.pth|last_stage2\.pth|weights_inference\.pth", "run train_stage2.py first"),
 )
 
@@ -147,14 +149,17 @@ def require(path: Path) -> Path:
     """The path itself where it exists; ArtifactError with the stage that makes it where not."""
     if path.exists():
         return path
+    raise ArtifactError(f"{path} is missing: {remedy(path)}")
+
+
+def remedy(path: Path) -> str:
+    """Which stage makes a file."""
     parent = path.parent.name
     if parent in ("npy_sequence", "npy_slice"):
-        remedy = "run preprocess_data.py first"
-    elif parent in ("features", "logits"):
-        remedy = "run extract_features.py first"
-    else:
-        remedy = next((remedy for name, remedy in MADE_BY if re.fullmatch(name, path.name)), "check the path")
-    raise ArtifactError(f"{path} is missing: {remedy}")
+        return "run preprocess_data.py first"
+    if parent in ("features", "logits"):
+        return "run extract_features.py first"
+    return next((remedy for name, remedy in MADE_BY if re.fullmatch(name, path.name)), "check the path")
 
 
 def temporary(path: Path) -> Path:
@@ -197,7 +202,7 @@ def read_array(path: Path) -> np.ndarray:
     try:
         return np.load(require(path), allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise ArtifactError(f"{path} is not a whole array ({error}): delete it and run the stage that makes it again") from error
+        raise ArtifactError(f"{path} is not a whole array ({error}): delete it and {remedy(path)}") from error
 
 
 @cache
@@ -210,21 +215,21 @@ def array_layout(path: Path) -> tuple[int, tuple[int, ...], np.dtype]:
             shape, fortran, dtype = reader(file)
             offset, end = file.tell(), os.fstat(file.fileno()).st_size
     except (ValueError, OSError) as error:
-        raise ArtifactError(f"{path} is not an array ({error}): delete it and run preprocess_data.py again") from error
+        raise ArtifactError(f"{path} is not an array ({error}): delete it and {remedy(path)}") from error
     if fortran or dtype.hasobject or end - offset != dtype.itemsize * int(np.prod(shape)):
-        raise ArtifactError(f"{path} is not a whole array: delete it and run preprocess_data.py again")
+        raise ArtifactError(f"{path} is not a whole array: delete it and {remedy(path)}")
     return offset, shape, dtype
 
 
-def read_slices(path: Path, indices: np.ndarray) -> np.ndarray:
+def read_slices(path: Path, indices: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     """Slices (k, S, S) of an array (n, S, S) by positioned reads: only their bytes are read, and errors come as exceptions."""
     offset, shape, dtype = array_layout(path)
-    out = np.empty((len(indices), *shape[1:]), dtype)
+    out = np.empty((len(indices), *shape[1:]), dtype) if out is None else out
     size = out[0].nbytes
     with open(path, "rb", buffering=0) as file:
         for slice_, index in zip(out, indices, strict=True):
             if os.preadv(file.fileno(), [memoryview(slice_).cast("B")], offset + int(index) * size) != size:
-                raise ArtifactError(f"{path} ends before slice {index}: delete it and run preprocess_data.py again")
+                raise ArtifactError(f"{path} ends before slice {index}: delete it and {remedy(path)}")
     return out
 
 
@@ -273,6 +278,28 @@ def read_meta(data: DataFolder) -> pd.DataFrame:
 def read_folds(data: DataFolder) -> pd.DataFrame:
     """train_{N}_folds.csv: train_meta.csv with the fold of each series."""
     return _fill_texts(read_table(data.folds(data.fold_count()), ("SeriesInstanceUID", "fold", "length", *LABELS)))
+
+
+def read_fold(data: DataFolder, fold: int, trained: dict | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(all series, those of the held-out fold). Refused where the fold was never dealt, or where a network with the settings `trained` had
+    another held-out fold or other arrays: it would be judged on what it was trained on, or on what it cannot read."""
+    series = read_folds(data)
+    held_out = series[series.fold == fold].reset_index(drop=True)
+    if held_out.empty:
+        raise ArtifactError(f"fold {fold} is none of {data.folds(data.fold_count())}, which has 0 to {series.fold.max()}: choose another --fold")
+    for name, value in (fold_settings(data, held_out) if trained else {}).items():
+        if trained.get(name) != value and name == "held_out":
+            raise ArtifactError(f"fold {fold} of {data.root} is not the one that the network was trained without: the folds were dealt anew, train again")
+        if trained.get(name) != value:
+            raise ArtifactError(f"the network was trained on arrays with {name} {trained.get(name)}, those of {data.sequences} have {value}: train again")
+    return series, held_out
+
+
+def fold_settings(data: DataFolder, held_out: pd.DataFrame) -> dict:
+    """What a network must remember of the fold that it was not trained on, and of its arrays."""
+    arrays = read_json(data.array_settings)
+    uids = " ".join(sorted(held_out.SeriesInstanceUID))
+    return {"held_out": hashlib.sha256(uids.encode()).hexdigest(), "image_size": arrays["image_size"], "mr_window": arrays["mr_window"]}
 
 
 def read_spots(data: DataFolder) -> pd.DataFrame:
@@ -329,12 +356,13 @@ def fingerprint(path: Path) -> str:
 
 def keep_features_of(run: RunFolder, weights: str, alone: bool) -> None:
     """Before extraction: features of these weights stay, those of others are removed; refused where other processes may be at work on them."""
-    if run.feature_settings.exists() and read_json(run.feature_settings)["weights"] != weights:
+    known = read_json(run.feature_settings)["weights"] if run.feature_settings.exists() else None
+    if known != weights and run.features.exists():
         if not alone:
             raise ArtifactError(f"{run.features} holds features of other weights: delete it and {run.logits} first")
         print(f"{run.features} holds features of other weights: they are made anew")
-        shutil.rmtree(run.features)
         shutil.rmtree(run.logits, ignore_errors=True)
+        shutil.rmtree(run.features)
     write_json(run.feature_settings, {"weights": weights})
 
 

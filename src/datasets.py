@@ -1,22 +1,23 @@
 """Samples of both stages. A sample depends on (seed, epoch, index) only: not on the number of workers, not on the batch."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, default_collate
 
-from src import augment, ranks
+from src import augment
 from src.artifacts import ArtifactError, DataFolder, RunFolder, array_layout, read_folds, read_pickle, read_slices, read_spots
 from src.labels import LABELS, MIRROR, PRESENT
+from src.loaders import empty_images
+from src.spots import PUBLISHED_SIDE
 from src.volume import DEFAULT_SPACING, crop_margin, neighbours, resized_point
 
 STEPS = (1, 2)  # slices between a slice and its neighbours
 SIGMA = 3.0  # mm, of the heatmap's Gaussians
 MIRRORABLE = ("axial", "coronal")  # planes whose image x axis is the patient's left-right axis
-PUBLISHED_SIDE = 512  # pixels, of the images that x_512 and y_512 refer to
 
 
 @dataclass
@@ -67,6 +68,19 @@ class SpotDataset(Dataset):
         return len(self.rows)
 
     def __getitem__(self, key: tuple[int, int]) -> dict:
+        sample, path, triplet = self._describe(key)
+        return sample | {"images": read_slices(path, triplet)}  # (3, S, S) float16
+
+    def __getitems__(self, keys: list[tuple[int, int]]) -> dict[str, torch.Tensor]:
+        """A whole batch, the images read straight to where the loader hands them over."""
+        described = [self._describe(key) for key in keys]
+        images = empty_images((len(keys), 3, self.size, self.size))  # (B, 3, S, S)
+        for out, (_, path, triplet) in zip(images.numpy(), described, strict=True):
+            read_slices(path, triplet, out)
+        return default_collate([sample for sample, _, _ in described]) | {"images": images}
+
+    def _describe(self, key: tuple[int, int]) -> tuple[dict, Path, np.ndarray]:
+        """A sample without its images, and which slices (3,) of which array they are."""
         epoch, index = key
         row = self.rows[index]
         uid = row["SeriesInstanceUID"]
@@ -79,7 +93,6 @@ class SpotDataset(Dataset):
         labels = self._window_labels(uid, slice_, step)
         sample = {
             "index": index,
-            "images": read_slices(self.tables.data.sequence(uid), triplet),  # (3, S, S) float16
             "points": self._points(uid, slice_, step),
             "sigma": self.sigma[uid],
         }
@@ -90,7 +103,7 @@ class SpotDataset(Dataset):
             labels = labels[list(MIRROR)] if drawn.mirrored else labels
         else:
             sample["points"] -= np.float32(crop_margin(self.size, self.crop))
-        return sample | {"labels": labels.astype(np.float32)}
+        return sample | {"labels": labels.astype(np.float32)}, self.tables.data.sequence(uid), triplet
 
     def truth(self) -> pd.DataFrame:
         """SeriesInstanceUID, slice and the 14 labels of each row as they are evaluated, at step 1."""
@@ -223,47 +236,3 @@ def pad_sequences(samples: list[dict]) -> dict[str, torch.Tensor]:
     labels = torch.from_numpy(np.stack([sample["labels"] for sample in samples]))
     index = torch.tensor([sample["index"] for sample in samples])
     return {"features": features, "positions": positions, "present": present, "labels": labels, "index": index}
-
-
-class EpochSampler(Sampler):
-    """Keys (epoch, row) of this rank: shuffled anew each epoch by (seed, epoch) and cut to whole batches of `batch_size` over all ranks,
-    of which each rank takes its part; or all rows in order, shared among the ranks, where seed is None."""
-
-    def __init__(self, length: int, batch_size: int, seed: int | None):
-        self.length, self.batch_size, self.seed, self.epoch = length, batch_size, seed, 0
-
-    def rows(self) -> np.ndarray:
-        """(n,) rows of this epoch."""
-        mine = slice(ranks.rank(), None, ranks.world())
-        if self.seed is None:
-            return np.arange(self.length)[mine]
-        shuffled = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
-        whole = self.length // self.batch_size * self.batch_size
-        return shuffled[:whole].reshape(-1, self.batch_size)[:, mine].ravel()
-
-    def __len__(self) -> int:
-        return len(self.rows())
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        return iter([(self.epoch, int(row)) for row in self.rows()])
-
-
-def make_loader(dataset: Dataset, batch_size: int, workers: int, shuffle_seed: int | None = None, accumulate: int = 1, collate=None) -> DataLoader:
-    """A loader over all rows; shuffled where a seed is given. `batch_size` samples make a step, over all ranks and `accumulate` pieces.
-
-    Set `.sampler.epoch` before each epoch. Raises ArtifactError where a batch cannot be dealt evenly.
-    """
-    if shuffle_seed is not None:
-        share = ranks.world() * accumulate
-        batch_size = min(batch_size, len(dataset) // share * share)
-        if batch_size % share or batch_size == 0:
-            raise ArtifactError(f"{batch_size} samples cannot be dealt to {ranks.world()} processes in {accumulate} pieces: choose another --batch-size")
-    return DataLoader(
-        dataset,
-        batch_size if shuffle_seed is None else batch_size // share,
-        sampler=EpochSampler(len(dataset), batch_size, shuffle_seed),
-        num_workers=workers,
-        collate_fn=collate,
-        pin_memory=torch.cuda.is_available(),
-        persistent_workers=workers > 0,
-    )

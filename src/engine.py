@@ -17,18 +17,23 @@ from torch.nn.parallel import DistributedDataParallel
 from src import artifacts, metrics, optim, ranks
 from src.artifacts import RunFolder
 from src.labels import LABELS
+from src.loaders import batches_of
 from src.run import Run
 from src.runtime import UserError, progress
 
 EMA_EVERY = 3  # steps between two updates of the moving average
 MOST_BROKEN_STEPS = 10  # in a row with a loss that is not finite, before training stops
+SCALE_STEPS = 20  # more of them are the search for a loss scale of float16
 
 
 def choose_device(name: str) -> torch.device:
     """ "auto" takes a GPU where there is one; of several ranks each takes its own."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(ranks.local_device(name))
+    try:
+        device = torch.device(ranks.local_device(name))
+    except RuntimeError as error:
+        raise UserError(f"--device {name}: torch knows no such device; take auto, cpu, cuda or cuda:1") from error
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise UserError(f"--device {name}: torch sees no GPU here; leave --device out, or take --device cpu")
@@ -103,10 +108,11 @@ class Learner:
         self.schedule.step()
         self._keep_sound(usable)
         self.steps += 1
-        if self.steps % EMA_EVERY == 0:
+        if self.steps % EMA_EVERY == 1:  # the first copies the weights
             self.average.update(self.model)
-        if self.steps % MOST_BROKEN_STEPS == 0 and int(self.broken_in_a_row) >= MOST_BROKEN_STEPS and not self.scaler.is_enabled():
-            raise UserError(f"the loss was not finite {MOST_BROKEN_STEPS} steps in a row: lower --lr, or look at the arrays")
+        most = MOST_BROKEN_STEPS + SCALE_STEPS * self.scaler.is_enabled()
+        if self.steps % MOST_BROKEN_STEPS == 0 and int(self.broken_in_a_row) >= most:
+            raise UserError(f"the loss was not finite {most} steps in a row: lower --lr, or look at the arrays")
         return total
 
     def _alone(self) -> AbstractContextManager:
@@ -146,7 +152,7 @@ def fit(learner: Learner, run: Run, loader, epochs: int, accumulate: int, loss_o
         torch.manual_seed(run.settings["seed"] * 100_003 + run.epoch * ranks.world() + ranks.rank())  # dropout
         losses = []
         with progress(None, f"epoch {run.epoch + 1}/{epochs}", " steps", total=-(-len(loader) // accumulate), leave=False) as bar:
-            for pieces in grouped(loader, accumulate):
+            for pieces in grouped(batches_of(loader), accumulate):
                 losses.append(learner.step([lambda piece=piece: loss_of(learner.network, piece) for piece in pieces]))
                 bar.update()
         scores, extra = evaluate(learner.average.module)
@@ -175,7 +181,7 @@ def scores_or_none(truth: np.ndarray, probabilities: np.ndarray) -> dict | None:
 def predict(loader, probabilities_of: Callable[[dict], Tensor], device: torch.device, what: str) -> np.ndarray:
     """Probabilities (N, 14) float32 of all samples of a loader, in the order of its rows; ranks share the work and all get the whole."""
     out = torch.zeros(len(loader.dataset), len(LABELS), device=device)
-    for batch in progress(loader, what, " batches", leave=False):
+    for batch in progress(batches_of(loader), what, " batches", total=len(loader), leave=False):
         out[batch["index"].to(device)] = probabilities_of(batch).float()
     return ranks.total(out).cpu().numpy()
 

@@ -1,6 +1,7 @@
 """One training run on disk: settings, a log for people, a json line an epoch, a picture of it, the best weights and all that a resume needs."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -21,6 +22,7 @@ class Run:
         self.resumed = folder.last(stage).exists()
         if self.resumed and not resume:
             raise ArtifactError(f"{folder.root} holds a {stage} run already: go on with it by --resume, or delete {folder.last(stage)}")
+        self.state = self._checked_state() if self.resumed else None
         if not ranks.first():
             return
         if not self.resumed:
@@ -38,28 +40,34 @@ class Run:
             print(line, flush=True)
         artifacts.append_line(self.folder.log(self.stage), line)
 
-    def restore(self, learner) -> None:
-        """Go on where the last finished epoch ended."""
-        if not self.resumed:
-            return
+    def _checked_state(self) -> dict:
+        """What a resume needs, where the settings are still those of the run."""
         last = self.folder.last(self.stage)
         state = artifacts.read_checkpoint(last, ("learner", "epoch", "best", "settings"))
         for name, value in self.settings.items():
             if name not in MAY_CHANGE and state["settings"].get(name) != value:
                 raise ArtifactError(f"{last} was trained with {name} {state['settings'].get(name)}, not {value}: it cannot go on so")
-        learner.load_state_dict(state["learner"])
-        self.epoch, self.best = state["epoch"], state["best"]
+        return state
+
+    def restore(self, learner) -> None:
+        """Go on where the last finished epoch ended."""
+        if not self.resumed:
+            return
+        learner.load_state_dict(self.state["learner"])
+        self.epoch, self.best = self.state["epoch"], self.state["best"]
+        self.state = None
         self.say(f"going on after epoch {self.epoch}")
 
     def epoch_done(self, learner, loss: float, scores: dict | None, seconds: float, extra: dict | None = None) -> None:
         """Log the epoch and save: the moving average where its score is the best so far, then everything that a resume needs.
 
-        A score that is missing never wins; where no epoch had one yet, the first epoch's weights are kept.
+        A score that is missing never wins; where no epoch had one yet, the latest weights are kept.
         """
         self.epoch += 1
-        is_best = self.best is None or (scores is not None and not scores["score"] <= self.best["score"])
+        score = scores["score"] if scores else float("nan")
+        is_best = self.best is None or math.isnan(self.best["score"]) or score > self.best["score"]
         if is_best:
-            self.best = {"score": scores["score"] if scores else float("nan"), "epoch": self.epoch}
+            self.best = {"score": score, "epoch": self.epoch}
         if not ranks.first():
             return
         if is_best:

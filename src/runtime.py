@@ -24,7 +24,7 @@ def run_script(main: Callable, config_type: type, description: str) -> Any:
     try:
         return main(tyro.cli(config_type, description=description))
     except KeyboardInterrupt:
-        _stop("interrupted; the same command goes on where this one stopped", INTERRUPTED)
+        _stop("interrupted; the same command (training: with --resume) goes on where this one stopped", INTERRUPTED)
     except UserError as error:
         _stop(f"error: {error}", FAILED)
     except RuntimeError as error:

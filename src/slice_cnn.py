@@ -50,7 +50,8 @@ class HeatmapHead(nn.Module):
         finest = self.smooth(merged)  # (B, D, h, w)
         heat = self.heat(finest)[:, 0].float()  # (B, h, w)
         weights = heat.flatten(1).softmax(dim=1).view_as(heat)
-        pooled = torch.einsum("bhw,bdhw->bd", weights, finest.float())
+        with torch.autocast(heat.device.type, enabled=False):
+            pooled = torch.einsum("bhw,bdhw->bd", weights, finest.float())
         return heat, torch.cat([pooled, expected_position(weights)], dim=1)
 
 
@@ -82,6 +83,7 @@ class SliceCNN(nn.Module):
         self.head = _joined_head(channels, dropout) if heatmap else nn.Sequential(nn.Dropout(dropout), nn.Linear(channels, len(LABELS)))
 
     def forward(self, images: Tensor) -> SliceOutput:
+        """images: (B, 3, H, W) float32 in 0..5."""
         final, maps = self.encoder.forward_intermediates(images - MEAN, indices=self.taps, output_fmt="NCHW")
         features = self.encoder.forward_head(final).float()  # (B, C)
         heat = None

@@ -26,13 +26,13 @@ def parse_coordinates(text: str) -> tuple[float, float, int | None]:
         raise ValueError("coordinates are not a short text")
     try:
         values = ast.literal_eval(text.strip())
-        x, y, frame = values["x"], values["y"], values.get("f")
-        point = float(x), float(y)
-    except (ValueError, SyntaxError, TypeError, KeyError, AttributeError, RecursionError, MemoryError) as error:
-        raise ValueError(f"coordinates {text[:60]!r} are not a mapping with numbers x and y") from error
-    if not all(math.isfinite(value) for value in point) or (frame is not None and (isinstance(frame, bool) or frame != int(frame))):
+        point, frame = (float(values["x"]), float(values["y"])), values.get("f")
+        whole = None if frame is None else int(frame)
+    except (ValueError, OverflowError, SyntaxError, TypeError, KeyError, AttributeError, RecursionError, MemoryError) as error:
+        raise ValueError(f"coordinates {text[:60]!r} are not a mapping with numbers x and y, perhaps f") from error
+    if not all(map(math.isfinite, point)) or isinstance(frame, bool) or frame != whole:
         raise ValueError(f"coordinates {text[:60]!r} are not finite, or f is not a whole number")
-    return *point, None if frame is None else int(frame)
+    return *point, whole
 
 
 def locate(row: pd.Series, meta: pd.DataFrame, slice_uids: dict, geometry: dict) -> dict:
@@ -54,6 +54,8 @@ def locate(row: pd.Series, meta: pd.DataFrame, slice_uids: dict, geometry: dict)
         matches = matches[stored == frame] if frame is not None else matches[:0]
         if len(matches) == 0:
             raise ValueError("no such frame")
+    if len(matches) > 1:
+        raise ValueError("several slices have this SOPInstanceUID")
     facts = meta.loc[uid]
     if not (-0.5 <= x <= facts.w - 0.5 and -0.5 <= y <= facts.h - 0.5):
         raise ValueError("point outside the image")
@@ -111,13 +113,13 @@ def negative_slice(uid: str, length: int, positive_f_rel: np.ndarray, seed: int)
 
 def spot_table(found: list[dict], meta: pd.DataFrame, slice_uids: dict, safe: dict, seed: int) -> pd.DataFrame:
     """One row a spot: the positives, one more negative (f = -1) for each in a series that has safe slices, and one negative for
-    each series without aneurysm. meta: train_meta.csv with fold, by SeriesInstanceUID."""
+    each series without aneurysm (but none where a localizer contradicts that). meta: train_meta.csv with fold, by SeriesInstanceUID."""
     positives = pd.DataFrame(found, columns=["SeriesInstanceUID", "SOPInstanceUID", "coordinates", "location", "class_id", "f", "x", "y", "x_512", "y_512"])
     f_rel = (positives.f / positives.SeriesInstanceUID.map(meta.length)).to_numpy(float)
     nothing = {"location": NOTHING, "class_id": PRESENT}
     beside = [{"SeriesInstanceUID": uid, "f": DRAWN, **nothing} for uid in positives.SeriesInstanceUID if uid in safe]
     healthy = []
-    for uid, facts in meta[meta[LABELS[PRESENT]] == 0].iterrows():
+    for uid, facts in meta[(meta[LABELS[PRESENT]] == 0) & meta.index.isin(list(safe))].iterrows():
         f = negative_slice(uid, facts.length, f_rel, seed)
         healthy.append({"SeriesInstanceUID": uid, "SOPInstanceUID": slice_uids[uid][f], "f": f, **nothing})
     table = pd.concat([positives, pd.DataFrame(beside), pd.DataFrame(healthy)], ignore_index=True)

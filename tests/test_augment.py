@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -111,3 +113,23 @@ def test_quarter_turns_are_exact():
 def test_without_draws_the_batch_is_cropped_at_its_centre():
     batch = images()
     torch.testing.assert_close(crops({"images": batch.half()}, CROP), batch.half().float()[..., 4:60, 4:60])
+
+
+def test_each_piece_happens_as_often_as_it_should():
+    settings, generator = Augmentation(), np.random.default_rng(0)
+    drawn = [draw(settings, generator, SIZE, CROP, mirrorable=True) for _ in range(400)]
+    assert np.mean([one.mirrored for one in drawn]) == pytest.approx(settings.mirror, abs=0.08)
+    drifts = np.array([one.drift for one in drawn])
+    assert drifts.min() == pytest.approx(-settings.drift, abs=1e-3) and drifts.max() == pytest.approx(settings.drift, abs=1e-3)
+    turned = [one.matrix[0, 1] != 0 for one in drawn]
+    assert np.mean(turned) == pytest.approx(settings.affine, abs=0.08)
+    spoiled = [one.hole_columns.any() or not np.array_equal(one.columns, np.arange(CROP)) for one in drawn]
+    assert np.mean(spoiled) == pytest.approx(settings.spoil, abs=0.08)
+
+
+def test_drift_is_added_to_the_whole_sample():
+    batch, drawn = images(), draws_of(Augmentation(mirror=0, affine=0, spoil=0, drift=0.5))
+    still = [replace(one, drift=np.float32(0)) for one in drawn]
+    difference = warp(batch, collate(drawn)) - warp(batch, collate(still))
+    for k, one in enumerate(drawn):
+        torch.testing.assert_close(difference[k], torch.full_like(difference[k], float(one.drift)), atol=1e-5, rtol=0)

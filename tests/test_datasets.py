@@ -13,14 +13,15 @@ from src.datasets import (
     SequenceDataset,
     SpotDataset,
     held_out_rows,
-    make_loader,
     pad_sequences,
+    pixel_sigma,
     read_spot_tables,
     slice_positions,
     thin,
     training_rows,
 )
 from src.labels import LABELS, MIRROR, PRESENT
+from src.loaders import make_loader
 from src.volume import neighbours
 from tests.conftest import CROP, IMAGE_SIZE
 
@@ -206,3 +207,50 @@ def test_features_of_another_length_or_width_are_refused(features):
     artifacts.write_array(run.feature("1.1"), np.zeros((2, 4, 7), np.float16))
     with pytest.raises(ArtifactError, match=r"widths \[6, 7\]"):
         SequenceDataset(run, series, geometry, 192, 0, 1)
+
+
+def test_training_samples_are_their_neighbours_labels_and_points(training, tables):
+    """By the slow definition, from the draws that are repeated here; both orders of the neighbours and both steps occur."""
+    seen = set()
+    plain = Augmentation(mirror=0, affine=0, spoil=0, drift=0)
+    dataset = SpotDataset(tables, pd.DataFrame(training.rows), IMAGE_SIZE, seed=1, augmentation=plain)
+    spots = tables.spots[tables.spots.class_id != PRESENT]
+    for epoch in range(4):
+        for index, row in enumerate(dataset.rows):
+            uid, length = row["SeriesInstanceUID"], row["length"]
+            slice_, step = dataset._draw_slice(row, np.random.default_rng([1, epoch, index]))
+            volume = artifacts.read_array(tables.data.sequence(uid))
+            expected = [max(slice_ - step, 0), slice_, min(slice_ + step, length - 1)]
+            sample = dataset[epoch, index]
+            swapped = not np.array_equal(sample["images"], volume[expected])
+            np.testing.assert_array_equal(sample["images"], volume[expected[::-1] if swapped else expected])
+            near = spots[(spots.SeriesInstanceUID == uid) & (spots.f >= slice_ - step) & (spots.f <= slice_ + step)]
+            labels = np.zeros(len(LABELS))
+            labels[near.class_id.tolist()] = 1
+            labels[PRESENT] = len(near) > 0
+            np.testing.assert_array_equal(sample["labels"], labels)
+            assert np.isfinite(sample["points"]).all(axis=1).sum() == len(near)
+            for x, y in sample["points"][: len(near)]:
+                distance = np.hypot((near.x_512 + 0.5) * IMAGE_SIZE / 512 - 0.5 - x, (near.y_512 + 0.5) * IMAGE_SIZE / 512 - 0.5 - y)
+                assert distance.min() < 1e-3
+            seen.add((swapped, step))
+    assert seen == {(False, 1), (True, 1), (False, 2), (True, 2)}
+
+
+@pytest.mark.parametrize(("orientation", "expected"), [("", (3 * 50 / (200 * 0.5), 3 * 50 / (100 * 2.0))), ("T", (3 * 50 / (100 * 2.0), 3 * 50 / (200 * 0.5)))])
+def test_sigma_is_3_mm_along_each_axis(orientation, expected):
+    meta = pd.Series({"w": 200, "h": 100, "column_spacing": 0.5, "row_spacing": 2.0, "orientation": orientation})
+    assert pixel_sigma(meta, 50).tolist() == pytest.approx(expected)
+
+
+def test_training_sequences_draw_step_and_thinning(features):
+    run, series, geometry = features
+    dataset = SequenceDataset(run, series, geometry, cut=192, seed=0, step=None)
+    stored = artifacts.read_array(run.feature("1.2"))
+    seen = set()
+    for epoch in range(40):
+        sample = dataset[epoch, 1]
+        chosen = np.rint(sample["positions"] / 0.5).astype(int)
+        (step,) = [k for k in STEPS if np.array_equal(sample["features"], stored[STEPS.index(k)][chosen])]
+        seen.add((step, int(chosen[1] - chosen[0]), int(chosen[0])))
+    assert seen == {(step, *rest) for step in STEPS for rest in ((1, 0), (2, 0), (2, 1))}

@@ -2,9 +2,11 @@ import json
 import os
 import signal
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import pytest
+import timm.optim
 import torch
 from torch import nn
 
@@ -30,6 +32,8 @@ def scores(value):
 
 class Batches(list):
     """A loader of fixed batches."""
+
+    num_workers = 0
 
     class sampler:
         epoch = 0
@@ -96,8 +100,9 @@ def test_a_missing_score_never_wins_and_never_loses_the_weights(tmp_path):
     folder = RunFolder(tmp_path, "net", 0)
     assert train(folder, 4, (None, 0.4, None, 0.3))[1]["epoch"] == 2
     other = RunFolder(tmp_path, "other", 0)
-    train(other, 2, (None, None))
-    assert other.best("stage1").exists()
+    learner, best = train(other, 2, (None, None))
+    assert best["epoch"] == 2  # the latest
+    assert_same(artifacts.read_checkpoint(other.best("stage1"), ("weights",))["weights"], learner.average.module.state_dict())
 
 
 def test_a_folder_with_a_run_is_not_taken_unasked(tmp_path):
@@ -235,3 +240,73 @@ def test_scores_or_none():
     assert engine.scores_or_none(truth, np.full((4, 14), 0.5)) is None
     truth[:2] = 1
     assert engine.scores_or_none(truth, np.full((4, 14), 0.5))["score"] == 0.5
+
+
+def test_the_learner_does_what_the_method_says():
+    """Against a slow loop: AutoClip, timm's Mars, warm-up, EMA of every third step from the first on."""
+    learner = engine.Learner(nn.Linear(4, 1), torch.device("cpu"), lr=1e-2, weight_decay=0.1, warmup_steps=5, ema_decay=0.9)
+    plain = nn.Linear(4, 1)
+    plain.load_state_dict(learner.model.state_dict())
+    optimizer = timm.optim.Mars(plain.parameters(), lr=1e-2, weight_decay=0.1)
+    norms, average, updates = [], None, 0
+    for step_number in range(80):
+        batch = batches()[step_number % 5] * (1 + step_number % 7)
+        step(learner, batch)
+        optimizer.zero_grad()
+        loss_of(plain, batch).backward()
+        limit = 5.0 if step_number < 50 else min(max(median(norms), 1.0), 100.0)
+        norms.append(nn.utils.clip_grad_norm_(plain.parameters(), limit).item())
+        optimizer.param_groups[0]["lr"] = 1e-2 * min(1, (step_number + 1) / 5)
+        optimizer.step()
+        if step_number % 3 == 0:
+            decay = min(0.9, (1 + updates) / (10 + updates))
+            weight = plain.weight.detach().clone()
+            average = weight if average is None else decay * average + (1 - decay) * weight
+            updates += 1
+    torch.testing.assert_close(learner.model.weight, plain.weight, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(learner.average.module.weight, average, rtol=1e-3, atol=1e-5)
+    assert not torch.allclose(average, plain.weight, atol=1e-4)
+
+
+def test_the_average_is_what_is_evaluated_and_kept(tmp_path):
+    folder, learner, seen = RunFolder(tmp_path, "net", 0), new_learner(), []
+    run = Run(folder, "stage1", {"seed": 3}, Path(__file__), resume=False)
+    engine.fit(learner, run, batches(), 1, 1, loss_of, lambda model: (seen.append(model) or scores(0.5), {}))
+    assert seen == [learner.average.module] and not seen[0].training
+    kept = artifacts.read_checkpoint(folder.best("stage1"), ("weights",))["weights"]
+    assert_same(kept, learner.average.module.state_dict())
+    assert not torch.equal(kept["0.weight"], learner.model.state_dict()["0.weight"])
+
+
+def test_a_refused_resume_leaves_the_folder_as_it_was(tmp_path):
+    folder = RunFolder(tmp_path, "net", 0)
+    train(folder, 1)
+    before = {path.name: path.read_bytes() for path in folder.root.iterdir()}
+    with pytest.raises(ArtifactError, match="seed 3, not 4"):
+        train(folder, 2, resume=True, seed=4)
+    assert before == {path.name: path.read_bytes() for path in folder.root.iterdir()}
+
+
+def test_a_full_disk_ends_training_with_a_sentence_and_a_whole_state(tmp_path, monkeypatch):
+    """At the log, the metrics, the state (what torch makes of it) and the picture."""
+    folder = RunFolder(tmp_path, "net", 0)
+    train(folder, 1)
+    for name in ("log", "metrics"):
+        path = getattr(folder, name)("stage1")
+        whole = path.read_bytes()
+        path.unlink()
+        path.symlink_to("/dev/full")
+        with pytest.raises(ArtifactError, match="No space left"):
+            train(folder, 3, resume=True)
+        path.unlink()
+        path.write_bytes(whole)
+        assert artifacts.read_checkpoint(folder.last("stage1"), ("learner",))["epoch"] >= 1
+
+    def full(*_):
+        raise RuntimeError("PytorchStreamWriter failed writing file data/3")
+
+    before = folder.last("stage1").read_bytes()
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(ArtifactError, match="cannot be written"):
+        train(folder, 4, resume=True)
+    assert folder.last("stage1").read_bytes() == before and not list(folder.root.glob(".*"))

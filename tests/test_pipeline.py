@@ -1,5 +1,6 @@
 """The eight scripts on a tiny set, as a user runs them."""
 
+import importlib
 import json
 import shutil
 import subprocess
@@ -8,10 +9,19 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+import tyro
 
+import create_folds
+import eval_end_to_end
+import eval_stage1
+import eval_stage2
+import extract_features
+import train_stage1
+import train_stage2
 from src import artifacts
 from src.artifacts import DataFolder, RunFolder
 from src.labels import LABELS, LOCATIONS
+from src.runtime import UserError
 from tests.conftest import CROP, FOLDS, IMAGE_SIZE, ROOT, help_of
 from tools import show_scores
 
@@ -37,7 +47,7 @@ def walked(tiny_dicom, tmp_path_factory):
         "train_stage1": [*network, "--no-pretrained", "--crop-size", CROP, "--epochs", 2, "--batch-size", 8, "--lr", 1e-3, "--workers", 0],
         "eval_stage1": [*network, "--workers", 0],
         "extract_features": network,
-        "train_stage2": [*network, "--width", 32, "--epochs", 2, "--lr", 1e-3],
+        "train_stage2": [*network, "--width", 32, "--epochs", 2, "--lr", 1e-3, "--batch-size", 4, "--cut", 4],  # thinned: 14 slices
         "eval_stage2": network,
         "eval_end_to_end": network,
     }
@@ -107,6 +117,37 @@ def test_end_to_end_equals_stage_2(walked):
     assert tables[0].std().max() > 0
 
 
+def test_what_does_not_belong_together_is_refused(walked, tmp_path):
+    """Folds dealt anew, a stage 1 trained anew, a fold that was never dealt."""
+    data, run_folder, *_ = walked
+    other, others_model = tmp_path / "data", tmp_path / "model"
+    shutil.copytree(data.root, other)
+    shutil.copytree(run_folder.root.parents[1], others_model)
+    place = ["--data-dir", other, "--model-dir", others_model, "--encoder", ENCODER]
+    never_dealt = refusal(train_stage1, *place, "--fold", 7)
+    assert "fold 7" in never_dealt and "0 to 2" in never_dealt
+
+    best = RunFolder(others_model, ENCODER, 0).best("stage1")
+    whole = best.read_bytes()
+    checkpoint = artifacts.read_checkpoint(best, ("weights",))
+    artifacts.write_checkpoint(best, checkpoint | {"epoch": 99})
+    assert "extract_features.py" in refusal(eval_stage2, *place)
+    artifacts.keep_features_of(RunFolder(others_model, ENCODER, 0), artifacts.fingerprint(best), alone=True)
+    assert "train_stage2.py" in refusal(eval_stage2, *place)
+    best.write_bytes(whole)
+
+    create_folds.main(create_folds.Config(other, folds=FOLDS, seed=1))
+    for script in (eval_stage1, extract_features, train_stage2, eval_stage2, eval_end_to_end):
+        assert "dealt anew" in refusal(script, *place)
+
+
+def refusal(script, *flags) -> str:
+    """The one sentence with which a script refuses, run in this process."""
+    with pytest.raises(UserError) as caught:
+        script.main(tyro.cli(script.Config, args=[str(flag) for flag in flags]))
+    return str(caught.value)
+
+
 def test_finished_work_is_not_done_again(walked):
     data, run_folder, _, flags, cwd = walked
     before = {path: path.stat().st_mtime_ns for path in (*data.sequences.glob("*.npy"), *run_folder.features.glob("*.npy"))}
@@ -127,12 +168,21 @@ def test_other_settings_are_refused_with_both_values(walked):
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_help_and_what_is_missing_are_said(script, tmp_path):
+def test_help_says_what_a_script_reads(script):
     shown = help_of(f"{script}.py")
     assert "Reads" in shown
     assert "--data-dir" in shown
-    failed = run(script, cwd=tmp_path)  # no arguments, nothing there
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_what_is_missing_is_said(script, tmp_path, monkeypatch):
+    """Without arguments, in a folder where there is nothing."""
+    monkeypatch.chdir(tmp_path)
+    sentence = refusal(importlib.import_module(script))
+    assert ".py first" in sentence or "put the challenge's tables" in sentence
+
+
+def test_a_refusal_is_one_sentence_and_exit_code_1(tmp_path):
+    failed = run("eval_stage2", cwd=tmp_path)
     assert failed.returncode == 1
-    assert failed.stderr.startswith("error: ")
-    assert "missing" in failed.stderr or "create_folds.py first" in failed.stderr
-    assert "Traceback" not in failed.stderr
+    assert failed.stderr.startswith("error: ") and failed.stderr.count("\n") == 1

@@ -12,11 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import train_stage1
 from src import ranks
 from src.artifacts import RunFolder
-from src.datasets import EpochSampler, make_loader
+from src.loaders import EpochSampler, make_loader
 from src.runtime import UserError
 from tests.conftest import CROP, ROOT
+from tests.test_train_stage1 import small
 
 ENCODER = "test_convnext"
 
@@ -42,11 +44,9 @@ def metrics_of(model_dir):
 
 def test_two_ranks_and_two_pieces_train_as_one_process(tiny, tmp_path):
     """A batch is an epoch here, so that each epoch's loss is that of one step."""
-    flags = ["--batch-size", 32, "--epochs", 4]
-    finished(stage1(tiny, tmp_path / "one", *flags))
-    text = finished(stage1(tiny, tmp_path / "two", *flags, processes=2))
-    finished(stage1(tiny, tmp_path / "pieces", *flags, "--accumulate", 2, "--heatmap-weight", 0))
-    finished(stage1(tiny, tmp_path / "whole", *flags, "--heatmap-weight", 0))
+    text = finished(stage1(tiny, tmp_path / "two", "--batch-size", 32, "--epochs", 4, processes=2))
+    for name, options in {"one": {}, "pieces": {"accumulate": 2, "heatmap_weight": 0}, "whole": {"heatmap_weight": 0}}.items():
+        train_stage1.main(small(tiny, tmp_path / name, batch_size=32, epochs=4, dropout=0.0, **options))
     for first, second in (("one", "two"), ("whole", "pieces")):
         rows = [metrics_of(tmp_path / name) for name in (first, second)]
         assert [row["loss"] for row in rows[0]] == pytest.approx([row["loss"] for row in rows[1]], abs=1e-4)

@@ -68,3 +68,10 @@ def test_every_weight_learns(model):
     fresh = SequenceTransformer(channels=12, width=16, layers=3, heads=2, dropout=0.0, attention_dropout=0.0)
     fresh(*sequence(9)).square().sum().backward()
     assert [name for name, weight in fresh.named_parameters() if weight.grad is None or not weight.grad.any()] == []
+
+
+def test_nearer_slices_count_more_from_the_first_step():
+    out = DistanceBias()(torch.tensor([[0.0, 2.0, 20.0, 100.0]]))[0]
+    assert out[0, 0].item() == pytest.approx(0, abs=0.05) and out[0, 2].item() == pytest.approx(-1, abs=0.05)
+    torch.testing.assert_close(out, out.T)
+    assert (out[0].diff() < 0).all()

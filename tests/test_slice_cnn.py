@@ -79,3 +79,13 @@ def test_a_local_checkpoint_is_loaded(tmp_path, model):
     loaded = SliceCNN("test_convnext", heatmap=False, checkpoint=tmp_path / "encoder.pth")
     for name, value in model.encoder.state_dict().items():
         torch.testing.assert_close(loaded.encoder.state_dict()[name], value)
+
+
+def test_the_heat_begins_rare_and_dropout_works_in_training_only(model):
+    images = torch.rand(2, 3, 64, 64) * 5
+    fresh = SliceCNN("test_convnext", heatmap=True, dropout=0.5)
+    with torch.no_grad():
+        assert fresh.eval()(images).heatmap.sigmoid().median() < 0.1
+        assert torch.equal(fresh(images).logits, fresh(images).logits)
+        fresh.train()
+        assert not torch.equal(fresh(images).logits, fresh(images).logits)

@@ -17,7 +17,8 @@ def test_coordinates_are_read_as_data():
 
 @pytest.mark.parametrize(
     "text",
-    ["__import__('os').mkdir('trace')", "{'x': 1}", "", "{'x': nan, 'y': 1}", "[1, 2]", "{'x': 1e999, 'y': 1}", "{'x': 1, 'y': 2, 'f': 1.5}", "{" * 99, 7.0],
+    ["__import__('os').mkdir('trace')", "{'x': 1}", "", "{'x': nan, 'y': 1}", "[1, 2]", "{'x': 1e999, 'y': 1}", "{" * 99, 7.0]
+    + [f"{{'x': 1, 'y': 2, 'f': {frame}}}" for frame in ("1.5", "[1]", "1e999", "True", "'3'", "1e999 - 1e999")],
 )
 def test_coordinates_that_are_no_data_are_refused_and_not_executed(text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -50,7 +51,8 @@ def test_slice_labels_at_both_ends():
 def example(frames=None, orientation=""):
     """One series of 10 slices, 40 rows, 60 columns."""
     uid = "1.2"
-    meta = pd.DataFrame([{"SeriesInstanceUID": uid, "length": 10, "h": 40, "w": 60, "mod": "MR", "fold": 0, "orientation": orientation, LABELS[PRESENT]: 1}])
+    labels = dict.fromkeys(LABELS, 0) | {LABELS[PRESENT]: 1, LOCATIONS[6]: 1}
+    meta = pd.DataFrame([{"SeriesInstanceUID": uid, "length": 10, "h": 40, "w": 60, "mod": "MR", "fold": 0, "orientation": orientation, **labels}])
     meta = meta.set_index("SeriesInstanceUID", drop=False).rename_axis(None)
     uids = {uid: [f"1.2.{k}" for k in range(10)] if frames is None else ["1.2.0"] * 10}
     geometry = {uid: {"positions": np.arange(10.0), "frames": np.full(10, -1) if frames is None else np.array(frames)}}
@@ -98,12 +100,19 @@ def test_a_localizer_that_points_nowhere_is_dropped_with_its_reason(fault, frame
     assert reason in dropped.reason.iloc[0]
 
 
+def test_a_sop_uid_of_several_slices_points_to_none():
+    meta, uids, geometry = example()
+    with pytest.raises(ValueError, match="several slices"):
+        locate(row(), meta, {"1.2": ["1.2.4"] * 10}, geometry)
+    assert locate(row(), meta, uids, geometry)["f"] == 4
+
+
 def test_a_series_with_a_lost_localizer_gives_no_negatives():
     meta, _, _ = example()
     meta.length = 40
     lost = pd.DataFrame({"SeriesInstanceUID": ["1.2"], "line": [2], "reason": ["not in the series"]})
     nothing_lost = lost.iloc[:0]
-    here = [{"SeriesInstanceUID": "1.2", "f": 3, "class_id": 6}]
+    here = [{"SeriesInstanceUID": "1.2", "f": 3, "class_id": 6, "location": LOCATIONS[6]}]
     assert "1.2" in label_slices(meta, here, nothing_lost)[1]
     assert "1.2" not in label_slices(meta, here, lost)[1]
     assert "1.2" not in label_slices(meta, [], nothing_lost)[1]
@@ -145,3 +154,20 @@ def test_the_table_of_spots_of_a_whole_data_set(tiny):
         assert 0 <= spot.x_512 < 512
     expected = "SeriesInstanceUID SOPInstanceUID coordinates location fold length x y f f_rel class_id h w x_512 y_512 mod".split()
     assert list(table.columns) == expected
+
+
+def test_an_aneurysm_without_a_place_leaves_no_safe_slices():
+    """Two locations, one localizer; and a series that is said to be healthy although a localizer points into it."""
+    meta, uids, _ = example()
+    meta.length = 40
+    nothing_lost = pd.DataFrame({"SeriesInstanceUID": [], "line": [], "reason": []})
+    here = [{"SeriesInstanceUID": "1.2", "f": 3, "class_id": 6, "location": LOCATIONS[6]}]
+    meta[LOCATIONS[6]] = 1
+    assert "1.2" in label_slices(meta, here, nothing_lost)[1]
+    meta[LOCATIONS[2]] = 1
+    assert "1.2" not in label_slices(meta, here, nothing_lost)[1]
+
+    meta[list(LABELS)] = 0
+    meta["fold"], meta["mod"] = 0, "CT"
+    safe = label_slices(meta, [], pd.DataFrame({"SeriesInstanceUID": ["1.2"], "line": [2], "reason": ["x"]}))[1]
+    assert safe == {} and spot_table([], meta, uids, safe, 0).empty

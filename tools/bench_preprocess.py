@@ -1,31 +1,20 @@
-"""How fast the stages are on this machine, against what they could cost.
-
-    python tools/benchmark.py preprocess --matrix 512 --no-write-slices
-
-preprocess: uncompressed DICOM series to arrays, by preprocess_data.py's workers, by a plain loop (pydicom, float32, cv2.resize, numpy.save)
-and by copying bytes alone (read the input files, write files of the output's sizes), each with the same number of processes, in turn.
-Prints the median times and both ratios.
-"""
+"""preprocess: uncompressed DICOM series to arrays, by preprocess_data.py's workers, by a plain loop (pydicom, float32, cv2.resize, numpy.save)
+and by copying bytes alone (read the input files, write files of the output's sizes), each with the same number of processes, in turn."""
 
 import shutil
 import statistics
-import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import cv2
 import numpy as np
 import pydicom
-import tyro
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from src.artifacts import DataFolder
 from src.series_arrays import Job, prepare_series
@@ -35,8 +24,9 @@ SIZE = 512  # pixels, sides of the prepared images
 
 
 @dataclass
-class Config:
-    stage: tyro.conf.Positional[Literal["preprocess"]]  # what to measure
+class Preprocess:
+    """DICOM to arrays, against a plain loop and against the bytes alone."""
+
     matrix: int = 512  # pixels, rows and columns of the DICOM images
     series: int = 8  # series, CT and MR in turn
     slices: int = 40  # slices a series
@@ -46,7 +36,8 @@ class Config:
     folder: Path | None = None  # where to work (default: the system's temporary folder)
 
 
-def main(config: Config) -> dict[str, float]:
+def measure(config: Preprocess) -> dict[str, float]:
+    """Median seconds of each way; prints them with both ratios."""
     with tempfile.TemporaryDirectory(dir=config.folder, prefix="benchmark-") as temporary:
         data = DataFolder(temporary)
         uids = [write_series(data, config, number) for number in range(config.series)]
@@ -78,13 +69,13 @@ def timed(run, data: DataFolder) -> float:
     return time.perf_counter() - start
 
 
-def ours(data: DataFolder, uids: list[str], config: Config, _: ProcessPoolExecutor) -> None:
+def ours(data: DataFolder, uids: list[str], config: Preprocess, _: ProcessPoolExecutor) -> None:
     jobs = [Job(data.root, uid, SIZE, "percentile", config.write_slices) for uid in uids]
     for _, facts in run_in_workers(prepare_series, jobs, config.workers, Limits(600, 8)):
         assert facts["length"] == config.slices, facts
 
 
-def plain(data: DataFolder, uids: list[str], config: Config, pool: ProcessPoolExecutor) -> None:
+def plain(data: DataFolder, uids: list[str], config: Preprocess, pool: ProcessPoolExecutor) -> None:
     list(pool.map(partial(plain_series, data, config.write_slices), uids))
 
 
@@ -103,7 +94,7 @@ def plain_series(data: DataFolder, write_slices: bool, uid: str) -> None:
             np.save(data.slice(uid, index), image)
 
 
-def bytes_only(data: DataFolder, uids: list[str], config: Config, pool: ProcessPoolExecutor) -> None:
+def bytes_only(data: DataFolder, uids: list[str], config: Preprocess, pool: ProcessPoolExecutor) -> None:
     list(pool.map(partial(copy_bytes, data, config.write_slices), uids))
 
 
@@ -121,7 +112,7 @@ def copy_bytes(data: DataFolder, write_slices: bool, uid: str) -> None:
                 data.slice(uid, index).write_bytes(image.data)
 
 
-def write_series(data: DataFolder, config: Config, number: int) -> str:
+def write_series(data: DataFolder, config: Preprocess, number: int) -> str:
     """A series of noise in ellipses; its UID."""
     generator = np.random.default_rng(number)
     y, x = np.mgrid[-1 : 1 : config.matrix * 1j, -1 : 1 : config.matrix * 1j]
@@ -150,7 +141,3 @@ def dicom_slice(uid: str, index: int, pixels: np.ndarray, ct: bool) -> Dataset:
     dataset.RescaleSlope, dataset.RescaleIntercept = 1, -1024 if ct else 0
     dataset.PixelData = pixels.tobytes()
     return dataset
-
-
-if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))

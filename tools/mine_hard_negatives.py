@@ -1,0 +1,103 @@
+"""Slices without an aneurysm on which the networks err: training then draws half of a series' negatives from them.
+
+Each series is judged by the network of its own fold, which never saw it; so all folds must be trained and extracted first:
+
+    for k in 0 1 2 3 4; do python train_stage1.py --fold $k; python extract_features.py --fold $k --series held-out; done
+
+Reads   model/{encoder}/fold-{k}/logits/ of every fold, data/train_{N}_folds.csv, f_dict_sample.pkl (create_folds.py), npy_sequence/
+
+Writes  data/f_dict_hard.pkl     {uid: slices, int array}: no aneurysm near, and yet a probability over the threshold
+        data/hard_negatives.png  the worst of them
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from src import artifacts
+from src.artifacts import DataFolder, RunFolder
+from src.labels import LABELS
+from src.runtime import UserError, progress, run_script
+from src.volume import TOP
+
+
+@dataclass
+class Config:
+    data_dir: Path = Path("data")  # tables and arrays
+    model_dir: Path = Path("model")  # trained networks of all folds
+    encoder: str = "convnext_base.dinov3_lvd1689m"  # as trained
+
+    threshold: float = 0.45  # probability of any label, mean of both steps, from which a slice is hard; a tenth of the slices in the demo
+    montage: int = 24  # slices in the picture, the worst one of a series each; 0: no picture
+
+
+def main(config: Config) -> dict[str, np.ndarray]:
+    data = DataFolder(config.data_dir)
+    series, safe = artifacts.read_folds(data), artifacts.read_pickle(data.safe_slices)
+    found = pd.concat([errors_of(config, row, safe[row.SeriesInstanceUID]) for row in progress(list(series.itertuples()), "mining", " series")])
+    hard_rows = found[found.probability >= config.threshold]
+    hard = {uid: rows.slice.to_numpy(np.int64) for uid, rows in hard_rows.groupby("SeriesInstanceUID")}
+    if not hard:
+        raise UserError(f"no slice reaches {config.threshold}, the highest is {found.probability.max():.2f}: lower --threshold")
+    artifacts.write_pickle(data.hard_slices, hard)
+    print(counts(series, found, hard_rows))
+    print(f"{len(hard_rows)} of {len(found)} negative slices are hard: {data.hard_slices}")
+    if config.montage:
+        draw_montage(data, hard_rows, config.montage)
+        print(f"the worst: {data.hard_picture}")
+    return hard
+
+
+def errors_of(config: Config, row, safe: np.ndarray) -> pd.DataFrame:
+    """SeriesInstanceUID, slice, highest probability and its label, for each slice of a series that has no aneurysm near."""
+    path = RunFolder(config.model_dir, config.encoder, row.fold).logit(row.SeriesInstanceUID)
+    logits = artifacts.read_array(path).astype(np.float32)  # (2, n, 14)
+    if logits.shape != (2, row.length, len(LABELS)):
+        raise artifacts.ArtifactError(f"{path} holds {logits.shape}, not 2 steps of {row.length} slices: run extract_features.py --fold {row.fold} again")
+    probabilities = (1 / (1 + np.exp(-logits))).mean(axis=0)[safe]  # (k, 14)
+    return pd.DataFrame(
+        {"SeriesInstanceUID": row.SeriesInstanceUID, "slice": safe, "probability": probabilities.max(axis=1), "label": probabilities.argmax(axis=1)}
+    )
+
+
+def counts(series: pd.DataFrame, found: pd.DataFrame, hard: pd.DataFrame) -> str:
+    """A table: series, negative slices and hard ones by modality."""
+    modality = series.set_index("SeriesInstanceUID").Modality
+    table = pd.DataFrame(
+        {
+            "series": modality.value_counts(),
+            "with hard slices": hard.drop_duplicates("SeriesInstanceUID").SeriesInstanceUID.map(modality).value_counts(),
+            "negative slices": found.SeriesInstanceUID.map(modality).value_counts(),
+            "hard": hard.SeriesInstanceUID.map(modality).value_counts(),
+        }
+    )
+    return table.fillna(0).astype(int).rename_axis("modality").to_string()
+
+
+def draw_montage(data: DataFolder, hard: pd.DataFrame, count: int) -> None:
+    """The slice with the highest probability of each series, the worst series first."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    worst = hard.sort_values("probability", ascending=False).drop_duplicates("SeriesInstanceUID").head(count)
+    columns = min(6, len(worst))
+    rows = -(-len(worst) // columns)
+    figure = Figure(figsize=(2.2 * columns, 2.6 * rows), layout="constrained")
+    axes = np.ravel(figure.subplots(rows, columns, squeeze=False))
+    for axis in axes:
+        axis.axis("off")
+    for axis, row in zip(axes, worst.itertuples(), strict=False):
+        image = artifacts.read_slices(data.sequence(row.SeriesInstanceUID), np.array([row.slice]))[0]
+        axis.imshow(image.astype(np.float32), cmap="gray", vmin=0, vmax=TOP)
+        axis.set_title(f"{row.probability:.2f}  slice {row.slice}\n{LABELS[row.label]}\n...{row.SeriesInstanceUID[-12:]}", fontsize=6)
+    with artifacts.atomic(data.hard_picture) as file:
+        FigureCanvasAgg(figure).print_png(file)
+
+
+if __name__ == "__main__":
+    run_script(main, Config, __doc__)
