@@ -39,7 +39,8 @@ class Config:
 def main(config: Config) -> dict[str, np.ndarray]:
     data = DataFolder(config.data_dir)
     series, safe = artifacts.read_folds(data), artifacts.read_pickle(data.safe_slices)
-    found = pd.concat([errors_of(config, row, safe[row.SeriesInstanceUID]) for row in progress(list(series.itertuples()), "mining", " series")])
+    judged = list(series[series.SeriesInstanceUID.isin(list(safe))].itertuples())
+    found = pd.concat([errors_of(config, row, safe[row.SeriesInstanceUID]) for row in progress(judged, "mining", " series")])
     hard_rows = found[found.probability >= config.threshold]
     hard = {uid: rows.slice.to_numpy(np.int64) for uid, rows in hard_rows.groupby("SeriesInstanceUID")}
     if not hard:
