@@ -29,7 +29,7 @@ class Preprocess:
 
     matrix: int = 512  # pixels, rows and columns of the DICOM images
     series: int = 8  # series, CT and MR in turn
-    slices: int = 40  # slices a series
+    slices: int = 100  # slices a series
     write_slices: bool = True  # also one file a slice
     workers: int = 2  # processes
     repeats: int = 5  # of each measurement
