@@ -21,9 +21,9 @@ FOLDS, IMAGE_SIZE, CROP = 3, 48, 40
 
 
 @cache
-def help_of(script: str) -> str:
-    """What `python {script} --help` prints."""
-    return subprocess.run([sys.executable, ROOT / script, "--help"], capture_output=True, text=True, check=True).stdout
+def help_of(script: str, *subcommand: str) -> str:
+    """What `python {script} {subcommand} --help` prints."""
+    return subprocess.run([sys.executable, ROOT / script, *subcommand, "--help"], capture_output=True, text=True, check=True).stdout
 
 
 @pytest.fixture(scope="session")

@@ -45,6 +45,7 @@ def make_data(root: Path, count: int, shape=(4, 16, 14)) -> list[str]:
 
 def script(root: Path, *flags: str, **options) -> subprocess.Popen:
     command = [sys.executable, str(SCRIPT), "--data-dir", str(root), "--image-size", "20", *flags]
+    options.setdefault("preexec_fn", lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a shell's background job ignores it
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, **options)
 
 
