@@ -1,7 +1,7 @@
 # make demo   everything from nothing: install, synthetic series, the eight scripts, their scores
 # make test   install, then all tests
 # make check  install, then ruff
-# make folds  after make demo: stage 1 of all five folds, and the slices on which they err (data/f_dict_hard.pkl)
+# make folds  after make demo: both stages on all five folds, the slices on which they err (data/f_dict_hard.pkl), scores over all folds
 # make clean  remove what the demo made; .venv stays
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -16,6 +16,9 @@ MODEL := $(DATA) --model-dir $(DEMO)/model --encoder test_resnet
 FOLD := $(MODEL) --fold 0
 TRAIN1 := $(PY) train_stage1.py $(MODEL) --no-pretrained --crop-size 88 --heatmap-weight $(HEATMAP) --epochs 30 --batch-size 16 --lr 3e-3 --ema-decay 0.99 --seed $(SEED) --workers 0
 
+TRAIN2 := $(PY) train_stage2.py $(MODEL) --width 128 --epochs 30 --lr 1e-3 --ema-decay 0.99 --seed $(SEED)
+FOLDS := 0 1 2 3 4
+
 .PHONY: demo folds test check clean
 
 demo: .venv/run.txt
@@ -26,14 +29,16 @@ demo: .venv/run.txt
 	$(TRAIN1) --fold 0
 	$(PY) eval_stage1.py $(FOLD) --workers 0
 	$(PY) extract_features.py $(FOLD)
-	$(PY) train_stage2.py $(FOLD) --width 128 --epochs 30 --lr 1e-3 --ema-decay 0.99 --seed $(SEED)
+	$(TRAIN2) --fold 0
 	$(PY) eval_stage2.py $(FOLD)
 	$(PY) eval_end_to_end.py $(FOLD)
 	$(PY) tools/show_scores.py --model-dir $(DEMO)/model --encoder test_resnet
 
 folds: .venv/run.txt
-	for fold in 0 1 2 3 4; do $(TRAIN1) --fold $$fold --resume && $(PY) extract_features.py $(MODEL) --fold $$fold --series held-out || exit; done
+	for fold in $(FOLDS); do $(TRAIN1) --fold $$fold --resume && $(PY) extract_features.py $(MODEL) --fold $$fold && $(TRAIN2) --fold $$fold --resume || exit; done
 	$(PY) tools/mine_hard_negatives.py $(MODEL)
+	$(PY) eval_stage2.py $(MODEL) --fold all
+	$(PY) eval_end_to_end.py $(MODEL) --fold all
 
 test: .venv/dev.txt
 	$(PY) -m pytest

@@ -18,6 +18,7 @@ from src.datasets import SpotDataset, held_out_rows, read_spot_tables
 from src.labels import LABELS
 from src.loaders import make_loader
 from src.runtime import run_script
+from src.score_report import report_spots
 from src.slice_cnn import build_slice_cnn
 from train_stage1 import predict_batch
 
@@ -51,7 +52,7 @@ def main(config: Config) -> dict:
     truth = held_out.truth()
     predictions = pd.concat([truth[keys], pd.DataFrame(probabilities, columns=list(LABELS))], axis=1)
     title = f"stage 1, fold {config.fold}, epoch {checkpoint['epoch']} (chosen on this fold), spots"
-    return engine.report_scores(run, "stage1", truth, predictions, keys, title)
+    return report_spots(run, truth, predictions, title)
 
 
 if __name__ == "__main__":

@@ -3,20 +3,23 @@
 Reads   model/{encoder}/fold-{k}/best_stage2.pth (train_stage2.py), features/ (extract_features.py),
         data/train_{N}_folds.csv, slice_geometry_dict.pkl
 
-Writes  model/{encoder}/fold-{k}/  scores_stage2.json, predictions_stage2.csv
+Writes  model/{encoder}/fold-{k}/  scores_stage2.json, predictions_stage2.csv; with --fold all, all folds pooled: fold-all/
 """
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
+import torch
 
 from src import artifacts, engine
-from src.artifacts import DataFolder, RunFolder
+from src.artifacts import DataFolder, RunFolder, folds_of
 from src.datasets import SequenceDataset, pad_sequences
 from src.labels import LABELS
 from src.loaders import make_loader
 from src.runtime import run_script
+from src.score_report import report_series, title_of
 from src.sequence_transformer import build_transformer
 from train_stage2 import predict_batch
 
@@ -25,19 +28,29 @@ from train_stage2 import predict_batch
 class Config:
     data_dir: Path = Path("data")  # tables
     model_dir: Path = Path("model")  # features and trained networks
-    fold: int = 0  # held out
+    fold: int | Literal["all"] = 0  # held out; all: each series by the network that never saw it, pooled
     device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
     encoder: str = "convnext_base.dinov3_lvd1689m"  # as trained
 
+    select: Literal["best", "last"] = "best"  # epoch; the last one is not chosen on the held-out fold
     batch_size: int = 32  # series
 
 
 def main(config: Config) -> dict:
     device = engine.choose_device(config.device)
-    data, run = DataFolder(config.data_dir), RunFolder(config.model_dir, config.encoder, config.fold)
-    checkpoint = artifacts.read_checkpoint(run.best("stage2"), ("weights", "settings", "epoch"))
+    data = DataFolder(config.data_dir)
+    tables = [predict_fold(config, data, fold, device) for fold in folds_of(data, config.fold)]
+    truth, predictions = (pd.concat(parts, ignore_index=True) for parts in zip(*tables, strict=True))
+    run = RunFolder(config.model_dir, config.encoder, config.fold)
+    return report_series(run, "stage2", truth, predictions, title_of(config, "stage 2"))
+
+
+def predict_fold(config: Config, data: DataFolder, fold: int, device: torch.device) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The series of one held-out fold, and their probabilities by the network that never saw them."""
+    run = RunFolder(config.model_dir, config.encoder, fold)
+    checkpoint = artifacts.read_trained(run, "stage2", config.select)
     settings = checkpoint["settings"]
-    _, held_out = artifacts.read_fold(data, config.fold, settings)
+    _, held_out = artifacts.read_fold(data, fold, settings)
     fingerprint = artifacts.fingerprint(run.best("stage1"))
     artifacts.require_features_of(run, fingerprint)
     if settings["stage1"] != fingerprint:
@@ -49,11 +62,7 @@ def main(config: Config) -> dict:
     model = build_transformer(settings, checkpoint["weights"], device)
     loader = make_loader(dataset, config.batch_size, workers=0, collate=pad_sequences)
     probabilities = engine.predict(loader, lambda batch: predict_batch(model, batch, device), device, "held-out series")
-
-    keys = ["SeriesInstanceUID"]
-    predictions = pd.concat([held_out[keys], pd.DataFrame(probabilities, columns=list(LABELS))], axis=1)
-    title = f"stage 2, fold {config.fold}, epoch {checkpoint['epoch']} and step {settings['step']} (chosen on this fold)"
-    return engine.report_scores(run, "stage2", held_out, predictions, keys, title)
+    return held_out, pd.concat([held_out[["SeriesInstanceUID"]], pd.DataFrame(probabilities, columns=list(LABELS))], axis=1)
 
 
 if __name__ == "__main__":

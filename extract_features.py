@@ -19,9 +19,9 @@ import torch
 from src import artifacts, engine, ranks
 from src.artifacts import DataFolder, RunFolder
 from src.datasets import STEPS
-from src.runtime import progress, run_script
-from src.slice_cnn import SliceCNN, build_slice_cnn, encode
-from src.volume import centre_crop, neighbours
+from src.runtime import in_thread, progress, run_script
+from src.slice_cnn import as_volume, build_slice_cnn, encode_series
+from src.volume import neighbours
 
 
 @dataclass
@@ -51,23 +51,27 @@ def main(config: Config) -> int:
     slices = int(lengths[todo].sum())
     print(f"{len(todo)} of {len(mine)} series to go, {slices} slices; {device}, {engine.precision(device)}")
 
+    crop_size = checkpoint["settings"]["crop_size"]
+    read = in_thread(lambda uid: read_series(data, uid, crop_size, device), todo)
     with progress(None, "features", " slices", total=slices) as bar:
-        for uid in todo:
-            prepared = artifacts.read_array(data.sequence(uid))
-            features, logits = encode_steps(model, prepared, checkpoint["settings"]["crop_size"], config.batch_size, device)
-            artifacts.write_array(run.logit(uid), logits)
-            artifacts.write_array(run.feature(uid), features)
-            bar.update(len(prepared))
+        for length in in_thread(lambda encoded: write_series(run, *encoded), encode_series(model, read, config.batch_size, fixed=True)):
+            bar.update(length)
     return len(todo)
 
 
-def encode_steps(model: SliceCNN, prepared: np.ndarray, crop_size: int, batch_size: int, device: torch.device) -> tuple[np.ndarray, ...]:
-    """Features (2, n, C) and logits (2, n, 14), float16, of prepared slices (n, S, S) float16. The series is uploaded once."""
-    length = len(prepared)
-    volume = torch.from_numpy(np.ascontiguousarray(centre_crop(prepared, crop_size))).to(device)  # (n, crop, crop)
-    triplets = np.concatenate([neighbours(np.arange(length), step, length) for step in STEPS])  # (2 n, 3)
-    encoded = encode(model, volume, triplets, batch_size)
-    return tuple(part.view(len(STEPS), length, -1).half().cpu().numpy() for part in encoded)
+def read_series(data: DataFolder, uid: str, crop_size: int, device: torch.device) -> tuple[str, torch.Tensor, np.ndarray]:
+    """A series for `encode_series`: UID, volume, triplets (2 n, 3) of all its slices with their neighbours at each step."""
+    volume = as_volume(artifacts.read_array(data.sequence(uid)), crop_size, device)
+    length = len(volume)
+    return uid, volume, np.concatenate([neighbours(np.arange(length), step, length) for step in STEPS])
+
+
+def write_series(run: RunFolder, uid: str, features: torch.Tensor, logits: torch.Tensor) -> int:
+    """The two files of a series, whose features (2 n, C) and logits (2 n, 14) lie on the device; how many slices it has."""
+    length = len(features) // len(STEPS)
+    artifacts.write_array(run.logit(uid), logits.half().view(len(STEPS), length, -1).cpu().numpy())
+    artifacts.write_array(run.feature(uid), features.half().view(len(STEPS), length, -1).cpu().numpy())
+    return length
 
 
 if __name__ == "__main__":

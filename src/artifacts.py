@@ -90,7 +90,7 @@ class DataFolder:
 class RunFolder:
     """Paths under --model-dir/{encoder}/fold-{k}. stage is "stage1" or "stage2"."""
 
-    def __init__(self, model_dir: str | Path, encoder: str, fold: int):
+    def __init__(self, model_dir: str | Path, encoder: str, fold: int | str):
         self.root = Path(model_dir) / encoder.replace("/", "_") / f"fold-{fold}"
         self.features = self.root / "features"
         self.logits = self.root / "logits"
@@ -132,7 +132,11 @@ class RunFolder:
         return self.logits / f"{checked_uid(uid)}.npy"
 
     def has_features(self, uid: str) -> bool:
-        return self.feature(uid).exists() and self.logit(uid).exists()
+        """Whether both files of a series are there and whole."""
+        try:
+            return all(read_layout(path) for path in (self.feature(uid), self.logit(uid)))
+        except ArtifactError:
+            return False
 
 
 MADE_BY = (  # (file name, what makes it)
@@ -205,9 +209,8 @@ def read_array(path: Path) -> np.ndarray:
         raise ArtifactError(f"{path} is not a whole array ({error}): delete it and {remedy(path)}") from error
 
 
-@cache
-def array_layout(path: Path) -> tuple[int, tuple[int, ...], np.dtype]:
-    """(offset of the data in bytes, shape, dtype) of an npy file, read once a process; a file that is cut short raises."""
+def read_layout(path: Path) -> tuple[int, tuple[int, ...], np.dtype]:
+    """(offset of the data in bytes, shape, dtype) of an npy file; a file that is cut short raises."""
     try:
         with open(require(path), "rb") as file:
             major, _ = np.lib.format.read_magic(file)
@@ -219,6 +222,12 @@ def array_layout(path: Path) -> tuple[int, tuple[int, ...], np.dtype]:
     if fortran or dtype.hasobject or end - offset != dtype.itemsize * int(np.prod(shape)):
         raise ArtifactError(f"{path} is not a whole array: delete it and {remedy(path)}")
     return offset, shape, dtype
+
+
+@cache
+def array_layout(path: Path) -> tuple[int, tuple[int, ...], np.dtype]:
+    """`read_layout`, once a process: for files that many samples are read from."""
+    return read_layout(path)
 
 
 def read_slices(path: Path, indices: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
@@ -293,6 +302,11 @@ def read_fold(data: DataFolder, fold: int, trained: dict | None = None) -> tuple
         if trained.get(name) != value:
             raise ArtifactError(f"the network was trained on arrays with {name} {trained.get(name)}, those of {data.sequences} have {value}: train again")
     return series, held_out
+
+
+def folds_of(data: DataFolder, fold: int | str) -> list[int]:
+    """The fold alone, or all that create_folds.py dealt."""
+    return list(range(data.fold_count())) if fold == "all" else [fold]
 
 
 def fold_settings(data: DataFolder, held_out: pd.DataFrame) -> dict:
@@ -425,3 +439,14 @@ def read_checkpoint(path: Path, needed: tuple[str, ...]) -> dict:
     if content["labels"] != list(LABELS):
         raise ArtifactError(f"{path} was made for other labels or another order of them")
     return content
+
+
+def read_trained(run: RunFolder, stage: str, select: str) -> dict:
+    """{"weights", "settings", "epoch"} of a trained network: those of the best epoch, or the moving average after the last one.
+
+    The last epoch is not chosen by its score, nor is its step, which is 1.
+    """
+    if select == "best":
+        return read_checkpoint(run.best(stage), ("weights", "settings", "epoch"))
+    state = read_checkpoint(run.last(stage), ("learner", "settings", "epoch"))
+    return {"weights": state["learner"]["average"]["module"], "settings": state["settings"] | {"step": 1}, "epoch": state["epoch"]}

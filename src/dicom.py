@@ -75,11 +75,14 @@ def read_series(folder: str | Path) -> Series:
     return series
 
 
-def read_words(series: Series) -> list[np.ndarray]:
-    """Raw words (h, w) of each slice of an opened series, in order; see dicom_pixels for their meaning."""
-    words: list[np.ndarray | None] = [None] * len(series.slices)
-    kept = _read_pixels(series, words.__setitem__)
-    return [words[k] for k in kept]
+def read_words(series: Series, chosen: np.ndarray | None = None) -> list[np.ndarray]:
+    """Raw words (h, w) of the slices `chosen` (k,) of an opened series, all where None, in order; see dicom_pixels for their meaning.
+
+    Slices that cannot be decoded leave the series, and the list.
+    """
+    words: dict[int, np.ndarray] = {}
+    kept = _read_pixels(series, words.__setitem__, chosen)
+    return [words[k] for k in kept if k in words]
 
 
 def open_series(folder: str | Path) -> Series:
@@ -105,10 +108,12 @@ def open_series(folder: str | Path) -> Series:
     return series
 
 
-def _read_pixels(series: Series, receive: Callable[[int, np.ndarray], None]) -> list[int]:
-    """Hand each slice's index and words to `receive`, file by file. Slices of files that cannot be decoded leave the series; who stays."""
+def _read_pixels(series: Series, receive: Callable[[int, np.ndarray], None], chosen: np.ndarray | None = None) -> list[int]:
+    """Hand index and words of each slice, or of the chosen ones, to `receive`, file by file. Slices of files that cannot be decoded leave
+    the series; who stays."""
     failed: dict[int, DicomError] = {}
-    order = sorted(range(len(series.slices)), key=lambda k: (str(series.slices[k].file.path), series.slices[k].frame))
+    asked = range(len(series.slices)) if chosen is None else chosen.tolist()
+    order = sorted(asked, key=lambda k: (str(series.slices[k].file.path), series.slices[k].frame))
     for _, group in groupby(order, key=lambda k: series.slices[k].file.path):
         indices = list(group)
         try:

@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from src import artifacts, metrics, optim, ranks
-from src.artifacts import RunFolder
+from src import metrics, optim, ranks
 from src.labels import LABELS
 from src.loaders import batches_of
 from src.run import Run
@@ -190,14 +188,3 @@ def use_compiler(model: nn.Module) -> None:
     """Compile the network at its first call; where no compiler is at hand it runs as it is."""
     torch._dynamo.config.suppress_errors = True
     model.compile()
-
-
-def report_scores(run: RunFolder, evaluation: str, truth: pd.DataFrame, predictions: pd.DataFrame, keys: list[str], title: str) -> dict:
-    """Join, score, print the table, and write predictions and scores beside the weights; returns the scores."""
-    artifacts.write_table(run.predictions(evaluation), predictions)
-    labels, probabilities = metrics.join_by_uid(truth[[*keys, *LABELS]], predictions, keys)
-    scores = metrics.weighted_score(labels, probabilities)
-    scores["n_series"] = int(truth.SeriesInstanceUID.nunique())
-    artifacts.write_json(run.scores(evaluation), scores)
-    print(metrics.score_table(scores, f"{title}: {len(labels)} rows of {scores['n_series']} series"))
-    return scores

@@ -1,5 +1,7 @@
 """The challenge's score: half the AUC of `Aneurysm Present`, half the mean of the 13 location AUCs; and its table."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 
@@ -64,11 +66,27 @@ def join_by_uid(truth: pd.DataFrame, predictions: pd.DataFrame, keys: list[str])
     return both[list(LABELS)].to_numpy(np.int64), probabilities
 
 
-def score_table(scores: dict, title: str) -> str:
-    """The 14 AUCs and the weighted score, as text for a terminal."""
-    width = max(len(label) for label in LABELS)
-    lines = [title, "-" * (width + 8)]
-    for label, value in (*scores["locations"].items(), (LABELS[PRESENT], scores["present"])):
-        lines.append(f"{label:<{width}}  {'   n/a' if value is None else f'{value:6.3f}'}")
-    lines += ["-" * (width + 8), f"{'weighted score':<{width}}  {scores['score']:6.3f}"]
-    return "\n".join(lines)
+def intervals(truth: np.ndarray, probabilities: np.ndarray, draws: int, seed: int = 0) -> dict:
+    """95 % bootstrap intervals of `weighted_score`, in its form: the 2.5th and 97.5th percentile over draws of as many rows with replacement
+    (Efron 1979). A location without both classes in a draw is left out of that draw. Both arrays (N, 14)."""
+    length = len(truth)
+    counts = np.random.default_rng(seed).multinomial(length, np.full(length, 1 / length), size=draws).astype(np.float64)  # (draws, N)
+    drawn = np.stack([weighted_auc(truth[:, k], probabilities[:, k], counts) for k in range(len(LABELS))], axis=1)  # (draws, 14)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a column without any number is a label without an interval
+        score = PRESENT_WEIGHT * drawn[:, PRESENT] + (1 - PRESENT_WEIGHT) * np.nanmean(drawn[:, :PRESENT], axis=1)
+        ends = np.nanpercentile(np.column_stack([drawn, score]), (2.5, 97.5), axis=0).T  # (15, 2)
+    listed = [None if np.isnan(pair).any() else pair.tolist() for pair in ends]
+    return {"score": listed[-1], "present": listed[PRESENT], "locations": dict(zip(LOCATIONS, listed, strict=False))}
+
+
+def weighted_auc(truth: np.ndarray, scores: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """`auc` of samples in which row i occurs counts[:, i] times: (draws,), NaN where a class is missing. truth, scores: (N,); counts: (draws, N)."""
+    order = np.argsort(scores, kind="stable")
+    starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))  # of runs of equal scores
+    positive = truth[order].astype(bool)
+    ordered = counts[:, order]
+    positives, negatives = (np.add.reduceat(ordered * chosen, starts, axis=1) for chosen in (positive, ~positive))  # (draws, runs)
+    won = (positives * (negatives.cumsum(axis=1) - negatives / 2)).sum(axis=1)
+    pairs = positives.sum(axis=1) * negatives.sum(axis=1)
+    return np.divide(won, pairs, out=np.full(len(counts), np.nan), where=pairs > 0)

@@ -1,18 +1,21 @@
 """The sequence transformer: features of the slices of a series -> 14 logits; and both stages joined for inference."""
 
 import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from src.datasets import slice_positions, thin
+from src.datasets import MIRRORABLE, STEPS, slice_positions, thin
 from src.engine import autocast
-from src.labels import LABELS
-from src.runtime import UserError
-from src.slice_cnn import build_slice_cnn, encode
-from src.volume import centre_crop, neighbours
+from src.labels import LABELS, MIRROR
+from src.runtime import Clock, UserError
+from src.slice_cnn import as_volume, build_slice_cnn, encode_series
+from src.volume import neighbours
 
 DISTANCE_KNOTS = 32  # learned values of the relative position term
 FARTHEST = 200.0  # mm; beyond, all distances count as this one
@@ -40,7 +43,8 @@ class DistanceBias(nn.Module):
         left = place.floor().clamp(max=DISTANCE_KNOTS - 2)
         share = place - left
         left = left.long()
-        return self.values[left] * (1 - share) + self.values[left + 1] * share
+        low, high = (self.values.index_select(0, at.flatten()).view_as(at) for at in (left, left + 1))  # unlike values[left], bit for bit repeatable
+        return low * (1 - share) + high * share
 
 
 class Layer(nn.Module):
@@ -136,30 +140,70 @@ def new_transformer(settings: dict) -> SequenceTransformer:
     return SequenceTransformer(**{name: settings[name] for name in names})
 
 
-class BothStages:
-    """The joined weights: prepared slices of a series in, 14 probabilities out."""
+@dataclass
+class UsedSlices:
+    """What both stages read of a series."""
 
-    def __init__(self, checkpoint: dict, device: torch.device):
-        """checkpoint: content of weights_inference.pth."""
+    prepared: np.ndarray  # (k, S, S) float16, in 0..TOP
+    triplets: np.ndarray  # (V, T, 3) indices into prepared: for each step, each token's slice and its neighbours
+    positions: np.ndarray  # (T,) float32 mm, of the tokens
+    mirrorable: bool  # whether the images' x axis is the patient's left-right axis
+
+
+class BothStages:
+    """The joined weights: the slices of series in, 14 probabilities out."""
+
+    def __init__(self, checkpoint: dict, device: torch.device, both_steps: bool = False, mirror: bool = False):
+        """checkpoint: content of weights_inference.pth. both_steps, mirror: also predict from the other step, from the mirrored head, and
+        take the mean; each doubles the work."""
         self.stage1, self.stage2 = checkpoint["stage1_settings"], checkpoint["stage2_settings"]
-        self.step: int = self.stage2["step"]
-        self.device = device
+        self.steps: tuple[int, ...] = STEPS if both_steps else (self.stage2["step"],)
+        self.mirror, self.device = mirror, device
         self.slice_cnn = build_slice_cnn(self.stage1, checkpoint["stage1"], device)
         self.transformer = build_transformer(self.stage2, checkpoint["stage2"], device)
 
-    def slices_used(self, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Of a series of so many slices: which become tokens, (T,), and which must be prepared for that, (k,) ascending."""
-        tokens = thin(length, self.stage2["cut"])
-        return tokens, np.unique(neighbours(tokens, self.step, length))
+    def tokens(self, length: int) -> np.ndarray:
+        """(T,) slices of a series of so many that become tokens."""
+        return thin(length, self.stage2["cut"])
+
+    def needed(self, length: int) -> np.ndarray:
+        """(k,) ascending: the tokens and their neighbours, all that must be prepared."""
+        return np.unique(self._triplets(length))
+
+    def _triplets(self, length: int) -> np.ndarray:
+        return np.stack([neighbours(self.tokens(length), step, length) for step in self.steps])  # (V, T, 3)
+
+    def used_slices(self, prepared: np.ndarray, positions: np.ndarray | None, length: int, plane: str) -> UsedSlices:
+        """prepared: the slices `needed`; positions: (n,) mm of all slices, or None; plane as in dicom.Series."""
+        positions = np.full(length, np.nan) if positions is None else positions
+        triplets = np.searchsorted(self.needed(length), self._triplets(length))
+        return UsedSlices(prepared, triplets, slice_positions(positions, self.tokens(length)), plane in MIRRORABLE)
+
+    def predict(self, series: Iterable[tuple[Any, UsedSlices]], batch_size: int, clock: Clock) -> Iterator[tuple[Any, np.ndarray]]:
+        """(key, probabilities (14,) float32) of each (key, slices), in order; full batches across series. clock: what it took."""
+        encoded = encode_series(self.slice_cnn, (self._views(key, used) for key, used in series), batch_size)
+        for (key, used), features, _ in encoded:
+            with clock.part("sequence"):
+                probabilities = self._read_sequence(used, features)
+            yield key, probabilities
+
+    def _views(self, key: Any, used: UsedSlices) -> tuple[tuple, Tensor, np.ndarray]:
+        """A series for `encode_series`: its volume, mirrored once more where asked, and the triplets of all views."""
+        volume, triplets = as_volume(used.prepared, self.stage1["crop_size"], self.device), used.triplets
+        if self.mirror and used.mirrorable:
+            triplets = np.concatenate([triplets, triplets + len(volume)])  # (2 V, T, 3)
+            volume = torch.cat([volume, volume.flip(-1)])
+        return (key, used), volume, triplets.reshape(-1, 3)
 
     @torch.inference_mode()
-    def probabilities(self, prepared: np.ndarray, needed: np.ndarray, tokens: np.ndarray, positions: np.ndarray, batch_size: int) -> np.ndarray:
-        """(14,) float32. prepared: (k, S, S) float16, the slices `needed`; positions: (n,) mm of all slices of the series, NaN = none."""
-        triplets = np.searchsorted(needed, neighbours(tokens, self.step, len(positions)))
-        volume = torch.from_numpy(centre_crop(prepared, self.stage1["crop_size"])).to(self.device)
-        features, _ = encode(self.slice_cnn, volume, triplets, batch_size)
-        where = torch.from_numpy(slice_positions(positions, tokens)).to(self.device)
-        present = torch.ones(1, len(tokens), dtype=torch.bool, device=self.device)
+    def _read_sequence(self, used: UsedSlices, features: Tensor) -> np.ndarray:
+        """Mean probabilities (14,) of the views, whose features (V * T, C) follow one another."""
+        features = features.half().float().view(-1, len(used.positions), features.shape[-1])  # (V, T, C), rounded as files of features are
+        views = len(features)
+        positions = torch.from_numpy(used.positions).to(self.device).expand(views, -1)  # (V, T)
         with autocast(self.device):
-            logits = self.transformer(features.half().float()[None], where[None], present)
-        return logits[0].sigmoid().cpu().numpy()
+            logits = self.transformer(features, positions, torch.ones_like(positions, dtype=torch.bool))
+        probabilities = logits.sigmoid()
+        mirrored = len(self.steps)  # views from here on are of the mirrored head
+        probabilities[mirrored:] = probabilities[mirrored:, list(MIRROR)]
+        return probabilities.mean(dim=0).cpu().numpy()

@@ -3,7 +3,7 @@
 The pixels are the same as those of `volume.prepare(read_series(folder), ...)`, made faster: straight from stored words by lookup tables.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,8 +74,37 @@ def _survey(job: Job) -> dict:
     return facts_of(series) | {"syntax": " and ".join(sorted(syntaxes)), "storage": storage}
 
 
-def prepared_images(series: Series, words: list[np.ndarray], size: int, mr_window: str) -> Iterator[np.ndarray]:
-    """(size, size) float16 in 0..TOP, in-plane canonical, slice by slice."""
+def read_chosen(folder: Path, mr_window: str, choose: Callable[[int], np.ndarray]) -> tuple[Series, dict[int, np.ndarray], np.ndarray]:
+    """The series in a folder, raw words (h, w) by slice number, and which slices `choose(number of slices)` wants, (k,) ascending.
+
+    Only their words are read, unless the window is of the whole series. A slice that cannot be decoded leaves the series, and the choice is
+    made anew. Raises DicomError where there is no volume.
+    """
+    series = open_series(folder)
+    whole = series.modality != "CT" and mr_window == "percentile"
+    length = 0
+    while length != len(series.slices):
+        length = len(series.slices)
+        chosen = choose(length)
+        read = np.arange(length) if whole else chosen
+        found = read_words(series, read)
+    return series, dict(zip(read.tolist(), found, strict=True)), chosen
+
+
+def stacked(images: Iterator[np.ndarray], count: int) -> np.ndarray:
+    """(count, S, S) of as many images, each put to its place at once."""
+    first = next(images)
+    out = np.empty((count, *first.shape), first.dtype)
+    out[0] = first
+    for place, image in enumerate(images, 1):
+        out[place] = image
+    return out
+
+
+def prepared_images(
+    series: Series, words: Sequence[np.ndarray] | dict[int, np.ndarray], size: int, mr_window: str, chosen: np.ndarray | None = None
+) -> Iterator[np.ndarray]:
+    """(size, size) float16 in 0..TOP, in-plane canonical, of the slices `chosen`, all where None, one by one. words: by slice number."""
     tables = {_meaning(piece): lookup_table(piece) for piece in series.slices}
     window = _window(series, words, tables, mr_window)
     resized = series.shape[1:] != (size, size)
@@ -83,7 +112,8 @@ def prepared_images(series: Series, words: list[np.ndarray], size: int, mr_windo
         if table is not None:
             scaled = apply_window(table, window)
             tables[key] = codes_of(scaled) if resized else scaled.astype(np.float16).view(np.int16)
-    for piece, stored in zip(series.slices, words, strict=True):
+    for index in range(len(series.slices)) if chosen is None else chosen.tolist():
+        piece, stored = series.slices[index], words[index]
         table = tables[_meaning(piece)]
         if table is None:  # words of more than 16 bits
             image = prepared_image(apply_window(values(stored, piece), window), size)
@@ -122,15 +152,15 @@ def _meaning(piece: Slice) -> tuple:
     return (piece.slope, piece.intercept, file.allocated, file.stored, file.high_bit, file.signed, file.is_float, file.inverted)
 
 
-def _window(series: Series, words: list[np.ndarray], tables: dict, mr_window: str) -> tuple[float, float]:
+def _window(series: Series, words: Sequence[np.ndarray] | dict[int, np.ndarray], tables: dict, mr_window: str) -> tuple[float, float]:
     if series.modality == "CT":
         return CT_WINDOW
     if mr_window == "fixed":
         return MR_FIXED_WINDOW
     counts = dict.fromkeys(tables, 0)
     found = []  # (values, how often each)
-    for piece, stored in zip(series.slices, words, strict=True):
-        key = _meaning(piece)
+    for index, piece in enumerate(series.slices):
+        key, stored = _meaning(piece), words[index]
         if tables[key] is None:
             found.append(np.unique(values(stored, piece), return_counts=True))
         else:

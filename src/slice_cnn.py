@@ -1,8 +1,10 @@
 """The 2.5D CNN: a timm encoder over three neighbouring slices, an auxiliary heatmap of where the aneurysm is, 14 logits."""
 
 import socket
+from collections import deque
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlparse
 from urllib.request import getproxies
 
@@ -16,6 +18,7 @@ from torch.nn.functional import interpolate
 from src.engine import autocast
 from src.labels import LABELS
 from src.runtime import UserError
+from src.volume import centre_crop
 
 MEAN = 2.5  # subtracted from the prepared intensities, which run from 0 to 5
 STRIDES = (8, 16, 32)  # of the encoder's maps that the heatmap head reads
@@ -139,17 +142,68 @@ def build_slice_cnn(settings: dict, weights: dict[str, Tensor], device: torch.de
     return model.to(device, memory_format=torch.channels_last).eval()
 
 
-@torch.inference_mode()
-def encode(model: SliceCNN, volume: Tensor, triplets: np.ndarray, batch_size: int) -> tuple[Tensor, Tensor]:
-    """Features (k, C) and logits (k, 14), float32 on the device, of k slices with their neighbours.
+def as_volume(prepared: np.ndarray, crop: int, device: torch.device) -> Tensor:
+    """Prepared slices (n, S, S) float16 -> their centre (n, crop, crop), a view; for a GPU a copy in memory from which it fetches by itself."""
+    view = torch.from_numpy(centre_crop(prepared, crop))
+    return view if device.type == "cpu" else torch.empty(view.shape, dtype=view.dtype, pin_memory=True).copy_(view)
 
-    volume: (n, crop, crop) float16 on the model's device; triplets: (k, 3) indices into it (volume.neighbours).
+
+def encode(model: SliceCNN, volume: Tensor, triplets: np.ndarray, batch_size: int) -> tuple[Tensor, Tensor]:
+    """Features (k, C) and logits (k, 14) of the slices of one series; see `encode_series`."""
+    ((_, features, logits),) = encode_series(model, [(None, volume, triplets)], batch_size)
+    return features, logits
+
+
+@torch.inference_mode()
+def encode_series(
+    model: SliceCNN, series: Iterable[tuple[Any, Tensor, np.ndarray]], batch_size: int, fixed: bool = False
+) -> Iterator[tuple[Any, Tensor, Tensor]]:
+    """(key, features (k, C), logits (k, 14)), float32 on the model's device, of each (key, volume, triplets), in order.
+
+    volume: (n, crop, crop) float16, uploaded once; triplets: (k, 3), the slices that make the three channels (volume.neighbours).
+    Batches run on across series, so that those of short series are full, too. fixed: fill up the last one as well, so that the bits of a
+    slice's features do not depend on which series came before it.
     """
-    features, logits = [], []
-    index = torch.from_numpy(triplets).to(volume.device)
-    with autocast(volume.device):
-        for piece in index.split(batch_size):
-            out = model(volume[piece].float().contiguous(memory_format=torch.channels_last))
-            features.append(out.features)
-            logits.append(out.logits)
-    return torch.cat(features), torch.cat(logits)
+    device = next(model.parameters()).device
+    waiting: deque[tuple[Any, int]] = deque()  # (key, number of slices) of the series that are not handed out yet
+    encoded: list[tuple[Tensor, Tensor]] = []  # their features and logits so far, in order
+    images: list[Tensor] = []  # (b, 3, crop, crop) float16, of the next batch
+    room = batch_size
+    for key, volume, triplets in series:
+        volume = volume.to(device, non_blocking=True)
+        waiting.append((key, len(triplets)))
+        index = torch.from_numpy(triplets).to(device)
+        while len(index):
+            piece, index = index[:room], index[room:]
+            images.append(volume[piece])
+            room -= len(piece)
+            if room == 0:
+                encoded.append(_encode_batch(model, images))
+                images, room = [], batch_size
+        del volume  # its slices of the next batch are copies
+        yield from _whole_series(waiting, encoded)
+    if images:
+        features, logits = _encode_batch(model, _filled(images, room) if fixed else images)
+        encoded.append((features[: batch_size - room], logits[: batch_size - room]))
+    yield from _whole_series(waiting, encoded)
+
+
+def _filled(images: list[Tensor], room: int) -> list[Tensor]:
+    """The images and as many more without anything in them."""
+    return [*images, images[0].new_zeros(room, *images[0].shape[1:])]
+
+
+def _encode_batch(model: SliceCNN, images: list[Tensor]) -> tuple[Tensor, Tensor]:
+    batch = torch.cat(images).float().contiguous(memory_format=torch.channels_last)
+    with autocast(batch.device):
+        out = model(batch)
+    return out.features, out.logits
+
+
+def _whole_series(waiting: deque[tuple[Any, int]], encoded: list[tuple[Tensor, Tensor]]) -> Iterator[tuple[Any, Tensor, Tensor]]:
+    """Take the series out of `waiting`, and their part out of `encoded`, that are encoded to their last slice."""
+    while waiting and waiting[0][1] <= sum(len(features) for features, _ in encoded):
+        key, count = waiting.popleft()
+        features, logits = (torch.cat(parts) for parts in zip(*encoded, strict=True))
+        encoded[:] = [(features[count:], logits[count:])] if len(features) > count else []
+        yield key, features[:count], logits[:count]

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from src.labels import LABELS, PRESENT
-from src.metrics import MetricError, auc, join_by_uid, mean_location, score_table, weighted_score
+from src.metrics import MetricError, auc, intervals, join_by_uid, mean_location, weighted_auc, weighted_score
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=2, max_size=60))
@@ -41,8 +41,36 @@ def test_a_location_without_both_classes_is_left_out_and_shown():
     assert scores["locations"][LABELS[4]] is None
     others = [roc_auc_score(truth[:, k], probabilities[:, k]) for k in range(PRESENT) if k != 4]
     assert scores["score"] == pytest.approx(0.5 * scores["present"] + 0.5 * np.mean(others))
-    row = next(line for line in score_table(scores, "title").splitlines() if line.startswith(LABELS[4]))
-    assert row.endswith("n/a")
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5), st.integers(0, 3)), min_size=1, max_size=40))
+def test_auc_of_rows_that_occur_several_times_equals_scikit_learn(rows):
+    truth, scores, counts = (np.array(column) for column in zip(*rows, strict=True))
+    there = truth[counts > 0]
+    (value,) = weighted_auc(truth, scores / 5, counts[None].astype(float))
+    if len(there) == 0 or there.all() or not there.any():
+        assert np.isnan(value)
+    else:
+        assert value == pytest.approx(roc_auc_score(truth, scores, sample_weight=counts), abs=1e-12)
+
+
+def test_intervals_are_percentiles_of_scores_of_drawn_series():
+    """Against the score itself, of series drawn one by one."""
+    truth, probabilities = example(80)
+    truth[:, 4] = 0
+    truth[1:, 5] = 0  # a single positive: missing in about a third of the draws
+    truth[0, 5] = 1
+    ends = intervals(truth, probabilities, 400)
+    generator, plain = np.random.default_rng(1), []
+    for _ in range(400):
+        rows = generator.integers(0, 80, 80)
+        plain.append(weighted_score(truth[rows], probabilities[rows]))
+    for name in ("score", "present"):
+        assert ends[name] == pytest.approx(np.percentile([draw[name] for draw in plain], (2.5, 97.5)), abs=0.03)
+    expected = np.percentile([draw["locations"][LABELS[0]] for draw in plain], (2.5, 97.5))
+    assert ends["locations"][LABELS[0]] == pytest.approx(expected, abs=0.04)
+    assert ends["locations"][LABELS[4]] is None
+    assert ends["locations"][LABELS[5]] is not None
 
 
 def test_no_presence_contrast_is_a_clear_error():

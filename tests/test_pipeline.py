@@ -89,7 +89,7 @@ def test_all_artifacts_have_the_promised_names_and_shapes(walked):
 def test_scores_and_predictions_have_the_promised_form(walked, evaluation):
     _, run_folder, results, _, _ = walked
     scores = json.loads((run_folder.root / f"scores_{evaluation}.json").read_text())
-    assert set(scores) == {"score", "present", "locations", "n_series"}
+    assert set(scores) == {"score", "present", "locations", "n_series"} | ({"intervals", "groups"} if evaluation != "stage1" else set())
     assert list(scores["locations"]) == list(LOCATIONS)
     predictions = pd.read_csv(run_folder.predictions(evaluation))
     assert list(predictions.columns) == ["SeriesInstanceUID", *(["slice"] if evaluation == "stage1" else []), *LABELS]

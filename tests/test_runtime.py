@@ -1,13 +1,14 @@
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from src import runtime
-from src.runtime import UserError, run_script, versions
+from src.runtime import Clock, UserError, in_thread, run_script, versions
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -73,6 +74,31 @@ def test_sigterm_ends_with_its_code():
     imports = "import os, signal; from src.runtime import run_script; from tests.test_runtime import Config"
     code = f"{imports}; run_script(lambda _: os.kill(os.getpid(), signal.SIGTERM), Config, '')"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 143
+
+
+def test_a_thread_is_one_item_ahead_and_keeps_the_order():
+    started, done = [], []
+    for item in in_thread(lambda item: started.append(item) or item, range(5)):
+        time.sleep(0.02)
+        assert started == list(range(min(item + 2, 5)))
+        done.append(item)
+    assert done == list(range(5))
+
+
+def test_an_error_in_the_thread_comes_where_its_item_is_due():
+    due = in_thread(lambda item: 1 // item, [2, 1, 0, 3])
+    assert [next(due), next(due)] == [0, 1]
+    with pytest.raises(ZeroDivisionError):
+        next(due)
+
+
+def test_a_clock_adds_up_parts_and_waits():
+    clock = Clock()
+    for _ in clock.waiting("wait", (time.sleep(0.02) for _ in range(3))):
+        with clock.part("work"):
+            time.sleep(0.01)
+    assert 0.06 <= clock.seconds["wait"] < 1
+    assert 0.03 <= clock.seconds["work"] < 1
 
 
 def test_versions_name_what_decides_about_results():

@@ -75,3 +75,18 @@ def test_nearer_slices_count_more_from_the_first_step():
     assert out[0, 0].item() == pytest.approx(0, abs=0.05) and out[0, 2].item() == pytest.approx(-1, abs=0.05)
     torch.testing.assert_close(out, out.T)
     assert (out[0].diff() < 0).all()
+
+
+def test_gradients_of_the_distances_are_the_same_in_every_repetition():
+    """Large enough for several threads, which must not add in the order in which they happen to come."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    bias, generator, seen = DistanceBias(), torch.Generator().manual_seed(0), set()
+    positions = torch.rand(32, 60, generator=generator).cumsum(1) * 3
+    weights = torch.randn(32, 60, 60, generator=generator)
+    for _ in range(10):
+        bias.values.grad = None
+        (bias(positions) * weights).sum().backward()
+        seen.add(bias.values.grad.numpy().tobytes())
+    torch.set_num_threads(threads)
+    assert len(seen) == 1

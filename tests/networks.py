@@ -1,0 +1,39 @@
+"""Trained networks without the training: random weights, in the files that the stages leave."""
+
+from pathlib import Path
+
+import torch
+
+from src import artifacts
+from src.artifacts import DataFolder, RunFolder
+from src.sequence_transformer import new_transformer
+from src.slice_cnn import SliceCNN
+from tests.conftest import CROP
+
+ENCODER = "test_convnext"
+
+
+def write_stage1(data: DataFolder, model_dir: Path, fold: int = 0, seed: int = 0) -> RunFolder:
+    """best_stage1.pth."""
+    torch.manual_seed(seed)
+    run = RunFolder(model_dir, ENCODER, fold)
+    _, held_out = artifacts.read_fold(data, fold)
+    settings = artifacts.fold_settings(data, held_out) | {"encoder": ENCODER, "crop_size": CROP, "heatmap_weight": 0.3}
+    weights = SliceCNN(ENCODER, heatmap=True).state_dict()
+    artifacts.write_checkpoint(run.best("stage1"), {"weights": weights, "settings": settings, "epoch": 1})
+    return run
+
+
+def write_both(data: DataFolder, model_dir: Path, fold: int = 0, seed: int = 0, cut: int = 192) -> RunFolder:
+    """best_stage1.pth, best_stage2.pth and weights_inference.pth, for step 2."""
+    run = write_stage1(data, model_dir, fold, seed)
+    stage1 = artifacts.read_checkpoint(run.best("stage1"), ())
+    channels = SliceCNN(ENCODER, heatmap=True).channels
+    shape = {"channels": channels, "width": 16, "layers": 2, "heads": 1, "dropout": 0.0, "attention_dropout": 0.0}
+    fold_of = {name: stage1["settings"][name] for name in ("held_out", "image_size", "mr_window")}
+    settings = fold_of | shape | {"cut": cut, "step": 2, "stage1": artifacts.fingerprint(run.best("stage1"))}
+    weights = new_transformer(settings).state_dict()
+    artifacts.write_checkpoint(run.best("stage2"), {"weights": weights, "settings": settings, "epoch": 1})
+    joined = {"stage1": stage1["weights"], "stage1_settings": stage1["settings"], "stage2": weights, "stage2_settings": settings}
+    artifacts.write_checkpoint(run.inference, joined)
+    return run
