@@ -1,15 +1,18 @@
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 import extract_features
 from src import artifacts
-from src.artifacts import RunFolder
-from src.slice_cnn import SliceCNN, build_slice_cnn, encode_series
+from src.artifacts import DataFolder, RunFolder
+from src.labels import LABELS
+from src.slice_cnn import CACHED_IMAGES, SliceCNN, build_slice_cnn, encode_series
 from src.volume import centre_crop, neighbours
 from tests.conftest import CROP, ROOT
 from tests.networks import ENCODER, write_stage1
@@ -71,7 +74,8 @@ def test_batches_are_full_across_series():
         for first, second in zip(expected, encode_series(model, series, batch_size), strict=True):
             assert first[0] == second[0]
             torch.testing.assert_close(second[1:], first[1:], atol=1e-5, rtol=1e-5)
-        assert sizes == [batch_size] * (49 // batch_size) + [49 % batch_size] * (49 % batch_size > 0)
+        most = min(batch_size, CACHED_IMAGES)
+        assert sizes == [most] * (49 // most) + [49 % most] * (49 % most > 0)
 
 
 def test_two_shards_make_the_same_files(tiny, extracted, tmp_path):
@@ -155,3 +159,29 @@ def test_killed_at_20_moments_and_run_again_the_features_are_the_same(tiny, tmp_
     extract(tiny, tmp_path / "straight", batch_size=16)
     assert files_of(run) == files_of(straight)
     assert not list(run.root.rglob(".*.tmp"))
+
+
+MEASURER = f"""{FORKING}
+print(os.wait4(child(lambda: extract_features.main(config)), 0)[2].ru_maxrss)
+"""
+
+
+def test_memory_does_not_grow_with_the_number_of_series(tmp_path):
+    """20 and 200 series of 200 kB; to keep them would show."""
+    peaks = []
+    for count in (20, 200):
+        data = made_up(tmp_path / str(count), count)
+        write_stage1(data, tmp_path / str(count))
+        peaks.append(int(python(MEASURER, data.root, tmp_path / str(count))))
+    assert peaks[1] < 1.05 * peaks[0]
+
+
+def made_up(root: Path, count: int) -> DataFolder:
+    """Prepared arrays and the table of folds of so many series."""
+    data, length = DataFolder(root), 24
+    rows = [{"SeriesInstanceUID": f"1.2.{k}", "fold": k % 2, "length": length} | dict.fromkeys(LABELS, k % 2) for k in range(count)]
+    artifacts.write_table(data.folds(2), pd.DataFrame(rows).assign(orientation="", patient_id=""))
+    artifacts.write_json(data.array_settings, {"image_size": 64, "mr_window": "percentile"})
+    for row in rows:
+        artifacts.write_array(data.sequence(row["SeriesInstanceUID"]), np.zeros((length, 64, 64), np.float16))
+    return data

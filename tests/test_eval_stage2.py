@@ -1,0 +1,59 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import eval_stage2
+import extract_features
+import train_stage2
+from src import artifacts
+from src.artifacts import ArtifactError
+from src.datasets import SequenceDataset, pad_sequences
+from src.labels import LABELS
+from src.loaders import make_loader
+from src.sequence_transformer import build_transformer
+from tests.networks import ENCODER, write_both, write_stage1
+
+
+@pytest.fixture(scope="module")
+def trained(tiny, tmp_path_factory):
+    """Two epochs of stage 2 on the features of a random stage 1."""
+    model_dir = tmp_path_factory.mktemp("model")
+    run = write_stage1(tiny, model_dir)
+    extract_features.main(extract_features.Config(tiny.root, model_dir, 0, "cpu", ENCODER))
+    train_stage2.main(train_stage2.Config(tiny.root, model_dir, 0, "cpu", ENCODER, width=16, cut=5, epochs=2, batch_size=4, lr=1e-2, ema_decay=0.5))
+    return run
+
+
+def evaluate(tiny, run, **options):
+    config = eval_stage2.Config(tiny.root, run.root.parents[1], encoder=ENCODER, device="cpu", **options)
+    return eval_stage2.main(config), pd.read_csv(run.predictions("stage2"))
+
+
+def test_the_last_epoch_is_its_moving_average_at_step_1(tiny, trained, capsys):
+    _, predictions = evaluate(tiny, trained, select="last")
+    assert "not chosen" in capsys.readouterr().out
+    state = artifacts.read_checkpoint(trained.last("stage2"), ())
+    model = build_transformer(state["settings"], state["learner"]["average"]["module"], torch.device("cpu"))
+    _, held_out = artifacts.read_fold(tiny, 0)
+    dataset = SequenceDataset(trained, held_out, artifacts.read_pickle(tiny.geometry), 5, 0, step=1)
+    (batch,) = make_loader(dataset, 64, 0, collate=pad_sequences)
+    with torch.inference_mode():
+        expected = model(batch["features"], batch["positions"], batch["present"]).sigmoid()
+    np.testing.assert_allclose(predictions[list(LABELS)], expected, atol=1e-6)
+
+
+def test_the_best_epoch_says_that_it_was_chosen(tiny, trained, capsys):
+    scores, predictions = evaluate(tiny, trained)
+    assert "chosen on the held-out series" in capsys.readouterr().out
+    assert scores["n_series"] == len(predictions)
+
+
+def test_features_of_another_width_are_refused_with_both(tiny, trained, tmp_path):
+    run = write_both(tiny, tmp_path)
+    extract_features.main(extract_features.Config(tiny.root, tmp_path, 0, "cpu", ENCODER))
+    checkpoint = artifacts.read_checkpoint(run.best("stage2"), ())
+    width = checkpoint["settings"]["channels"]
+    artifacts.write_checkpoint(run.best("stage2"), checkpoint | {"settings": checkpoint["settings"] | {"channels": 99}})
+    with pytest.raises(ArtifactError, match=rf"{width} wide.* reads 99"):
+        evaluate(tiny, run)

@@ -1,0 +1,184 @@
+"""extract: stage 1's network over all slices of series, both steps. end_to_end: both stages from DICOM. Each against the plain way: a loop
+over series, arrays stacked to three float32 channels, batch by batch; end to end, all slices are read and encoded and thinned afterwards."""
+
+import shutil
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import eval_end_to_end
+import extract_features
+from src import artifacts, engine
+from src.artifacts import DataFolder, RunFolder
+from src.datasets import STEPS
+from src.dicom import read_series
+from src.labels import LABELS
+from src.runtime import Clock
+from src.sequence_transformer import BothStages, new_transformer
+from src.slice_cnn import SliceCNN, build_slice_cnn, encode_series
+from src.volume import TOP, centre_crop, prepare
+from tools.bench_preprocess import Preprocess, write_series
+
+
+@dataclass
+class Extract:
+    """Features of stored arrays, against a plain loop."""
+
+    encoder: str = "convnext_base.dinov3_lvd1689m"  # with random weights
+    image_size: int = 512  # pixels, of the prepared arrays
+    crop_size: int = 448  # pixels
+    series: int = 4  # series
+    slices: int = 60  # slices a series
+    batch_size: int = 128  # slices
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
+    repeats: int = 5  # of each measurement
+    folder: Path | None = None  # where to work (default: the system's temporary folder)
+
+
+@dataclass
+class EndToEnd:
+    """Probabilities from DICOM, against reading all, encoding all, thinning afterwards."""
+
+    encoder: str = "convnext_base.dinov3_lvd1689m"  # with random weights
+    image_size: int = 512  # pixels, of the DICOM images and the prepared ones
+    crop_size: int = 448  # pixels
+    series: int = 2  # series, CT and MR in turn
+    slices: int = 400  # slices a series
+    batch_size: int = 128  # slices
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
+    repeats: int = 5  # of each measurement
+    folder: Path | None = None  # where to work (default: the system's temporary folder)
+
+
+def measure_extract(config: Extract) -> dict[str, float]:
+    """Median seconds of each way."""
+    device = engine.choose_device(config.device)
+    model = network(config, device)
+    with tempfile.TemporaryDirectory(dir=config.folder, prefix="benchmark-") as temporary:
+        data, run = DataFolder(temporary), RunFolder(temporary, "bench", 0)
+        generator, uids = np.random.default_rng(0), [f"1.2.{number}" for number in range(config.series)]
+        for uid in uids:
+            array = generator.random((config.slices, config.image_size, config.image_size), np.float32) * TOP
+            artifacts.write_array(data.sequence(uid), array.astype(np.float16))
+
+        def ours() -> None:
+            read = extract_features.in_thread(lambda uid: extract_features.read_series(data, uid, config.crop_size, device), uids)
+            encoded = encode_series(model, read, config.batch_size, fixed=True)
+            for _ in extract_features.in_thread(lambda one: extract_features.write_series(run, *one), encoded):
+                pass
+
+        plain_model = SliceCNN(config.encoder, heatmap=True).to(device).eval()
+
+        def plain() -> None:
+            for uid in uids:
+                features, logits = plain_features(plain_model, np.load(data.sequence(uid)), config, device)
+                np.save(run.feature(uid), features)
+                np.save(run.logit(uid), logits)
+
+        medians = in_turn({"this pipeline": ours, "plain loop": plain}, config.repeats, lambda: shutil.rmtree(run.root, ignore_errors=True), run)
+    return show(medians, config, device)
+
+
+def measure_end_to_end(config: EndToEnd) -> dict[str, float]:
+    """Median seconds of each way."""
+    device = engine.choose_device(config.device)
+    model = BothStages(random_weights(config), device)
+    with tempfile.TemporaryDirectory(dir=config.folder, prefix="benchmark-") as temporary:
+        data = DataFolder(temporary)
+        files = Preprocess(matrix=config.image_size, slices=config.slices)
+        uids = [write_series(data, files, number) for number in range(config.series)]
+        failed: list[tuple[str, str, str]] = []
+        clocks = []
+
+        def ours() -> None:
+            clocks.append(Clock())
+            eval_end_to_end.predict_all(model, data, uids, config.batch_size, clocks[-1], failed)
+
+        plain_model = SliceCNN(config.encoder, heatmap=True).to(device).eval()
+
+        def plain() -> None:
+            for uid in uids:
+                plain_probabilities(model, plain_model, data.series(uid), config)
+
+        medians = in_turn({"this pipeline": ours, "plain loop": plain}, config.repeats)
+        assert not failed, failed
+    print(eval_end_to_end.time_line(clocks[-1], config.series))
+    return show(medians, config, device)
+
+
+def in_turn(ways: dict, repeats: int, before=lambda: None, run: RunFolder | None = None) -> dict[str, float]:
+    """Median seconds of each way, in turn, after one round that warms up."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for repeat in range(-1, repeats):
+        for name, way in ways.items():
+            before()
+            if run:
+                run.features.mkdir(parents=True), run.logits.mkdir()
+            start = time.perf_counter()
+            way()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            times[name] += [time.perf_counter() - start] if repeat >= 0 else []
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def show(medians: dict[str, float], config: Extract | EndToEnd, device: torch.device) -> dict[str, float]:
+    slices = config.series * config.slices
+    print(f"{config.encoder}, {config.series} series of {config.slices} slices, {config.image_size} pixels, crop {config.crop_size}, {device}")
+    for name, seconds in medians.items():
+        print(f"{name:14s} {seconds:8.3f} s {slices / seconds:8.1f} slices/s {seconds / config.series:7.3f} s/series")
+    print(f"{medians['plain loop'] / medians['this pipeline']:.2f} times the speed of the plain loop")
+    return medians
+
+
+def settings_of(config: Extract | EndToEnd) -> dict:
+    return {"encoder": config.encoder, "heatmap_weight": 0.3, "crop_size": config.crop_size, "image_size": config.image_size, "mr_window": "percentile"}
+
+
+def network(config: Extract, device: torch.device) -> SliceCNN:
+    torch.manual_seed(0)
+    return build_slice_cnn(settings_of(config), SliceCNN(config.encoder, heatmap=True).state_dict(), device)
+
+
+def random_weights(config: EndToEnd) -> dict:
+    """What train_stage2.py joins, untrained, for step 2."""
+    torch.manual_seed(0)
+    stage1 = SliceCNN(config.encoder, heatmap=True)
+    shape = {"channels": stage1.channels, "width": 1024, "layers": 3, "heads": 1, "dropout": 0.15, "attention_dropout": 0.05}
+    stage2 = shape | {"cut": 192, "step": 2}
+    return {"stage1": stage1.state_dict(), "stage1_settings": settings_of(config), "stage2": new_transformer(stage2).state_dict(), "stage2_settings": stage2}
+
+
+@torch.inference_mode()
+def plain_features(model: SliceCNN, prepared: np.ndarray, config: Extract | EndToEnd, device: torch.device, steps=STEPS) -> tuple[np.ndarray, np.ndarray]:
+    """What one would write in five minutes: features (len(steps), n, C) and logits (len(steps), n, 14) float16."""
+    length = len(prepared)
+    cropped = centre_crop(prepared, config.crop_size)
+    features, logits = [], []
+    for step in steps:
+        stacks = [np.stack([cropped[max(k - step, 0)], cropped[k], cropped[min(k + step, length - 1)]]).astype(np.float32) for k in range(length)]
+        for first in range(0, length, config.batch_size):
+            batch = torch.from_numpy(np.stack(stacks[first : first + config.batch_size])).to(device)
+            with engine.autocast(device):
+                out = model(batch)
+            features.append(out.features.half().cpu().numpy())
+            logits.append(out.logits.half().cpu().numpy())
+    return np.concatenate(features).reshape(len(steps), length, -1), np.concatenate(logits).reshape(len(steps), length, len(LABELS))
+
+
+@torch.inference_mode()
+def plain_probabilities(model: BothStages, plain_model: SliceCNN, folder: Path, config: EndToEnd) -> np.ndarray:
+    """All slices read, prepared and encoded, then thinned: (14,)."""
+    series = read_series(folder)
+    prepared = prepare(series, config.image_size, "percentile")
+    features, _ = plain_features(plain_model, prepared, config, model.device, model.steps)
+    tokens = model.tokens(len(prepared))
+    chosen = torch.from_numpy(features[0, tokens]).float()[None].to(model.device)
+    positions = torch.from_numpy(series.positions[tokens]).float()[None].to(model.device)
+    with engine.autocast(model.device):
+        return model.transformer(chosen, positions, torch.ones_like(positions, dtype=torch.bool)).sigmoid().cpu().numpy()[0]
