@@ -18,12 +18,12 @@ import torch
 
 from src import artifacts, engine
 from src.artifacts import DataFolder, RunFolder, folds_of
-from src.dicom import DicomError
+from src.dicom import DicomError, open_series
 from src.labels import LABELS
 from src.runtime import OK, SOME_FAILED, Clock, UserError, in_thread, progress, run_script
 from src.score_report import report_series, title_of
 from src.sequence_transformer import BothStages, UsedSlices
-from src.series_arrays import prepared_images, read_chosen, stacked
+from src.series_arrays import prepared_images, read_words_of, stacked
 
 
 @dataclass
@@ -99,10 +99,11 @@ def predict_all(model: BothStages, data: DataFolder, uids: list[str], batch_size
 def read_used(model: BothStages, folder: Path, clock: Clock) -> UsedSlices:
     """What the networks read of the series in a folder of DICOM files. Raises DicomError where there is no volume."""
     with clock.part("read"):
-        series, words, needed = read_chosen(folder, model.stage1["mr_window"], model.needed)
+        series = open_series(folder)
+        words, needed = read_words_of(series, model.stage1["mr_window"], model.needed)
     with clock.part("prepare"):
         images = prepared_images(series, words, model.stage1["image_size"], model.stage1["mr_window"], needed)
-        return model.used_slices(stacked(images, len(needed)), series.positions, len(series.slices), series.plane)
+        return model.used_slices(stacked(images, len(needed)), needed, series.positions, len(series.slices), series.plane)
 
 
 def joined_weights(run: RunFolder, select: str) -> dict:

@@ -97,6 +97,8 @@ class RunFolder:
         self.feature_settings = self.features / "settings.json"
         self.inference = self.root / "weights_inference.pth"
         self.events = self.root / "tensorboard"
+        self.findings = self.root / "findings.csv"
+        self.localisation = self.root / "localisation.json"
 
     def best(self, stage: str) -> Path:
         return self.root / f"best_{stage}.pth"

@@ -57,6 +57,15 @@ class Series:
     def patient_id(self) -> str:
         return self.slices[0].file.patient_id
 
+    def patient_point(self, index: int, x: float, y: float) -> tuple[float, float, float] | None:
+        """Column x, row y of a slice in patient coordinates (mm; to the left, back and head; DICOM PS3.3 C.7.6.2.1.1); None where tags are missing."""
+        piece = self.slices[index]
+        if piece.position is None or piece.orientation is None or piece.pixel_spacing is None:
+            return None
+        row_spacing, column_spacing = piece.pixel_spacing
+        across, down = np.array(piece.orientation[:3]), np.array(piece.orientation[3:])
+        return tuple((np.array(piece.position) + across * column_spacing * x + down * row_spacing * y).tolist())
+
     @property
     def shape(self) -> tuple[int, int, int]:
         return len(self.slices), self.slices[0].file.rows, self.slices[0].file.columns
@@ -87,7 +96,27 @@ def read_words(series: Series, chosen: np.ndarray | None = None) -> list[np.ndar
 
 def open_series(folder: str | Path) -> Series:
     """A series without its pixels, from headers alone (and a few slices of CT whose intercept is in doubt)."""
+    return _series_of(Path(folder), *_read_headers(Path(folder)))
+
+
+def open_all(folder: str | Path) -> tuple[list[Series | DicomError], list[tuple[str, str]]]:
+    """Every series in a folder and below it, in the order of their UIDs, an error in place of one that gives no volume; and the files that
+    belong to none, with reasons: to the one series where there is but one. Raises DicomError where there is none at all."""
     slices, dropped = _read_headers(Path(folder))
+    by_uid: dict[str, list[Slice]] = {}
+    for piece in slices:
+        by_uid.setdefault(piece.file.series_uid, []).append(piece)
+    found: list[Series | DicomError] = []
+    for uid in sorted(by_uid):
+        try:
+            found.append(_series_of(Path(folder), by_uid[uid], dropped if len(by_uid) == 1 else []))
+        except DicomError as error:
+            found.append(error)
+    return found, dropped if len(by_uid) > 1 else []
+
+
+def _series_of(folder: Path, slices: list[Slice], dropped: list[tuple[str, str]]) -> Series:
+    """The largest volume among the slices."""
     stack = build_stack(slices)
     dropped += [(_name(piece), reason) for piece, reason in stack.left_out]
     first = stack.slices[0]
@@ -154,6 +183,13 @@ def canonical_point(x: float, y: float, orientation: str, height: int, width: in
     if "T" in orientation:
         x, y, height, width = y, x, width, height
     return width - 1 - x if "X" in orientation else x, height - 1 - y if "Y" in orientation else y
+
+
+def stored_point(x: float, y: float, orientation: str, height: int, width: int) -> tuple[float, float]:
+    """`canonical_point` undone: column and row in the stored image of height x width."""
+    tall, wide = (width, height) if "T" in orientation else (height, width)
+    x, y = wide - 1 - x if "X" in orientation else x, tall - 1 - y if "Y" in orientation else y
+    return (y, x) if "T" in orientation else (x, y)
 
 
 def _read_headers(folder: Path) -> tuple[list[Slice], list[tuple[str, str]]]:

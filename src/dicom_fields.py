@@ -30,6 +30,7 @@ SHORTS = ("SamplesPerPixel", "Rows", "Columns", "BitsAllocated", "BitsStored", "
 TABLES = ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")
 TEXTS = (
     "TransferSyntaxUID", "MediaStorageSOPClassUID", "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "PatientID", "Modality",
+    "SeriesDescription",
     "AcquisitionNumber", "InstanceNumber", "TemporalPositionIdentifier", "EchoNumbers", "ImagePositionPatient",
     "ImageOrientationPatient", "PixelSpacing", "ImagerPixelSpacing", "SliceThickness", "SpacingBetweenSlices",
     "PhotometricInterpretation", "NumberOfFrames", "RescaleSlope", "RescaleIntercept", "RescaleType",

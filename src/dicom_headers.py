@@ -41,6 +41,7 @@ class FileHeader:
     sop_uid: str
     patient_id: str
     modality: str  # CT or MR
+    description: str  # of the series, as somebody typed it
     syntax: str  # transfer syntax UID
     offset: int  # of the first pixel byte (in the inflated bytes of a deflated file)
     length: int  # of the pixel element in bytes, as the file says it
@@ -111,6 +112,7 @@ def _file_header(path: Path, fields: dict, element: tuple[int, int, int]) -> Fil
         sop_uid=fields.get("SOPInstanceUID", ""),
         patient_id=fields.get("PatientID", ""),
         modality=_modality(fields),
+        description=fields.get("SeriesDescription", ""),
         syntax=fields["TransferSyntaxUID"],
         offset=offset,
         length=length,

@@ -1,7 +1,7 @@
 """The sequence transformer: features of the slices of a series -> 14 logits; and both stages joined for inference."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -173,10 +173,11 @@ class BothStages:
     def _triplets(self, length: int) -> np.ndarray:
         return np.stack([neighbours(self.tokens(length), step, length) for step in self.steps])  # (V, T, 3)
 
-    def used_slices(self, prepared: np.ndarray, positions: np.ndarray | None, length: int, plane: str) -> UsedSlices:
-        """prepared: the slices `needed`; positions: (n,) mm of all slices, or None; plane as in dicom.Series."""
+    def used_slices(self, prepared: np.ndarray, there: np.ndarray, positions: np.ndarray | None, length: int, plane: str) -> UsedSlices:
+        """prepared: the slices `there` (k,) ascending, which hold all that are `needed`; positions: (n,) mm of all slices of the series, or None;
+        plane as in dicom.Series."""
         positions = np.full(length, np.nan) if positions is None else positions
-        triplets = np.searchsorted(self.needed(length), self._triplets(length))
+        triplets = np.searchsorted(there, self._triplets(length))
         return UsedSlices(prepared, triplets, slice_positions(positions, self.tokens(length)), plane in MIRRORABLE)
 
     def predict(self, series: Iterable[tuple[Any, UsedSlices]], batch_size: int, clock: Clock) -> Iterator[tuple[Any, np.ndarray]]:
@@ -186,6 +187,19 @@ class BothStages:
             with clock.part("sequence"):
                 probabilities = self._read_sequence(used, features)
             yield key, probabilities
+
+    def explain(self, used: UsedSlices, batch_size: int) -> tuple[np.ndarray, np.ndarray, Tensor | None]:
+        """(probabilities (14,) of the series, (T, 14) of its slices by stage 1 alone, where on them: (T, h, w) in 0..1 on the CPU, or None)."""
+        ((_, features, logits, heat),) = encode_series(self.slice_cnn, [self._views(None, used)], batch_size, heat=True)
+        slices = self._mean_over_views(used, logits.sigmoid(), lambda mirrored: mirrored[..., list(MIRROR)])
+        where = None if heat is None else self._mean_over_views(used, heat.float(), lambda mirrored: mirrored.flip(-1)).cpu()
+        return self._read_sequence(used, features), slices.cpu().numpy(), where
+
+    def _mean_over_views(self, used: UsedSlices, values: Tensor, unmirror: Callable[[Tensor], Tensor]) -> Tensor:
+        """values: (V * T, ...) of all views -> (T, ...)."""
+        values = values.view(-1, len(used.positions), *values.shape[1:])
+        straight, mirrored = values[: len(self.steps)], values[len(self.steps) :]
+        return torch.cat([straight, unmirror(mirrored)]).mean(dim=0)
 
     def _views(self, key: Any, used: UsedSlices) -> tuple[tuple, Tensor, np.ndarray]:
         """A series for `encode_series`: its volume, mirrored once more where asked, and the triplets of all views."""

@@ -74,13 +74,12 @@ def _survey(job: Job) -> dict:
     return facts_of(series) | {"syntax": " and ".join(sorted(syntaxes)), "storage": storage}
 
 
-def read_chosen(folder: Path, mr_window: str, choose: Callable[[int], np.ndarray]) -> tuple[Series, dict[int, np.ndarray], np.ndarray]:
-    """The series in a folder, raw words (h, w) by slice number, and which slices `choose(number of slices)` wants, (k,) ascending.
+def read_words_of(series: Series, mr_window: str, choose: Callable[[int], np.ndarray]) -> tuple[dict[int, np.ndarray], np.ndarray]:
+    """Of an opened series the raw words (h, w) by slice number, and which slices `choose(number of slices)` wants, (k,) ascending.
 
     Only their words are read, unless the window is of the whole series. A slice that cannot be decoded leaves the series, and the choice is
-    made anew. Raises DicomError where there is no volume.
+    made anew. Raises DicomError where none can be.
     """
-    series = open_series(folder)
     whole = series.modality != "CT" and mr_window == "percentile"
     length = 0
     while length != len(series.slices):
@@ -88,7 +87,7 @@ def read_chosen(folder: Path, mr_window: str, choose: Callable[[int], np.ndarray
         chosen = choose(length)
         read = np.arange(length) if whole else chosen
         found = read_words(series, read)
-    return series, dict(zip(read.tolist(), found, strict=True)), chosen
+    return dict(zip(read.tolist(), found, strict=True)), chosen
 
 
 def stacked(images: Iterator[np.ndarray], count: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from src.engine import autocast
-from src.labels import LABELS
+from src.labels import LABELS, PRESENT
 from src.runtime import UserError
 from src.volume import centre_crop
 
@@ -88,13 +88,51 @@ class SliceCNN(nn.Module):
 
     def forward(self, images: Tensor) -> SliceOutput:
         """images: (B, 3, H, W) float32 in 0..5."""
-        final, maps = self.encoder.forward_intermediates(images - MEAN, indices=self.taps, output_fmt="NCHW")
+        return self._output(*self._maps(images))
+
+    def locate(self, images: Tensor) -> tuple[SliceOutput, Tensor | None]:
+        """The same, and where it looks: (B, h, w) in 0..1; the heatmap, else the class activation map of the most probable location, None
+        where the encoder has none."""
+        final, maps = self._maps(images)
+        out = self._output(final, maps)
+        if out.heatmap is not None:
+            return out, out.heatmap.sigmoid()
+        activation = class_activation(self, final, out.logits[:, :PRESENT].argmax(dim=1))
+        return out, None if activation is None else activation.relu() / activation.amax(dim=(1, 2), keepdim=True).clamp(min=1e-6)
+
+    def _maps(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        return self.encoder.forward_intermediates(images - MEAN, indices=self.taps, output_fmt="NCHW")
+
+    def _output(self, final: Tensor, maps: list[Tensor]) -> SliceOutput:
         features = self.encoder.forward_head(final).float()  # (B, C)
         heat = None
         if self.heatmap is not None:
             heat, pointed = self.heatmap(maps)
             features = torch.cat([features, pointed], dim=1)
         return SliceOutput(self.head(features).float(), features, heat)
+
+
+def class_activation(model: SliceCNN, final: Tensor, labels: Tensor) -> Tensor | None:
+    """What each place adds to a logit (Zhou et al. 2016): (B, h, w), whose mean and the linear layer's bias make the logit of `labels` (B,).
+
+    final: (B, C, h, w). The published head is linear in the pooled features: logit = w . N(mean of x) + b, where N is nothing, or a LayerNorm
+    z -> g (z - m) / s + c with m and s of the pooled features. Both are affine once m and s are known, so w . N(x) of each place, with those
+    m and s, has exactly the mean w . N(mean of x). None for other heads (those of ViTs read a token of its own).
+    """
+    if model.heatmap is not None or final.dim() != 4:
+        return None
+    pooled = final.float().mean(dim=(2, 3))  # (B, C)
+    features = model.encoder.forward_head(final).float()
+    norm = getattr(getattr(model.encoder, "head", None), "norm", None)
+    places = final.float().permute(0, 2, 3, 1)  # (B, h, w, C)
+    if not torch.allclose(pooled, features, atol=1e-3, rtol=1e-3):
+        if not isinstance(norm, nn.LayerNorm):
+            return None
+        mean, spread = pooled.mean(dim=1), (pooled.var(dim=1, unbiased=False) + norm.eps).sqrt()
+        places = (places - mean[:, None, None, None]) / spread[:, None, None, None] * norm.weight + norm.bias
+        if not torch.allclose(places.mean(dim=(1, 2)), features, atol=1e-2, rtol=1e-2):
+            return None
+    return torch.einsum("bhwc,bc->bhw", places, model.head[-1].weight[labels].float())
 
 
 def _joined_head(channels: int, dropout: float) -> nn.Sequential:
@@ -157,17 +195,18 @@ def encode(model: SliceCNN, volume: Tensor, triplets: np.ndarray, batch_size: in
 
 @torch.inference_mode()
 def encode_series(
-    model: SliceCNN, series: Iterable[tuple[Any, Tensor, np.ndarray]], batch_size: int, fixed: bool = False
-) -> Iterator[tuple[Any, Tensor, Tensor]]:
+    model: SliceCNN, series: Iterable[tuple[Any, Tensor, np.ndarray]], batch_size: int, fixed: bool = False, heat: bool = False
+) -> Iterator[tuple]:
     """(key, features (k, C), logits (k, 14)), float32 on the model's device, of each (key, volume, triplets), in order.
 
     volume: (n, crop, crop) float16, uploaded once; triplets: (k, 3), the slices that make the three channels (volume.neighbours).
     Batches run on across series, so that those of short series are full, too; on the CPU they are cut down to what its caches hold.
     fixed: fill up the last one as well, so that the bits of a slice's features do not depend on which series came before it.
+    heat: also hand out where the network looks, (k, h, w) in 0..1, or None where it cannot tell (SliceCNN.locate).
     """
     device = next(model.parameters()).device
     waiting: deque[tuple[Any, int]] = deque()  # (key, number of slices) of the series that are not handed out yet
-    encoded: list[tuple[Tensor, Tensor]] = []  # their features and logits so far, in order
+    encoded: list[tuple[Tensor | None, ...]] = []  # their features, logits (and heat) so far, in order
     images: list[Tensor] = []  # (b, 3, crop, crop) float16, of the next batch
     filled = 0  # so many of them
     for key, volume, triplets in series:
@@ -180,13 +219,13 @@ def encode_series(
             images.append(volume[piece])
             filled += len(piece)
             if filled == batch_size:
-                encoded.append(_encode_batch(model, images))
+                encoded.append(_encode_batch(model, images, heat))
                 images, filled = [], 0
         del volume  # its slices of the next batch are copies
         yield from _whole_series(waiting, encoded)
     if images:
-        features, logits = _encode_batch(model, _filled(images, batch_size - filled) if fixed else images)
-        encoded.append((features[:filled], logits[:filled]))
+        last = _encode_batch(model, _filled(images, batch_size - filled) if fixed else images, heat)
+        encoded.append(tuple(_part(part, 0, filled) for part in last))
     yield from _whole_series(waiting, encoded)
 
 
@@ -202,17 +241,25 @@ def _filled(images: list[Tensor], room: int) -> list[Tensor]:
     return [*images, images[0].new_zeros(room, *images[0].shape[1:])]
 
 
-def _encode_batch(model: SliceCNN, images: list[Tensor]) -> tuple[Tensor, Tensor]:
+def _encode_batch(model: SliceCNN, images: list[Tensor], heat: bool) -> tuple[Tensor | None, ...]:
     batch = torch.cat(images).float().contiguous(memory_format=torch.channels_last)
     with autocast(batch.device):
-        out = model(batch)
-    return out.features, out.logits
+        if not heat:
+            out = model(batch)
+            return out.features, out.logits
+        out, where = model.locate(batch)
+    return out.features, out.logits, where
 
 
-def _whole_series(waiting: deque[tuple[Any, int]], encoded: list[tuple[Tensor, Tensor]]) -> Iterator[tuple[Any, Tensor, Tensor]]:
+def _whole_series(waiting: deque[tuple[Any, int]], encoded: list[tuple[Tensor | None, ...]]) -> Iterator[tuple]:
     """Take the series out of `waiting`, and their part out of `encoded`, that are encoded to their last slice."""
-    while waiting and waiting[0][1] <= sum(len(features) for features, _ in encoded):
+    while waiting and waiting[0][1] <= sum(len(parts[0]) for parts in encoded):
         key, count = waiting.popleft()
-        features, logits = (torch.cat(parts) for parts in zip(*encoded, strict=True))
-        encoded[:] = [(features[count:], logits[count:])] if len(features) > count else []
-        yield key, features[:count], logits[:count]
+        joined = [None if parts[0] is None else torch.cat(parts) for parts in zip(*encoded, strict=True)]
+        rest = len(joined[0]) - count
+        encoded[:] = [tuple(_part(part, count, count + rest) for part in joined)] if rest else []
+        yield key, *(_part(part, 0, count) for part in joined)
+
+
+def _part(part: Tensor | None, first: int, last: int) -> Tensor | None:
+    return None if part is None else part[first:last]

@@ -79,6 +79,11 @@ def resized_point(position: float, length: int, size: int) -> float:
     return (position + 0.5) * size / length - 0.5
 
 
+def original_point(position: float, length: int, size: int) -> float:
+    """`resized_point` undone: a coordinate of the resized image in pixels of the original axis."""
+    return (position + 0.5) * length / size - 0.5
+
+
 def neighbours(index, step, length: int) -> np.ndarray:
     """Indices (..., 3) of the slices index - step, index, index + step; beyond either end the edge slice is repeated.
 

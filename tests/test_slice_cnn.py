@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from src.runtime import UserError
-from src.slice_cnn import HEAT_CHANNELS, SliceCNN, build_slice_cnn, encode, expected_position
+from src.slice_cnn import HEAT_CHANNELS, SliceCNN, build_slice_cnn, class_activation, encode, expected_position
 from src.volume import neighbours
 
 CPU = torch.device("cpu")
@@ -89,3 +89,29 @@ def test_the_heat_begins_rare_and_dropout_works_in_training_only(model):
         assert torch.equal(fresh(images).logits, fresh(images).logits)
         fresh.train()
         assert not torch.equal(fresh(images).logits, fresh(images).logits)
+
+
+@pytest.mark.parametrize(("encoder", "there"), [("test_resnet", True), ("test_convnext", True), ("resnet10t", True), ("test_vit", False)])
+def test_the_class_activation_map_adds_up_to_the_logit(encoder, there):
+    torch.manual_seed(0)
+    model = SliceCNN(encoder, heatmap=False).eval()
+    images = torch.rand(3, 3, 160, 160) * 5
+    labels = torch.tensor([0, 5, 12])
+    with torch.no_grad():
+        final, _ = model._maps(images)
+        out, where = model.locate(images)
+        activation = class_activation(model, final, labels)
+    if not there:
+        assert activation is None and where is None
+        return
+    bias = model.head[-1].bias[labels]
+    torch.testing.assert_close(activation.mean(dim=(1, 2)) + bias, out.logits[torch.arange(3), labels], atol=1e-4, rtol=1e-4)
+    assert where.shape[1:] == final.shape[2:] and where.min() >= 0 and where.max() <= 1
+
+
+def test_the_heatmap_is_where_the_network_looks(model):
+    images = torch.rand(2, 3, 64, 64) * 5
+    with torch.inference_mode():
+        out, where = model.locate(images)
+    torch.testing.assert_close(where, out.heatmap.sigmoid())
+    torch.testing.assert_close(out.logits, model(images).logits)

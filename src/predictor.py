@@ -1,0 +1,76 @@
+"""Trained folds as one: a series of DICOM files in, probabilities and findings out. What tools/predict.py and tools/kaggle_server.py share."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from src import artifacts, findings
+from src.artifacts import ArtifactError, RunFolder
+from src.dicom import Series
+from src.findings import Finding
+from src.sequence_transformer import BothStages
+from src.series_arrays import prepared_images, read_words_of, stacked
+
+
+@dataclass
+class PreparedSeries:
+    """A series, and those of its slices that the networks read."""
+
+    series: Series
+    there: np.ndarray  # (k,) ascending, slice numbers
+    images: np.ndarray  # (k, S, S) float16 in 0..5, of these
+
+
+@dataclass
+class Prediction:
+    """What the networks say of a series."""
+
+    probabilities: np.ndarray  # (14,)
+    tokens: np.ndarray  # (T,) slices that were looked at
+    slices: np.ndarray  # (T, 14) their probabilities by stage 1 alone
+    heat: torch.Tensor | None  # (T, h, w) in 0..1, where on them; None where the network cannot tell
+    findings: list[Finding]  # most probable first
+    crop: int  # pixels of the prepared images, side of what the network saw of them
+
+
+class Predictor:
+    """The mean of the networks of several folds."""
+
+    def __init__(self, model_dir: Path, encoder: str, folds: tuple[int, ...], device: torch.device, both_steps: bool = False, mirror: bool = False):
+        runs = [RunFolder(model_dir, encoder, fold) for fold in folds]
+        keys = ("stage1", "stage1_settings", "stage2", "stage2_settings")
+        self.models = [BothStages(artifacts.read_checkpoint(run.inference, keys), device, both_steps, mirror) for run in runs]
+        for name in ("image_size", "mr_window", "crop_size"):
+            values = {model.stage1[name] for model in self.models}
+            if len(values) > 1:
+                raise ArtifactError(f"the folds were trained with {name} {sorted(values)}: take those of one training")
+        if len({model.stage2["cut"] for model in self.models}) > 1:
+            raise ArtifactError("the folds thin long series differently (cut): take those of one training")
+        self.settings = self.models[0].stage1
+
+    def prepare(self, series: Series) -> PreparedSeries:
+        """Read what is needed of an opened series. Raises DicomError where it gives no volume."""
+        words, there = read_words_of(series, self.settings["mr_window"], self._needed)
+        images = prepared_images(series, words, self.settings["image_size"], self.settings["mr_window"], there)
+        return PreparedSeries(series, there, stacked(images, len(there)))
+
+    def _needed(self, length: int) -> np.ndarray:
+        return np.unique(np.concatenate([model.needed(length) for model in self.models]))
+
+    def predict(self, prepared: PreparedSeries, batch_size: int, least: float = findings.LEAST) -> Prediction:
+        """Of one series. least: probability of a finding."""
+        series, length = prepared.series, len(prepared.series.slices)
+        said = []
+        for model in self.models:
+            used = model.used_slices(prepared.images, prepared.there, series.positions, length, series.plane)
+            said.append(model.explain(used, batch_size))
+        probabilities, slices = (np.mean(parts, axis=0) for parts in list(zip(*said, strict=True))[:2])
+        heats = [heat for _, _, heat in said if heat is not None]
+        heat = torch.stack(heats).mean(dim=0) if heats else None
+        tokens = self.models[0].tokens(length)
+        found = []
+        if heat is not None:
+            found = findings.find(series, tokens, slices, heat, self.settings["image_size"], self.settings["crop_size"], least)
+        return Prediction(probabilities, tokens, slices, heat, found, self.settings["crop_size"])

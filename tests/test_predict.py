@@ -1,0 +1,142 @@
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pydicom
+import pytest
+import torch
+
+import eval_end_to_end
+from src import artifacts
+from src.dicom import open_series
+from src.findings import Finding
+from src.labels import LABELS, LOCATIONS
+from src.predictor import Prediction, Predictor
+from src.runtime import UserError
+from tests.conftest import ROOT
+from tests.networks import ENCODER, write_both
+from tools import predict, predict_page
+
+
+@pytest.fixture(scope="module")
+def networks(tiny, tmp_path_factory):
+    model_dir = tmp_path_factory.mktemp("model")
+    for fold in (0, 1):
+        write_both(tiny, model_dir, fold, seed=fold, cut=7)
+    return model_dir
+
+
+@pytest.fixture
+def held_out(tiny):
+    """Folders of series of fold 0."""
+    return [tiny.series(uid) for uid in artifacts.read_fold(tiny, 0)[1].SeriesInstanceUID]
+
+
+def run(networks, out, *folders, **options):
+    return predict.main(predict.Config(tuple(folders), out, networks, ENCODER, device="cpu", **options))
+
+
+def test_nested_and_mixed_folders_give_one_row_a_series(tiny, networks, held_out, tmp_path, capsys):
+    """A study of two series in one folder and a third one deeper, with other files between, and a folder without any."""
+    study, empty = tmp_path / "study", tmp_path / "empty"
+    study.mkdir(), empty.mkdir()
+    for number, series in enumerate(held_out[:2]):
+        for path in series.iterdir():
+            shutil.copy(path, study / f"{number}-{path.name}")
+    shutil.copytree(held_out[2], study / "deeper" / "still")
+    (study / "notes.txt").write_text("not an image")
+    predictions, failed = run(networks, tmp_path / "out", study, empty)
+    assert "1 files belong to no series (not_dicom)" in capsys.readouterr().out
+    assert sorted(predictions.SeriesInstanceUID) == sorted(folder.name for folder in held_out[:3])
+    assert failed.reason.tolist() == ["no_dicom"]
+    eval_end_to_end.main(eval_end_to_end.Config(tiny.root, networks, encoder=ENCODER, device="cpu"))
+    expected = pd.read_csv(artifacts.RunFolder(networks, ENCODER, 0).predictions("end_to_end")).set_index("SeriesInstanceUID")
+    written = pd.read_csv(tmp_path / "out" / "predictions.csv").set_index("SeriesInstanceUID")
+    np.testing.assert_allclose(written[list(LABELS)], expected.loc[written.index, list(LABELS)], atol=1e-5)
+    for uid in written.index:
+        facts = json.loads((tmp_path / "out" / f"{uid}.json").read_text())
+        assert facts["probabilities"]["Aneurysm Present"] == pytest.approx(written.loc[uid, "Aneurysm Present"], abs=1e-6)
+        assert len(facts["slices"]["slice"]) == len(facts["slices"]["probabilities"]["Basilar Tip"])
+        assert f'href="{uid}.html"' in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_several_folds_are_their_mean(networks, held_out, tmp_path):
+    tables = [run(networks, tmp_path / str(number), held_out[0], folds=folds)[0] for number, folds in enumerate([(0,), (1,), (0, 1)])]
+    values = [table[list(LABELS)].to_numpy() for table in tables]
+    np.testing.assert_allclose(values[2], (values[0] + values[1]) / 2, atol=1e-6)
+    assert np.abs(values[0] - values[1]).max() > 1e-3
+
+
+def test_all_bad_is_an_error_and_the_reasons_are_there(networks, tmp_path):
+    with pytest.raises(UserError, match=r"failed_series\.csv"):
+        run(networks, tmp_path / "out", tmp_path / "nowhere")
+    assert pd.read_csv(tmp_path / "out" / "failed_series.csv").reason.tolist() == ["missing"]
+
+
+def test_exit_code_3_where_some_failed(networks, held_out, tmp_path):
+    command = [sys.executable, ROOT / "tools" / "predict.py", held_out[0], tmp_path / "nowhere", "--out", tmp_path / "out"]
+    done = subprocess.run([*command, "--model-dir", networks, "--encoder", ENCODER, "--device", "cpu"], capture_output=True, text=True)
+    assert done.returncode == 3, done.stderr
+    assert "1 series, 1 failed" in done.stdout
+
+
+@pytest.fixture
+def nasty(held_out, tmp_path):
+    """A series whose texts are hostile and private."""
+    folder = tmp_path / "nasty <b>"
+    shutil.copytree(held_out[0], folder)
+    for path in folder.iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.SeriesDescription = '<script>alert(1)</script> "TOF" & more'
+        dataset.PatientName, dataset.PatientBirthDate, dataset.PatientID = "Roe^Jane", "19610203", "SECRET7"
+        dataset.save_as(path)
+    (folder / "<img src=x onerror=alert(1)>.dcm").write_text("no image")
+    return folder
+
+
+def test_hostile_text_does_nothing_and_the_patient_stays_unnamed(networks, nasty, tmp_path):
+    run(networks, tmp_path / "out", nasty)
+    written = "".join(path.read_text() for path in (tmp_path / "out").iterdir())
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &quot;TOF&quot; &amp; more" in written
+    assert "&lt;img src=x onerror" in written
+    for secret in ("<script", "Roe", "Jane", "19610203", "SECRET7"):
+        assert secret not in written
+    assert "<img src=x" not in "".join(path.read_text() for path in (tmp_path / "out").glob("*.html"))
+
+
+def prediction_with(heat, found=()) -> Prediction:
+    slices = np.linspace(0, 1, 14 * 5).reshape(5, 14)
+    return Prediction(np.linspace(0, 1, 14), np.arange(0, 10, 2), slices, heat, list(found), 40)
+
+
+@pytest.fixture
+def prepared(networks, held_out):
+    return Predictor(networks, ENCODER, (0,), torch.device("cpu")).prepare(open_series(held_out[0]))
+
+
+def test_a_page_asks_for_nothing_from_outside_and_shows_its_findings(prepared, tmp_path):
+    finding = Finding(LOCATIONS[5], 0.875, 4, "1.2.3.4", 7, 10.25, 20.5, 12.0, (1.0, -0.01, 3.25))
+    page = predict_page.write_page(tmp_path, "1.2", prepared, prediction_with(torch.rand(5, 6, 6), [finding]))
+    text = (tmp_path / "1.2.html").read_text()
+    assert "default-src 'none'" in text
+    assert set(re.findall(r'src="([a-z]+):', text)) == {"data"}
+    assert not re.search(r"https?://|@import|<script|<link|url\(", text)
+    for shown in (LOCATIONS[5], "0.875", "4, frame 7", "10.2, 20.5", "1.0, 0.0, 3.2", "1.2.3.4"):
+        assert shown in text
+    assert text.count("<figure>") == 5
+    assert f"{LOCATIONS[5]}, slice 4" in page.where
+
+
+def test_without_maps_the_page_says_so(prepared, tmp_path):
+    predict_page.write_page(tmp_path, "1.2", prepared, prediction_with(None))
+    assert "Not available" in (tmp_path / "1.2.html").read_text()
+
+
+def test_names_of_files_are_uids_or_numbers(prepared):
+    uid = prepared.series.slices[0].file.series_uid
+    assert predict.file_name(prepared.series, []) == uid
+    assert predict.file_name(prepared.series, [uid]) == f"{uid}-2"
