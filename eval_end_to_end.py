@@ -62,14 +62,14 @@ def main(config: Config) -> tuple[dict, pd.DataFrame]:
 def predict_fold(config: Config, data: DataFolder, fold: int, device: torch.device, clock: Clock) -> tuple[pd.DataFrame, ...]:
     """Of one held-out fold: its series, their probabilities, and which could not be read and why."""
     run = RunFolder(config.model_dir, config.encoder, fold)
-    model = BothStages(joined_weights(run, config.select), device, config.both_steps, config.mirror)
-    series, held_out = artifacts.read_fold(data, fold, model.stage1)
+    joined = joined_weights(run, config.select)
+    model = BothStages(joined, device, config.both_steps, config.mirror)
+    _, held_out = artifacts.read_fold(data, fold, model.stage1)
     failed: list[tuple[str, str, str]] = []
     predicted = predict_all(model, data, held_out.SeriesInstanceUID.tolist(), config.batch_size, clock, failed)
     predictions = pd.DataFrame(predicted, columns=["SeriesInstanceUID", *LABELS])
     if config.prior:
-        frequency = series.loc[series.fold != fold, list(LABELS)].mean()
-        rows = [(uid, *frequency) for uid, _, _ in failed]
+        rows = [(uid, *joined["prior"]) for uid, _, _ in failed]
         predictions = pd.concat([predictions, pd.DataFrame(rows, columns=predictions.columns)], ignore_index=True)
     return held_out, predictions, pd.DataFrame(failed, columns=["SeriesInstanceUID", "reason", "detail"])
 
@@ -108,7 +108,7 @@ def read_used(model: BothStages, folder: Path, clock: Clock) -> UsedSlices:
 
 def joined_weights(run: RunFolder, select: str) -> dict:
     """Content of weights_inference.pth, or the same with the transformer of the last epoch."""
-    joined = artifacts.read_checkpoint(run.inference, ("stage1", "stage1_settings", "stage2", "stage2_settings"))
+    joined = artifacts.read_joined(run)
     if select == "last":
         stage2 = artifacts.read_trained(run, "stage2", select)
         joined |= {"stage2": stage2["weights"], "stage2_settings": stage2["settings"]}

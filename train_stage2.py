@@ -86,7 +86,7 @@ def main(config: Config) -> dict | None:
 
     best = engine.fit(learner, run, loader, config.epochs, 1, lambda model, batch: batch_loss(model, batch, device), evaluate)
     if ranks.first():
-        join(folder, stage1)
+        join(folder, stage1, outside[list(LABELS)].mean().tolist())
     return best
 
 
@@ -111,10 +111,11 @@ def predict_batch(model: torch.nn.Module, batch: dict, device: torch.device) -> 
         return model(batch["features"], batch["positions"], batch["present"]).sigmoid()
 
 
-def join(folder: RunFolder, stage1: dict) -> None:
-    """Both stages' best weights in one file: all that eval_end_to_end.py needs beside the DICOM."""
+def join(folder: RunFolder, stage1: dict, prior: list[float]) -> None:
+    """Both stages' best weights in one file: all that is needed beside the DICOM. prior: frequency of each label, for series that cannot be read."""
     stage2 = artifacts.read_checkpoint(folder.best("stage2"), ("weights", "settings"))
     joined = {"stage1": stage1["weights"], "stage1_settings": stage1["settings"], "stage2": stage2["weights"], "stage2_settings": stage2["settings"]}
+    joined["prior"] = prior
     artifacts.write_checkpoint(folder.inference, joined)
     print(f"both stages, step {stage2['settings']['step']}, epoch {stage2['epoch']}: {folder.inference}")
 

@@ -443,6 +443,11 @@ def read_checkpoint(path: Path, needed: tuple[str, ...]) -> dict:
     return content
 
 
+def read_joined(run: RunFolder) -> dict:
+    """weights_inference.pth: weights and settings of both stages, and the `prior` of the labels (14)."""
+    return read_checkpoint(run.inference, ("stage1", "stage1_settings", "stage2", "stage2_settings", "prior"))
+
+
 def read_trained(run: RunFolder, stage: str, select: str) -> dict:
     """{"weights", "settings", "epoch"} of a trained network: those of the best epoch, or the moving average after the last one.
 

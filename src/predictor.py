@@ -40,8 +40,9 @@ class Predictor:
 
     def __init__(self, model_dir: Path, encoder: str, folds: tuple[int, ...], device: torch.device, both_steps: bool = False, mirror: bool = False):
         runs = [RunFolder(model_dir, encoder, fold) for fold in folds]
-        keys = ("stage1", "stage1_settings", "stage2", "stage2_settings")
-        self.models = [BothStages(artifacts.read_checkpoint(run.inference, keys), device, both_steps, mirror) for run in runs]
+        joined = [artifacts.read_joined(run) for run in runs]
+        self.models = [BothStages(weights, device, both_steps, mirror) for weights in joined]
+        self.prior = np.mean([weights["prior"] for weights in joined], axis=0)  # (14,) for series that cannot be read
         for name in ("image_size", "mr_window", "crop_size"):
             values = {model.stage1[name] for model in self.models}
             if len(values) > 1:

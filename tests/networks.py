@@ -6,6 +6,7 @@ import torch
 
 from src import artifacts
 from src.artifacts import DataFolder, RunFolder
+from src.labels import LABELS
 from src.sequence_transformer import new_transformer
 from src.slice_cnn import SliceCNN
 from tests.conftest import CROP
@@ -34,6 +35,8 @@ def write_both(data: DataFolder, model_dir: Path, fold: int = 0, seed: int = 0, 
     settings = fold_of | shape | {"cut": cut, "step": 2, "stage1": artifacts.fingerprint(run.best("stage1"))}
     weights = new_transformer(settings).state_dict()
     artifacts.write_checkpoint(run.best("stage2"), {"weights": weights, "settings": settings, "epoch": 1})
-    joined = {"stage1": stage1["weights"], "stage1_settings": stage1["settings"], "stage2": weights, "stage2_settings": settings}
+    series = artifacts.read_folds(data)
+    prior = series[series.fold != fold][list(LABELS)].mean().tolist()
+    joined = {"prior": prior, "stage1": stage1["weights"], "stage1_settings": stage1["settings"], "stage2": weights, "stage2_settings": settings}
     artifacts.write_checkpoint(run.inference, joined)
     return run

@@ -1,0 +1,97 @@
+"""The trained networks behind the inference server of RSNA's Intracranial Aneurysm Detection challenge: one series a call, always one valid row.
+
+In a Kaggle notebook to which this repository and the trained model/ are attached:
+
+    !pip install --no-index --find-links /kaggle/input/wheels -r requirements.txt
+    !python tools/kaggle_server.py --model-dir /kaggle/input/model --folds 0 1 2 3 4
+
+Networks are loaded at the first call. A series that cannot be read, or takes longer than --seconds, gets the frequencies of the labels in
+training; the reason goes to the log. The gateway's folder of temporary files is cleared after each call.
+
+Reads   model/{encoder}/fold-{k}/weights_inference.pth (train_stage2.py), the series that the gateway names
+"""
+
+import os
+import shutil
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from src import engine
+from src.dicom import open_series
+from src.labels import LABELS
+from src.predictor import Predictor
+from src.runtime import UserError, run_script
+
+NO_NETWORK = np.full(len(LABELS), 0.5)  # where not even the networks could be loaded
+
+
+@dataclass
+class Config:
+    model_dir: Path = Path("model")  # trained networks
+    encoder: str = "convnext_base.dinov3_lvd1689m"  # as trained
+    folds: tuple[int, ...] = (0,)  # whose networks; of several the mean
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
+
+    both_steps: bool = False  # mean over neighbours at step 1 and at step 2; doubles the work
+    mirror: bool = False  # mean with the mirrored head, left and right exchanged; doubles the work
+    batch_size: int = 128  # slices
+    seconds: float = 1500.0  # a series may take; the challenge allows 30 minutes
+    temporary: Path = Path("/kaggle/shared")  # the gateway's files, cleared after each call
+
+
+class Server:
+    """`predict` for the gateway. It never raises."""
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.predictor: Predictor | None = None
+        self.thread = ThreadPoolExecutor(1)
+
+    def predict(self, series_path: str) -> pd.DataFrame:
+        """One row with the 14 columns, each finite and in 0..1."""
+        start, note = time.perf_counter(), ""
+        try:
+            probabilities = self.thread.submit(self._probabilities, series_path).result(timeout=self.config.seconds)
+            if not (np.isfinite(probabilities).all() and probabilities.min() >= 0 and probabilities.max() <= 1):
+                raise ValueError("probabilities that are none")
+        except TimeoutError:
+            note = f"no answer in {self.config.seconds:g} s"
+            self.thread = ThreadPoolExecutor(1)  # the other one may never come back
+        except Exception as error:  # whatever it is, the next series must be predicted
+            note = f"{type(error).__name__}: {error}"
+        if note:
+            probabilities = NO_NETWORK if self.predictor is None else self.predictor.prior
+        print(f"{series_path}: {note or 'predicted'}, {time.perf_counter() - start:.1f} s", flush=True)
+        shutil.rmtree(self.config.temporary, ignore_errors=True)
+        return pd.DataFrame([np.asarray(probabilities, np.float64)], columns=list(LABELS))
+
+    def _probabilities(self, series_path: str) -> np.ndarray:
+        config = self.config
+        if self.predictor is None:
+            device = engine.choose_device(config.device)
+            self.predictor = Predictor(config.model_dir, config.encoder, config.folds, device, config.both_steps, config.mirror)
+        return self.predictor.predict(self.predictor.prepare(open_series(series_path)), config.batch_size).probabilities
+
+
+def main(config: Config) -> None:
+    try:
+        from kaggle_evaluation.rsna_inference_server import RSNAInferenceServer
+    except ImportError as error:
+        raise UserError("kaggle_evaluation is not here: run this in a notebook of the challenge, or use tools/predict.py") from error
+    server = RSNAInferenceServer(Server(config).predict)
+    if os.environ.get("KAGGLE_IS_COMPETITION_RERUN"):
+        server.serve()
+    else:
+        server.run_local_gateway()
+
+
+if __name__ == "__main__":
+    run_script(main, Config, __doc__)
