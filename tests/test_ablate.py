@@ -50,6 +50,15 @@ def test_one_step_draws_step_1_only(tiny):
     assert {dataset._draw_slice(row, np.random.default_rng(k))[1] for k, row in enumerate(dataset.rows)} == {1}
 
 
+def test_the_highest_heat_takes_the_place_of_one_feature():
+    head, maps = HeatmapHead([4, 8]).eval(), [torch.randn(2, 4, 8, 8), torch.randn(2, 8, 4, 4)]
+    heat, whole = head(maps)
+    change("highest heat among the features")
+    same_heat, pointed = head(maps)
+    assert torch.equal(heat, same_heat) and torch.equal(pointed[:, 1:], whole[:, 1:])
+    assert torch.equal(pointed[:, 0], heat.amax(dim=(1, 2)))
+
+
 @pytest.mark.parametrize(("variant", "gone"), [("no heat-weighted pooling", slice(0, HEAT_CHANNELS)), ("no expected position", slice(HEAT_CHANNELS, None))])
 def test_features_are_gone_and_the_others_stay(variant, gone):
     head, maps = HeatmapHead([4, 8]).eval(), [torch.randn(2, 4, 8, 8), torch.randn(2, 8, 4, 4)]

@@ -89,6 +89,17 @@ def without_features(first: int, last: int) -> Callable[[], None]:
     return change
 
 
+def with_peak() -> None:
+    """The highest heat in place of one of the pooled features: not in the method, to see whether it should be."""
+    whole = HeatmapHead.forward
+
+    def forward(self, maps):
+        heat, pointed = whole(self, maps)
+        return heat, torch.cat([heat.flatten(1).amax(dim=1, keepdim=True), pointed[:, 1:]], dim=1)
+
+    HeatmapHead.forward = forward
+
+
 VARIANTS = {  # name: (settings that differ, what else is changed in the process of the run)
     PLAIN: ({}, None),
     HARD: ({}, None),
@@ -97,6 +108,7 @@ VARIANTS = {  # name: (settings that differ, what else is changed in the process
     "heatmap weight 1": ({"heatmap_weight": 1.0}, None),
     "no heat-weighted pooling": ({}, without_features(0, HEAT_CHANNELS)),
     "no expected position": ({}, without_features(HEAT_CHANNELS, HEAT_CHANNELS + 2)),
+    "highest heat among the features": ({}, with_peak),
     "quarter turns": ({}, augmented(quarter_turns=True)),
     "no shift, scale, rotation": ({}, augmented(affine=0.0)),
     "no holes, no distortion": ({}, augmented(spoil=0.0)),
