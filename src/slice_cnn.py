@@ -165,7 +165,7 @@ def encode_series(
     Batches run on across series, so that those of short series are full, too; on the CPU they are cut down to what its caches hold.
     fixed: fill up the last one as well, so that the bits of a slice's features do not depend on which series came before it.
     """
-    device = next(model.parameters()).device
+    device = device_of(model)
     waiting: deque[tuple[Any, int]] = deque()  # (key, number of slices) of the series that are not handed out yet
     encoded: list[tuple[Tensor, Tensor]] = []  # their features and logits so far, in order
     images: list[Tensor] = []  # (b, 3, crop, crop) float16, of the next batch
@@ -188,6 +188,11 @@ def encode_series(
         features, logits = _encode_batch(model, _filled(images, batch_size - filled) if fixed else images)
         encoded.append((features[:filled], logits[:filled]))
     yield from _whole_series(waiting, encoded)
+
+
+def device_of(model: Any) -> torch.device:
+    """Where a network computes: a module where its weights lie, an ONNX file as it says (onnx_model.py)."""
+    return next(model.parameters()).device if isinstance(model, nn.Module) else model.device
 
 
 def fitting_batch(batch_size: int, volume: Tensor) -> int:
