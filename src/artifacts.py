@@ -96,6 +96,8 @@ class RunFolder:
         self.logits = self.root / "logits"
         self.feature_settings = self.features / "settings.json"
         self.inference = self.root / "weights_inference.pth"
+        self.slice_cnn_onnx = self.root / "slice_cnn.onnx"
+        self.transformer_onnx = self.root / "sequence_transformer.onnx"
         self.events = self.root / "tensorboard"
         self.findings = self.root / "findings.csv"
         self.localisation = self.root / "localisation.json"
@@ -148,6 +150,7 @@ MADE_BY = (  # (file name, what makes it)
     (r"(best|last)_stage1\.pth", "run train_stage1.py first"),
     (r"scores_(stage1|stage2|end_to_end)\.json", "run eval_stage1.py, eval_stage2.py and eval_end_to_end.py first"),
     (r"best_stage2\.pth|last_stage2\.pth|weights_inference\.pth", "run train_stage2.py first"),
+    (r"(slice_cnn|sequence_transformer)\.onnx", "run tools/export_onnx.py first"),
 )
 
 

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from src.artifacts import RunFolder
 from src.datasets import MIRRORABLE, STEPS, slice_positions, thin
 from src.engine import autocast
 from src.labels import LABELS, MIRROR
+from src.onnx_model import OnnxSliceCNN, OnnxTransformer, digest
 from src.runtime import Clock, UserError
-from src.slice_cnn import as_volume, build_slice_cnn, encode_series
+from src.slice_cnn import as_volume, build_slice_cnn, device_of, encode_series
 from src.volume import neighbours
 
 DISTANCE_KNOTS = 32  # learned values of the relative position term
@@ -153,14 +155,19 @@ class UsedSlices:
 class BothStages:
     """The joined weights: the slices of series in, 14 probabilities out."""
 
-    def __init__(self, checkpoint: dict, device: torch.device, both_steps: bool = False, mirror: bool = False):
+    def __init__(self, checkpoint: dict, device: torch.device, both_steps: bool = False, mirror: bool = False, onnx: RunFolder | None = None):
         """checkpoint: content of weights_inference.pth. both_steps, mirror: also predict from the other step, from the mirrored head, and
-        take the mean; each doubles the work."""
+        take the mean; each doubles the work. onnx: where the ONNX files of these weights lie, to compute with them instead, on the CPU."""
         self.stage1, self.stage2 = checkpoint["stage1_settings"], checkpoint["stage2_settings"]
         self.steps: tuple[int, ...] = STEPS if both_steps else (self.stage2["step"],)
-        self.mirror, self.device = mirror, device
-        self.slice_cnn = build_slice_cnn(self.stage1, checkpoint["stage1"], device)
-        self.transformer = build_transformer(self.stage2, checkpoint["stage2"], device)
+        self.mirror = mirror
+        if onnx is None:
+            self.slice_cnn = build_slice_cnn(self.stage1, checkpoint["stage1"], device)
+            self.transformer = build_transformer(self.stage2, checkpoint["stage2"], device)
+        else:
+            self.slice_cnn = OnnxSliceCNN(onnx.slice_cnn_onnx, digest(checkpoint["stage1"]))
+            self.transformer = OnnxTransformer(onnx.transformer_onnx, digest(checkpoint["stage2"]))
+        self.device = device_of(self.slice_cnn)
 
     def tokens(self, length: int) -> np.ndarray:
         """(T,) slices of a series of so many that become tokens."""

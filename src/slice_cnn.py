@@ -204,7 +204,7 @@ def encode_series(
     fixed: fill up the last one as well, so that the bits of a slice's features do not depend on which series came before it.
     heat: also hand out where the network looks, (k, h, w) in 0..1, or None where it cannot tell (SliceCNN.locate).
     """
-    device = next(model.parameters()).device
+    device = device_of(model)
     waiting: deque[tuple[Any, int]] = deque()  # (key, number of slices) of the series that are not handed out yet
     encoded: list[tuple[Tensor | None, ...]] = []  # their features, logits (and heat) so far, in order
     images: list[Tensor] = []  # (b, 3, crop, crop) float16, of the next batch
@@ -227,6 +227,11 @@ def encode_series(
         last = _encode_batch(model, _filled(images, batch_size - filled) if fixed else images, heat)
         encoded.append(tuple(_part(part, 0, filled) for part in last))
     yield from _whole_series(waiting, encoded)
+
+
+def device_of(model: Any) -> torch.device:
+    """Where a network computes: a module where its weights lie, an ONNX file as it says (onnx_model.py)."""
+    return next(model.parameters()).device if isinstance(model, nn.Module) else model.device
 
 
 def fitting_batch(batch_size: int, volume: Tensor) -> int:
