@@ -32,6 +32,11 @@ class OnnxSliceCNN:
         logits, features, *heatmap = run(self.session, [images])
         return SliceOutput(logits, features, heatmap[0] if heatmap else None)
 
+    def locate(self, images: Tensor) -> tuple[SliceOutput, Tensor | None]:
+        """As SliceCNN.locate; class activation maps are not in the file."""
+        out = self(images)
+        return out, None if out.heatmap is None else out.heatmap.sigmoid()
+
 
 class OnnxTransformer:
     """Features (B, T, C), positions (B, T) mm, present (B, T) bool -> logits (B, 14), as SequenceTransformer."""

@@ -36,12 +36,14 @@ class Prediction:
 
 
 class Predictor:
-    """The mean of the networks of several folds."""
+    """The mean of the networks of several folds. onnx: compute with their ONNX files (tools/export_onnx.py), on the CPU."""
 
-    def __init__(self, model_dir: Path, encoder: str, folds: tuple[int, ...], device: torch.device, both_steps: bool = False, mirror: bool = False):
+    def __init__(
+        self, model_dir: Path, encoder: str, folds: tuple[int, ...], device: torch.device, both_steps: bool = False, mirror: bool = False, onnx: bool = False
+    ):
         runs = [RunFolder(model_dir, encoder, fold) for fold in folds]
         joined = [artifacts.read_joined(run) for run in runs]
-        self.models = [BothStages(weights, device, both_steps, mirror) for weights in joined]
+        self.models = [BothStages(weights, device, both_steps, mirror, run if onnx else None) for weights, run in zip(joined, runs, strict=True)]
         self.prior = np.mean([weights["prior"] for weights in joined], axis=0)  # (14,) for series that cannot be read
         for name in ("image_size", "mr_window", "crop_size"):
             values = {model.stage1[name] for model in self.models}

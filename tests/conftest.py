@@ -1,9 +1,12 @@
 """A tiny data set, made once for all tests that read arrays and tables."""
 
+import runpy
 import shutil
-import subprocess
+import signal
 import sys
+from contextlib import redirect_stdout
 from functools import cache
+from io import StringIO
 from pathlib import Path
 
 import cv2
@@ -22,8 +25,17 @@ FOLDS, IMAGE_SIZE, CROP = 3, 48, 40
 
 @cache
 def help_of(script: str, *subcommand: str) -> str:
-    """What `python {script} {subcommand} --help` prints."""
-    return subprocess.run([sys.executable, ROOT / script, *subcommand, "--help"], capture_output=True, text=True, check=True).stdout
+    """What `python {script} {subcommand} --help` prints, run in this process, which has imported most of it already."""
+    printed, arguments, on_sigterm = StringIO(), sys.argv, signal.getsignal(signal.SIGTERM)
+    sys.argv = [str(ROOT / script), *subcommand, "--help"]
+    try:
+        with redirect_stdout(printed), pytest.raises(SystemExit) as stop:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+    finally:
+        sys.argv = arguments
+        signal.signal(signal.SIGTERM, on_sigterm)
+    assert not stop.value.code
+    return printed.getvalue()
 
 
 @pytest.fixture(scope="session")

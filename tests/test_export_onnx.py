@@ -35,6 +35,7 @@ def write_joined(run: RunFolder, encoder: str, heatmap_weight: float, seed: int 
         "stage1_settings": {"encoder": encoder, "crop_size": CROP, "heatmap_weight": heatmap_weight},
         "stage2": transformer.state_dict(),
         "stage2_settings": shape | {"cut": 7, "step": 2},
+        "prior": [0.1] * len(LABELS),
     }
     artifacts.write_checkpoint(run.inference, joined)
     return joined
@@ -116,7 +117,7 @@ def test_both_stages_on_the_files_are_both_stages_in_pytorch(exported):
     generator, series = np.random.default_rng(0), []
     for length in (1, 5, 40):
         prepared = (generator.random((len(pytorch.needed(length)), IMAGE_SIZE, IMAGE_SIZE)) * TOP).astype(np.float16)
-        series.append((length, pytorch.used_slices(prepared, np.arange(length) * 1.5, length, "axial")))
+        series.append((length, pytorch.used_slices(prepared, pytorch.needed(length), np.arange(length) * 1.5, length, "axial")))
     expected, found = (dict(model.predict(series, 16, Clock())) for model in (pytorch, onnx))
     assert expected.keys() == found.keys() == {1, 5, 40}
     assert np.ptp(np.stack(list(expected.values())), axis=0).max() > 10 * export_onnx.CLOSE  # the pictures count

@@ -19,7 +19,7 @@ from src.predictor import Prediction, Predictor
 from src.runtime import UserError
 from tests.conftest import ROOT
 from tests.networks import ENCODER, write_both
-from tools import predict, predict_page
+from tools import export_onnx, predict, predict_page
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +69,15 @@ def test_several_folds_are_their_mean(networks, held_out, tmp_path):
     values = [table[list(LABELS)].to_numpy() for table in tables]
     np.testing.assert_allclose(values[2], (values[0] + values[1]) / 2, atol=1e-6)
     assert np.abs(values[0] - values[1]).max() > 1e-3
+
+
+def test_onnx_files_say_the_same(tiny, networks, held_out, tmp_path):
+    export_onnx.main(export_onnx.Config(networks, 0, ENCODER))
+    torch_, onnx = (run(networks, tmp_path / str(onnx), held_out[0], mirror=True, onnx=onnx)[0][list(LABELS)] for onnx in (False, True))
+    np.testing.assert_allclose(onnx, torch_, atol=1e-4)
+    uid = held_out[0].name
+    curves = [json.loads((tmp_path / str(onnx) / f"{uid}.json").read_text())["slices"]["probabilities"]["Aneurysm Present"] for onnx in (False, True)]
+    np.testing.assert_allclose(*curves, atol=1e-4)
 
 
 def test_all_bad_is_an_error_and_the_reasons_are_there(networks, tmp_path):

@@ -54,7 +54,7 @@ def main(config: Config) -> dict[str, float]:
     for name in ("onnx", "onnxruntime"):
         package(name)
     run = RunFolder(config.model_dir, config.encoder, config.fold)
-    joined = artifacts.read_checkpoint(run.inference, ("stage1", "stage1_settings", "stage2", "stage2_settings"))
+    joined = artifacts.read_joined(run)
     slice_cnn = build_slice_cnn(joined["stage1_settings"], joined["stage1"], CPU)
     transformer = build_transformer(joined["stage2_settings"], joined["stage2"], CPU)
 

@@ -45,6 +45,7 @@ class Config:
 
     both_steps: bool = False  # mean over neighbours at step 1 and at step 2; doubles the work
     mirror: bool = False  # mean with the mirrored head, left and right exchanged; doubles the work
+    onnx: bool = False  # compute with the ONNX files of tools/export_onnx.py, on the CPU
     batch_size: int = 128  # slices
 
 
@@ -58,7 +59,8 @@ class Failed:
 
 
 def main(config: Config) -> tuple[pd.DataFrame, pd.DataFrame]:
-    predictor = Predictor(config.model_dir, config.encoder, config.folds, engine.choose_device(config.device), config.both_steps, config.mirror)
+    device = engine.choose_device(config.device)
+    predictor = Predictor(config.model_dir, config.encoder, config.folds, device, config.both_steps, config.mirror, config.onnx)
     rows, failed, pages = [], [], []
     found = in_thread(lambda opened: prepare(predictor, opened), opened_series(config.folders))
     for one in progress(found, "predicting", " series"):
@@ -130,7 +132,7 @@ def as_json(config: Config, prepared: PreparedSeries, prediction: Prediction) ->
         "spacing": series.spacing,
         "dropped": series.dropped,
         "warnings": series.warnings,
-        "networks": {"encoder": config.encoder, "folds": config.folds, "both_steps": config.both_steps, "mirror": config.mirror},
+        "networks": {"encoder": config.encoder, "folds": config.folds, "both_steps": config.both_steps, "mirror": config.mirror, "onnx": config.onnx},
         "versions": versions(),
     }
 
