@@ -43,7 +43,7 @@ a { color: var(--blue); }
 table { border-collapse: collapse; width: 100%; font-size: 14px; }
 th, td { text-align: left; padding: 6px 12px 6px 0; border-bottom: 1px solid var(--line); vertical-align: top; white-space: nowrap; }
 th { color: var(--soft); font-weight: 500; }
-td.wide { white-space: normal; overflow-wrap: anywhere; min-width: 11em; }
+td.wide { white-space: normal; overflow-wrap: anywhere; min-width: 14em; }
 .slices { display: grid; grid-template-columns: repeat(auto-fill, minmax(230px, 1fr)); gap: 12px; }
 figure { margin: 0; }
 figure img { width: 100%; display: block; border-radius: 6px; background: #000; }
@@ -53,6 +53,10 @@ svg { width: 100%; height: auto; display: block; }
   .two { grid-template-columns: minmax(0, 1fr); }
   .bar { grid-template-columns: minmax(0, 11em) minmax(40px, 1fr) 3em; font-size: 13px; }
   .slices { grid-template-columns: repeat(2, minmax(0, 1fr)); }
+}
+@media (max-width: 500px) {
+  .bar { grid-template-columns: minmax(40px, 1fr) 3em; row-gap: 0; margin: 7px 0; }
+  .bar span:first-child { grid-column: 1 / -1; }
 }
 """
 
@@ -203,10 +207,16 @@ def slice_picture(prepared: PreparedSeries, prediction: Prediction, token: int, 
         x, y = prepared_place(series, one, size)
         centre = (round((x + 0.5) * scale), round((y + 0.5) * scale))
         cv2.circle(picture, centre, 16, (60, 80, 240), 2, cv2.LINE_AA)
-        cv2.putText(picture, str(number), (centre[0] + 17, centre[1] - 10), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (60, 80, 240), 2, cv2.LINE_AA)
+        write_on(picture, str(number), (centre[0] + 17, centre[1] - 10), (60, 80, 240))
     for text, x in zip(EDGES.get(series.plane, ("", "")), (6, PICTURE - 18), strict=True):
-        cv2.putText(picture, text, (x, PICTURE // 2), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (230, 230, 230), 1, cv2.LINE_AA)
+        write_on(picture, text, (x, PICTURE // 2), (235, 235, 235))
     return cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()
+
+
+def write_on(picture: np.ndarray, text: str, place: tuple[int, int], colour: tuple[int, int, int]) -> None:
+    """Text with a dark rim, legible on anything."""
+    for shade, thickness in (((20, 20, 20), 4), (colour, 1)):
+        cv2.putText(picture, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.55, shade, thickness, cv2.LINE_AA)
 
 
 def crop_box(size: int, crop: int) -> slice:
