@@ -85,7 +85,7 @@ class SpotDataset(Dataset):
         row = self.rows[index]
         uid = row["SeriesInstanceUID"]
         generator = np.random.default_rng([self.seed, epoch, index])
-        slice_, step = (int(row["f"]), 1) if self.augmentation is None else self._draw_slice(row, generator)
+        slice_, step = (int(row["f"]), 1) if self.augmentation is None else self.draw_slice(row, generator)
 
         triplet = neighbours(slice_, step, int(row["length"]))
         if self.augmentation is not None and generator.random() < 0.5:
@@ -115,7 +115,7 @@ class SpotDataset(Dataset):
         """(14,): any label on the slices that the network sees, both neighbours included."""
         return self.tables.labels[uid][max(0, slice_ - step) : slice_ + step + 1].max(axis=0)
 
-    def _draw_slice(self, row: dict, generator: np.random.Generator) -> tuple[int, int]:
+    def draw_slice(self, row: dict, generator: np.random.Generator) -> tuple[int, int]:
         """Slice and step of a training sample: a positive spot's slice or one beside it, or a slice safe for negatives."""
         uid = row["SeriesInstanceUID"]
         step = int(generator.choice(STEPS))

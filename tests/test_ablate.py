@@ -47,7 +47,7 @@ def test_one_step_draws_step_1_only(tiny):
     change("step 1 only")
     tables = read_spot_tables(tiny)
     dataset = SpotDataset(tables, training_rows(tables.spots, 0), CROP, 0, Augmentation())
-    assert {dataset._draw_slice(row, np.random.default_rng(k))[1] for k, row in enumerate(dataset.rows)} == {1}
+    assert {dataset.draw_slice(row, np.random.default_rng(k))[1] for k, row in enumerate(dataset.rows)} == {1}
 
 
 def test_the_highest_heat_takes_the_place_of_one_feature():

@@ -83,7 +83,7 @@ def test_drawn_slices_stay_at_the_spot_or_in_the_safe_zone(training, tables):
     generator = np.random.default_rng(0)
     seen = set()
     for row in training.rows * 5:
-        slice_, step = training._draw_slice(row, generator)
+        slice_, step = training.draw_slice(row, generator)
         assert step in STEPS
         if row["class_id"] == PRESENT:
             assert slice_ in tables.safe[row["SeriesInstanceUID"]]
@@ -101,7 +101,7 @@ def test_hard_slices_are_drawn_half_the_time_and_only_the_safe_ones(tables):
     tables.hard[uid] = np.array([aneurysm, safe[0]])
     try:
         dataset = SpotDataset(tables, pd.DataFrame([row]), CROP, seed=0, augmentation=Augmentation())
-        drawn = [dataset._draw_slice(row, np.random.default_rng(k))[0] for k in range(400)]
+        drawn = [dataset.draw_slice(row, np.random.default_rng(k))[0] for k in range(400)]
     finally:
         del tables.hard[uid]
     assert aneurysm not in drawn
@@ -218,7 +218,7 @@ def test_training_samples_are_their_neighbours_labels_and_points(training, table
     for epoch in range(4):
         for index, row in enumerate(dataset.rows):
             uid, length = row["SeriesInstanceUID"], row["length"]
-            slice_, step = dataset._draw_slice(row, np.random.default_rng([1, epoch, index]))
+            slice_, step = dataset.draw_slice(row, np.random.default_rng([1, epoch, index]))
             volume = artifacts.read_array(tables.data.sequence(uid))
             expected = [max(slice_ - step, 0), slice_, min(slice_ + step, length - 1)]
             sample = dataset[epoch, index]
