@@ -87,11 +87,25 @@ class DataFolder:
         return counts[0]
 
 
+class EncoderFolder:
+    """Paths under --model-dir/{encoder}: what all folds have together."""
+
+    def __init__(self, model_dir: str | Path, encoder: str):
+        self.root = Path(model_dir) / encoder.replace("/", "_")
+        self.temperatures = self.root / "temperatures.json"  # {"temperatures": {label: t}, "folds": [k], "n_series": n}
+        self.localisation = self.root / "localisation.json"  # {"rows": [{"name": text, "value": text or number}]}
+        self.report = self.root / "report"
+        self.report_page = self.report / "report.html"
+
+    def report_picture(self, name: str) -> Path:
+        return self.report / f"{name}.png"
+
+
 class RunFolder:
     """Paths under --model-dir/{encoder}/fold-{k}. stage is "stage1" or "stage2"."""
 
     def __init__(self, model_dir: str | Path, encoder: str, fold: int | str):
-        self.root = Path(model_dir) / encoder.replace("/", "_") / f"fold-{fold}"
+        self.root = EncoderFolder(model_dir, encoder).root / f"fold-{fold}"
         self.features = self.root / "features"
         self.logits = self.root / "logits"
         self.feature_settings = self.features / "settings.json"
@@ -148,7 +162,8 @@ MADE_BY = (  # (file name, what makes it)
     (r"train_meta\.csv|slice_uids_dict\.pkl|slice_geometry_dict\.pkl", "run preprocess_data.py first"),
     (r"train_(stage1_)?\d+_folds\.csv|label_dict\.pkl|f_dict_sample\.pkl", "run create_folds.py first"),
     (r"(best|last)_stage1\.pth", "run train_stage1.py first"),
-    (r"scores_(stage1|stage2|end_to_end)\.json", "run eval_stage1.py, eval_stage2.py and eval_end_to_end.py first"),
+    (r"scores_(stage1|stage2|end_to_end)\.json|predictions_(stage1|stage2|end_to_end)\.csv", "run eval_stage1.py, eval_stage2.py and eval_end_to_end.py first"),
+    (r"temperatures\.json", "run tools/report.py first"),
     (r"best_stage2\.pth|last_stage2\.pth|weights_inference\.pth", "run train_stage2.py first"),
     (r"(slice_cnn|sequence_transformer)\.onnx", "run tools/export_onnx.py first"),
 )
@@ -355,6 +370,14 @@ def read_json(path: Path) -> dict:
         return json.loads(require(path).read_text())
     except ValueError as error:
         raise ArtifactError(f"{path} is not whole json ({error}): delete it and run the stage that makes it again") from error
+
+
+def read_json_lines(path: Path) -> list[dict]:
+    """One dict a line, as `run.Run` writes them."""
+    try:
+        return [json.loads(line) for line in require(path).read_text().splitlines()]
+    except ValueError as error:
+        raise ArtifactError(f"{path} has a line that is not json ({error}): delete that line") from error
 
 
 def settle(path: Path, settings: dict, remedy: str) -> None:

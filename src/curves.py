@@ -1,9 +1,8 @@
 """Loss and scores of a run by epoch, as a picture that can be looked at while the run goes on."""
 
-import json
 from pathlib import Path
 
-from src.artifacts import atomic
+from src.artifacts import atomic, read_json_lines
 
 SCORES = {"score": "weighted score", "present": "Aneurysm Present"}  # key in the scores: name in the picture
 
@@ -13,7 +12,7 @@ def draw_progress(metrics: Path, picture: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    rows = read_json_lines(metrics)
     epochs = [row["epoch"] for row in rows]
     figure = Figure(figsize=(8, 6), layout="constrained")
     losses, scores = figure.subplots(2, 1, sharex=True)

@@ -12,7 +12,7 @@ from src import augment
 from src.artifacts import ArtifactError, DataFolder, RunFolder, array_layout, read_folds, read_pickle, read_slices, read_spots
 from src.labels import LABELS, MIRROR, PRESENT
 from src.loaders import empty_images
-from src.spots import PUBLISHED_SIDE
+from src.spots import PUBLISHED_SIDE, window_labels
 from src.volume import DEFAULT_SPACING, crop_margin, neighbours, resized_point
 
 STEPS = (1, 2)  # slices between a slice and its neighbours
@@ -112,8 +112,7 @@ class SpotDataset(Dataset):
         return pd.concat([pd.DataFrame(rows), pd.DataFrame(np.stack(labels), columns=list(LABELS))], axis=1)
 
     def _window_labels(self, uid: str, slice_: int, step: int) -> np.ndarray:
-        """(14,): any label on the slices that the network sees, both neighbours included."""
-        return self.tables.labels[uid][max(0, slice_ - step) : slice_ + step + 1].max(axis=0)
+        return window_labels(self.tables.labels[uid], slice_, step)
 
     def draw_slice(self, row: dict, generator: np.random.Generator) -> tuple[int, int]:
         """Slice and step of a training sample: a positive spot's slice or one beside it, or a slice safe for negatives."""

@@ -94,6 +94,11 @@ def slice_labels(length: int, spots: list[dict]) -> np.ndarray:
     return labels
 
 
+def window_labels(labels: np.ndarray, slice_: int, step: int) -> np.ndarray:
+    """(14,): any label on the slices that the network sees, both neighbours included. labels: (n, 14), of each slice."""
+    return labels[max(0, slice_ - step) : slice_ + step + 1].max(axis=0)
+
+
 def safe_slices(length: int, aneurysm_slices: list[int]) -> np.ndarray:
     """Slices further than max(5, 5 % of the series) from every aneurysm: (k,) int; the first and the last slice count."""
     slices = np.arange(length)

@@ -3,10 +3,10 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import roc_auc_score, roc_curve
 
 from src.labels import LABELS, PRESENT
-from src.metrics import MetricError, auc, intervals, join_by_uid, mean_location, weighted_auc, weighted_score
+from src.metrics import MetricError, auc, drawn_counts, intervals, join_by_uid, mean_location, roc_band, roc_points, weighted_auc, weighted_score
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=2, max_size=60))
@@ -67,10 +67,48 @@ def test_intervals_are_percentiles_of_scores_of_drawn_series():
         plain.append(weighted_score(truth[rows], probabilities[rows]))
     for name in ("score", "present"):
         assert ends[name] == pytest.approx(np.percentile([draw[name] for draw in plain], (2.5, 97.5)), abs=0.03)
+    assert ends["mean_location"] == pytest.approx(np.percentile([mean_location(draw) for draw in plain], (2.5, 97.5)), abs=0.03)
     expected = np.percentile([draw["locations"][LABELS[0]] for draw in plain], (2.5, 97.5))
     assert ends["locations"][LABELS[0]] == pytest.approx(expected, abs=0.04)
     assert ends["locations"][LABELS[4]] is None
     assert ends["locations"][LABELS[5]] is not None
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=2, max_size=60))
+def test_roc_points_equal_scikit_learn_with_ties(rows):
+    truth, scores = np.array([row[0] for row in rows]), np.array([row[1] for row in rows]) / 5
+    false, true = roc_points(truth, scores)
+    if truth.all() or not truth.any():
+        assert np.isnan(false).all() or np.isnan(true).all()
+    else:
+        expected = roc_curve(truth, scores, drop_intermediate=False)
+        np.testing.assert_allclose((false, true), expected[:2], atol=1e-12)
+        assert np.trapezoid(true, false) == pytest.approx(auc(truth, scores), abs=1e-12)
+
+
+def test_roc_band_is_of_curves_of_drawn_rows():
+    truth, probabilities = example(60)
+    truth, scores, grid = truth[:, 0], np.round(probabilities[:, 0], 1), np.linspace(0, 1, 11)
+    curves = []
+    for counts in drawn_counts(60, 50, seed=3).astype(int):
+        false, true, _ = roc_curve(np.repeat(truth, counts), np.repeat(scores, counts), drop_intermediate=False)
+        curves.append(np.interp(grid, false, true))
+    band = roc_band(truth, scores, grid, 50, seed=3)
+    np.testing.assert_allclose(band, np.percentile(curves, (2.5, 97.5), axis=0), atol=1e-12)
+    assert (band[1] - band[0]).max() > 0.1
+
+
+def test_roc_band_leaves_out_draws_without_both_classes():
+    truth, scores, grid = np.arange(40) == 7, np.arange(40) / 40, np.linspace(0, 1, 5)  # one positive: missing in a third of the draws
+    assert np.isfinite(roc_band(truth, scores, grid, 50)).all()
+    assert np.isnan(roc_band(np.zeros(40), scores, grid, 50)).all()
+
+
+def test_drawn_counts_are_samples_with_replacement():
+    counts = drawn_counts(30, 200, seed=0)
+    assert (counts.sum(axis=1) == 30).all()
+    assert counts.max() > 2
+    assert counts.mean(axis=0) == pytest.approx(np.ones(30), abs=0.4)
 
 
 def test_no_presence_contrast_is_a_clear_error():
