@@ -1,4 +1,4 @@
-# make demo   everything from nothing: install, synthetic series, the eight scripts, their scores
+# make demo   everything from nothing: install, synthetic series, the eight scripts, their scores, a report to look at
 # make test   install, then all tests
 # make check  install, then ruff
 # make folds  after make demo: both stages on all five folds, the slices on which they err (data/f_dict_hard.pkl), scores over all folds
@@ -33,12 +33,15 @@ demo: .venv/run.txt
 	$(PY) eval_stage2.py $(FOLD)
 	$(PY) eval_end_to_end.py $(FOLD)
 	$(PY) tools/show_scores.py --model-dir $(DEMO)/model --encoder test_resnet
+	$(PY) tools/report.py $(MODEL)
 
 folds: .venv/run.txt
 	for fold in $(FOLDS); do $(TRAIN1) --fold $$fold --resume && $(PY) extract_features.py $(MODEL) --fold $$fold && $(TRAIN2) --fold $$fold --resume || exit; done
 	$(PY) tools/mine_hard_negatives.py $(MODEL)
 	$(PY) eval_stage2.py $(MODEL) --fold all
 	$(PY) eval_end_to_end.py $(MODEL) --fold all
+	$(PY) tools/measure_findings.py $(MODEL) --fold all
+	$(PY) tools/report.py $(MODEL)
 
 test: .venv/dev.txt
 	$(PY) -m pytest

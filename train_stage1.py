@@ -63,7 +63,10 @@ def main(config: Config) -> dict | None:
     data = DataFolder(config.data_dir)
     _, held_out_series = artifacts.read_fold(data, config.fold)
     settings = engine.settings_of(config) | artifacts.fold_settings(data, held_out_series)
-    run = Run(RunFolder(config.model_dir, config.encoder, config.fold), "stage1", settings, Path(__file__), config.resume)
+    folder = RunFolder(config.model_dir, config.encoder, config.fold)
+    run = Run(folder, "stage1", settings, Path(__file__), config.resume)
+    if ranks.first() and not run.resumed:
+        folder.inference.unlink(missing_ok=True)  # of an earlier run
 
     tables = read_spot_tables(data)
     training, held_out = make_datasets(config, tables)

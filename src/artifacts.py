@@ -474,6 +474,12 @@ def read_joined(run: RunFolder) -> dict:
     return read_checkpoint(run.inference, ("stage1", "stage1_settings", "stage2", "stage2_settings", "prior"))
 
 
+def read_temperatures(folder: "EncoderFolder") -> np.ndarray:
+    """(14,) by which the logits of series are divided, as tools/report.py fitted them."""
+    found = read_json(folder.temperatures)["temperatures"]
+    return np.array([found[label] for label in LABELS])
+
+
 def read_trained(run: RunFolder, stage: str, select: str) -> dict:
     """{"weights", "settings", "epoch"} of a trained network: those of the best epoch, or the moving average after the last one.
 

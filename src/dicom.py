@@ -99,20 +99,25 @@ def open_series(folder: str | Path) -> Series:
     return _series_of(Path(folder), *_read_headers(Path(folder)))
 
 
-def open_all(folder: str | Path) -> tuple[list[Series | DicomError], list[tuple[str, str]]]:
-    """Every series in a folder and below it, in the order of their UIDs, an error in place of one that gives no volume; and the files that
-    belong to none, with reasons: to the one series where there is but one. Raises DicomError where there is none at all."""
+def open_all(folder: str | Path) -> tuple[list[tuple[str, Series | DicomError]], list[tuple[str, str]]]:
+    """(UID, series) of every series in a folder and below it, in the order of their UIDs, an error in place of one that gives no volume; and
+    the files that belong to none, with reasons: to the one series where there is but one.
+
+    Files of two patients are two series even under one UID; files without a UID are one series a folder. Raises DicomError where there is no
+    series at all.
+    """
     slices, dropped = _read_headers(Path(folder))
-    by_uid: dict[str, list[Slice]] = {}
+    groups: dict[tuple[str, str, str], list[Slice]] = {}
     for piece in slices:
-        by_uid.setdefault(piece.file.series_uid, []).append(piece)
-    found: list[Series | DicomError] = []
-    for uid in sorted(by_uid):
+        place = "" if piece.file.series_uid else str(piece.file.path.parent)
+        groups.setdefault((piece.file.series_uid, piece.file.patient_id, place), []).append(piece)
+    found: list[tuple[str, Series | DicomError]] = []
+    for key in sorted(groups):
         try:
-            found.append(_series_of(Path(folder), by_uid[uid], dropped if len(by_uid) == 1 else []))
+            found.append((key[0], _series_of(Path(folder), groups[key], dropped if len(groups) == 1 else [])))
         except DicomError as error:
-            found.append(error)
-    return found, dropped if len(by_uid) > 1 else []
+            found.append((key[0], error))
+    return found, dropped if len(groups) > 1 else []
 
 
 def _series_of(folder: Path, slices: list[Slice], dropped: list[tuple[str, str]]) -> Series:
@@ -193,32 +198,36 @@ def stored_point(x: float, y: float, orientation: str, height: int, width: int) 
 
 
 def _read_headers(folder: Path) -> tuple[list[Slice], list[tuple[str, str]]]:
-    require(folder.exists(), "missing", f"{folder} does not exist")
-    paths = _visible_files(folder)
-    require(len(paths) > 0, "no_dicom", f"{folder} holds no files")
-    slices, dropped, first_error = [], [], None
+    try:
+        require(folder.exists(), "missing", f"{folder} does not exist")
+        paths, dropped = _visible_files(folder)
+    except OSError as error:
+        raise DicomError("unreadable", f"{folder}: {error.strerror}") from None
+    require(len(paths) + len(dropped) > 0, "no_dicom", f"{folder} holds no files")
+    slices, first_error = [], DicomError("unreadable", "a folder may not be entered") if dropped else None
     for path in paths:
         try:
             found = read_header(path)
             check_decoder(found[0].file)
             slices += found
         except DicomError as error:
-            dropped.append((path.name, error.reason))
+            dropped.append((_text(path.name), error.reason))
             first_error = error if first_error is None or first_error.reason in MINOR else first_error
     if not slices:
         raise _no_volume(folder, dropped, first_error)
     return slices, dropped
 
 
-def _visible_files(folder: Path) -> list[Path]:
-    """All files below a folder; links to files are followed, links to folders are not (they may lead in circles)."""
+def _visible_files(folder: Path) -> tuple[list[Path], list[tuple[str, str]]]:
+    """All files below a folder, and the folders that may not be entered, with a reason; links to files are followed, links to folders are not
+    (they may lead in circles)."""
     if folder.is_file():
-        return [folder]
-    found = []
-    for parent, folders, names in os.walk(folder):
+        return [folder], []
+    found, locked = [], []
+    for parent, folders, names in os.walk(folder, onerror=lambda error: locked.append((_text(Path(error.filename).name), "unreadable"))):
         folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
         found += [Path(parent, name) for name in names if not name.startswith(".")]
-    return sorted(found)
+    return sorted(found), locked
 
 
 def _no_volume(folder: Path, dropped: list[tuple[str, str]], example: DicomError) -> DicomError:
@@ -229,7 +238,13 @@ def _no_volume(folder: Path, dropped: list[tuple[str, str]], example: DicomError
 
 
 def _name(piece: Slice) -> str:
-    return piece.file.path.name if piece.frame < 0 else f"{piece.file.path.name} frame {piece.frame}"
+    name = _text(piece.file.path.name)
+    return name if piece.frame < 0 else f"{name} frame {piece.frame}"
+
+
+def _text(name: str) -> str:
+    """A file's name that can be written anywhere, also where it is no UTF-8."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _note_header_doubts(series: Series) -> None:

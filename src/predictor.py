@@ -7,10 +7,12 @@ import numpy as np
 import torch
 
 from src import artifacts, findings
-from src.artifacts import ArtifactError, RunFolder
+from src.artifacts import ArtifactError, EncoderFolder, RunFolder
+from src.calibration import logit, sigmoid
 from src.dicom import Series
 from src.findings import Finding
-from src.sequence_transformer import BothStages
+from src.runtime import Clock
+from src.sequence_transformer import BothStages, UsedSlices
 from src.series_arrays import prepared_images, read_words_of, stacked
 
 
@@ -36,22 +38,33 @@ class Prediction:
 
 
 class Predictor:
-    """The mean of the networks of several folds. onnx: compute with their ONNX files (tools/export_onnx.py), on the CPU."""
+    """The mean of the networks of several folds. onnx: compute with their ONNX files (tools/export_onnx.py), on the CPU.
+    calibrate: divide the logits of series by the temperatures that tools/report.py fitted."""
 
     def __init__(
-        self, model_dir: Path, encoder: str, folds: tuple[int, ...], device: torch.device, both_steps: bool = False, mirror: bool = False, onnx: bool = False
+        self,
+        model_dir: Path,
+        encoder: str,
+        folds: tuple[int, ...],
+        device: torch.device,
+        *,
+        both_steps: bool = False,
+        mirror: bool = False,
+        onnx: bool = False,
+        calibrate: bool = False,
     ):
         runs = [RunFolder(model_dir, encoder, fold) for fold in folds]
         joined = [artifacts.read_joined(run) for run in runs]
         self.models = [BothStages(weights, device, both_steps, mirror, run if onnx else None) for weights, run in zip(joined, runs, strict=True)]
         self.prior = np.mean([weights["prior"] for weights in joined], axis=0)  # (14,) for series that cannot be read
-        for name in ("image_size", "mr_window", "crop_size"):
+        for name in ("image_size", "mr_window", "crop_size", "heatmap_weight"):
             values = {model.stage1[name] for model in self.models}
             if len(values) > 1:
                 raise ArtifactError(f"the folds were trained with {name} {sorted(values)}: take those of one training")
         if len({model.stage2["cut"] for model in self.models}) > 1:
             raise ArtifactError("the folds thin long series differently (cut): take those of one training")
         self.settings = self.models[0].stage1
+        self.temperatures = artifacts.read_temperatures(EncoderFolder(model_dir, encoder)) if calibrate else None
 
     def prepare(self, series: Series) -> PreparedSeries:
         """Read what is needed of an opened series. Raises DicomError where it gives no volume."""
@@ -62,17 +75,27 @@ class Predictor:
     def _needed(self, length: int) -> np.ndarray:
         return np.unique(np.concatenate([model.needed(length) for model in self.models]))
 
+    def probabilities(self, prepared: PreparedSeries, batch_size: int) -> np.ndarray:
+        """(14,) of one series, and nothing else."""
+        said = [next(model.predict([(None, used)], batch_size, Clock()))[1] for model, used in self._used(prepared)]
+        return self._calibrated(np.mean(said, axis=0))
+
+    def _used(self, prepared: PreparedSeries) -> list[tuple[BothStages, UsedSlices]]:
+        series, length = prepared.series, len(prepared.series.slices)
+        return [(model, model.used_slices(prepared.images, prepared.there, series.positions, length, series.plane)) for model in self.models]
+
+    def _calibrated(self, probabilities: np.ndarray) -> np.ndarray:
+        return probabilities if self.temperatures is None else sigmoid(logit(probabilities) / self.temperatures)
+
     def predict(self, prepared: PreparedSeries, batch_size: int, least: float = findings.LEAST) -> Prediction:
         """Of one series. least: probability of a finding."""
-        series, length = prepared.series, len(prepared.series.slices)
-        said = []
-        for model in self.models:
-            used = model.used_slices(prepared.images, prepared.there, series.positions, length, series.plane)
-            said.append(model.explain(used, batch_size))
+        series = prepared.series
+        said = [model.explain(used, batch_size) for model, used in self._used(prepared)]
         probabilities, slices = (np.mean(parts, axis=0) for parts in list(zip(*said, strict=True))[:2])
+        probabilities = self._calibrated(probabilities)
         heats = [heat for _, _, heat in said if heat is not None]
         heat = torch.stack(heats).mean(dim=0) if heats else None
-        tokens = self.models[0].tokens(length)
+        tokens = self.models[0].tokens(len(series.slices))
         found = []
         if heat is not None:
             found = findings.find(series, tokens, slices, heat, self.settings["image_size"], self.settings["crop_size"], least)

@@ -28,7 +28,7 @@ def run_script(main: Callable, config_type: type, description: str) -> Any:
     try:
         return main(tyro.cli(config_type, description=description))
     except KeyboardInterrupt:
-        _stop("interrupted; the same command (training: with --resume) goes on where this one stopped", INTERRUPTED)
+        _stop("interrupted; what is finished is kept: training goes on with --resume, stages 1 and 5 when they are started again", INTERRUPTED)
     except UserError as error:
         _stop(f"error: {error}", FAILED)
     except RuntimeError as error:

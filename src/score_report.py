@@ -46,7 +46,7 @@ def _with_count(scores: dict, truth: pd.DataFrame) -> dict:
 def grouped_scores(truth: pd.DataFrame, predictions: pd.DataFrame, column: str) -> dict[str, dict]:
     """The scores of the series of each value of a column; without `score` where there are too few of them."""
     found = {}
-    for value, rows in truth.groupby(column):
+    for value, rows in truth.fillna({column: ""}).groupby(column):
         theirs = predictions[predictions.SeriesInstanceUID.isin(rows.SeriesInstanceUID)]
         labels, probabilities = metrics.join_by_uid(rows[["SeriesInstanceUID", *LABELS]], theirs, ["SeriesInstanceUID"])
         try:

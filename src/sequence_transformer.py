@@ -191,6 +191,8 @@ class BothStages:
         """(key, probabilities (14,) float32) of each (key, slices), in order; full batches across series. clock: what it took."""
         encoded = encode_series(self.slice_cnn, (self._views(key, used) for key, used in series), batch_size)
         for (key, used), features, _ in encoded:
+            if features.is_cuda:
+                torch.cuda.synchronize(features.device)  # else the clock would count the encoder's work to what waits for it first
             with clock.part("sequence"):
                 probabilities = self._read_sequence(used, features)
             yield key, probabilities
@@ -213,6 +215,7 @@ class BothStages:
         volume, triplets = as_volume(used.prepared, self.stage1["crop_size"], self.device), used.triplets
         if self.mirror and used.mirrorable:
             triplets = np.concatenate([triplets, triplets + len(volume)])  # (2 V, T, 3)
+            volume = volume.to(self.device, non_blocking=True)
             volume = torch.cat([volume, volume.flip(-1)])
         return (key, used), volume, triplets.reshape(-1, 3)
 

@@ -78,7 +78,7 @@ def read_words_of(series: Series, mr_window: str, choose: Callable[[int], np.nda
     """Of an opened series the raw words (h, w) by slice number, and which slices `choose(number of slices)` wants, (k,) ascending.
 
     Only their words are read, unless the window is of the whole series. A slice that cannot be decoded leaves the series, and the choice is
-    made anew. Raises DicomError where none can be.
+    made anew; one that is not read is not noticed. Raises DicomError where none can be.
     """
     whole = series.modality != "CT" and mr_window == "percentile"
     length = 0

@@ -97,7 +97,8 @@ class SliceCNN(nn.Module):
         out = self._output(final, maps)
         if out.heatmap is not None:
             return out, out.heatmap.sigmoid()
-        activation = class_activation(self, final, out.logits[:, :PRESENT].argmax(dim=1))
+        with torch.autocast(images.device.type, enabled=False):
+            activation = class_activation(self, final, out.logits[:, :PRESENT].argmax(dim=1))
         return out, None if activation is None else activation.relu() / activation.amax(dim=(1, 2), keepdim=True).clamp(min=1e-6)
 
     def _maps(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -121,10 +122,11 @@ def class_activation(model: SliceCNN, final: Tensor, labels: Tensor) -> Tensor |
     """
     if model.heatmap is not None or final.dim() != 4:
         return None
-    pooled = final.float().mean(dim=(2, 3))  # (B, C)
-    features = model.encoder.forward_head(final).float()
+    final = final.float()
+    pooled = final.mean(dim=(2, 3))  # (B, C)
+    features = model.encoder.forward_head(final)
     norm = getattr(getattr(model.encoder, "head", None), "norm", None)
-    places = final.float().permute(0, 2, 3, 1)  # (B, h, w, C)
+    places = final.permute(0, 2, 3, 1)  # (B, h, w, C)
     if not torch.allclose(pooled, features, atol=1e-3, rtol=1e-3):
         if not isinstance(norm, nn.LayerNorm):
             return None
@@ -132,7 +134,7 @@ def class_activation(model: SliceCNN, final: Tensor, labels: Tensor) -> Tensor |
         places = (places - mean[:, None, None, None]) / spread[:, None, None, None] * norm.weight + norm.bias
         if not torch.allclose(places.mean(dim=(1, 2)), features, atol=1e-2, rtol=1e-2):
             return None
-    return torch.einsum("bhwc,bc->bhw", places, model.head[-1].weight[labels].float())
+    return torch.einsum("bhwc,bc->bhw", places, model.head[-1].weight[labels])
 
 
 def _joined_head(channels: int, dropout: float) -> nn.Sequential:
@@ -260,7 +262,7 @@ def _whole_series(waiting: deque[tuple[Any, int]], encoded: list[tuple[Tensor | 
     """Take the series out of `waiting`, and their part out of `encoded`, that are encoded to their last slice."""
     while waiting and waiting[0][1] <= sum(len(parts[0]) for parts in encoded):
         key, count = waiting.popleft()
-        joined = [None if parts[0] is None else torch.cat(parts) for parts in zip(*encoded, strict=True)]
+        joined = [None if any(part is None for part in parts) else torch.cat(parts) for parts in zip(*encoded, strict=True)]
         rest = len(joined[0]) - count
         encoded[:] = [tuple(_part(part, count, count + rest) for part in joined)] if rest else []
         yield key, *(_part(part, 0, count) for part in joined)

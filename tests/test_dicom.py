@@ -1,5 +1,6 @@
 """The reader against real files, against SimpleITK and pydicom, and against one volume stored in every way."""
 
+import os
 import random
 import shutil
 import warnings
@@ -285,3 +286,20 @@ def test_reading_is_quiet(tmp_path, recwarn):
         warnings.simplefilter("error")
         read_series(tmp_path / "noise")
         read_series(tmp_path / "nothing")
+
+
+def test_a_folder_that_may_not_be_entered_is_said(tmp_path, monkeypatch):
+    write_axial(tmp_path / "study", volume((3, 12, 10)))
+    (tmp_path / "study" / "locked").mkdir()
+    real = os.scandir
+
+    def scandir(path):
+        if Path(path).name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert open_series(tmp_path / "study").dropped == [("locked", "unreadable")]
+    with pytest.raises(DicomError) as error:
+        open_series(tmp_path / "study" / "locked")
+    assert error.value.reason == "unreadable"

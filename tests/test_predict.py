@@ -1,8 +1,11 @@
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,9 +15,9 @@ import torch
 
 import eval_end_to_end
 from src import artifacts
-from src.dicom import open_series
+from src.dicom import open_all, open_series
 from src.findings import Finding
-from src.labels import LABELS, LOCATIONS
+from src.labels import LABELS, LOCATIONS, MIRROR
 from src.predictor import Prediction, Predictor
 from src.runtime import UserError
 from tests.conftest import ROOT
@@ -80,10 +83,43 @@ def test_onnx_files_say_the_same(tiny, networks, held_out, tmp_path):
     np.testing.assert_allclose(*curves, atol=1e-4)
 
 
+def test_calibrated_probabilities_are_those_of_divided_logits(networks, held_out, tmp_path):
+    plain = run(networks, tmp_path / "plain", held_out[0])[0][list(LABELS)].to_numpy()
+    folder = artifacts.EncoderFolder(networks, ENCODER)
+    artifacts.write_json(folder.temperatures, {"temperatures": {label: 0.5 + k for k, label in enumerate(LABELS)}})
+    calibrated = run(networks, tmp_path / "calibrated", held_out[0], calibrate=True)[0][list(LABELS)].to_numpy()
+    expected = 1 / (1 + np.exp(-np.log(plain / (1 - plain)) / (0.5 + np.arange(14))))
+    np.testing.assert_allclose(calibrated, expected, atol=1e-5)
+
+
+def test_folds_with_and_without_heatmap_are_not_mixed(tiny, networks, held_out, tmp_path):
+    shutil.copytree(networks, tmp_path / "model")
+    other = artifacts.RunFolder(tmp_path / "model", ENCODER, 1).inference
+    joined = artifacts.read_checkpoint(other, ())
+    artifacts.write_checkpoint(other, joined | {"stage1_settings": joined["stage1_settings"] | {"heatmap_weight": 0.7}})
+    with pytest.raises(UserError, match="heatmap_weight"):
+        run(tmp_path / "model", tmp_path / "out", held_out[0], folds=(0, 1))
+
+
+def test_what_the_mirrored_view_says_is_mirrored_back(networks, held_out):
+    """Mirrored images, mirrored answers: slices' labels exchanged, heat on the other side."""
+    predictor = Predictor(networks, ENCODER, (0,), torch.device("cpu"), mirror=True)
+    prepared = next(one for one in map(predictor.prepare, map(open_series, held_out)) if one.series.plane == "axial")
+    plain = predictor.predict(prepared, 32)
+    mirrored = predictor.predict(replace(prepared, images=np.ascontiguousarray(prepared.images[..., ::-1])), 32)
+    np.testing.assert_allclose(mirrored.slices[:, list(MIRROR)], plain.slices, atol=1e-5)
+    torch.testing.assert_close(mirrored.heat.flip(-1), plain.heat, atol=1e-5, rtol=1e-4)
+    np.testing.assert_allclose(mirrored.probabilities[list(MIRROR)], plain.probabilities, atol=1e-5)
+    np.testing.assert_allclose(predictor.probabilities(prepared, 32), plain.probabilities, atol=1e-6)
+
+
 def test_all_bad_is_an_error_and_the_reasons_are_there(networks, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "predictions.csv").write_text("of an earlier run")
     with pytest.raises(UserError, match=r"failed_series\.csv"):
         run(networks, tmp_path / "out", tmp_path / "nowhere")
     assert pd.read_csv(tmp_path / "out" / "failed_series.csv").reason.tolist() == ["missing"]
+    assert pd.read_csv(tmp_path / "out" / "predictions.csv").empty
 
 
 def test_exit_code_3_where_some_failed(networks, held_out, tmp_path):
@@ -108,13 +144,68 @@ def nasty(held_out, tmp_path):
 
 
 def test_hostile_text_does_nothing_and_the_patient_stays_unnamed(networks, nasty, tmp_path):
-    run(networks, tmp_path / "out", nasty)
-    written = "".join(path.read_text() for path in (tmp_path / "out").iterdir())
-    assert "&lt;script&gt;alert(1)&lt;/script&gt; &quot;TOF&quot; &amp; more" in written
-    assert "&lt;img src=x onerror" in written
-    for secret in ("<script", "Roe", "Jane", "19610203", "SECRET7"):
-        assert secret not in written
-    assert "<img src=x" not in "".join(path.read_text() for path in (tmp_path / "out").glob("*.html"))
+    for descriptions in (False, True):
+        run(networks, tmp_path / "out", nasty, descriptions=descriptions)
+        written = "".join(path.read_text() for path in (tmp_path / "out").iterdir())
+        assert ("&lt;script&gt;alert(1)&lt;/script&gt; &quot;TOF&quot; &amp; more" in written) == descriptions
+        assert "1 (not_dicom)" in written
+        for secret in ("<script", "<img src=x", "Roe", "Jane", "19610203", "SECRET7"):
+            assert secret not in written
+
+
+def test_a_series_that_fails_in_the_middle_costs_only_itself(networks, held_out, tmp_path, monkeypatch):
+    real, calls = Predictor.predict, []
+
+    def predict(self, prepared, batch_size):
+        calls.append(prepared)
+        if len(calls) == 2:
+            raise ValueError("a bug")
+        return real(self, prepared, batch_size)
+
+    monkeypatch.setattr(Predictor, "predict", predict)
+    predictions, failed = run(networks, tmp_path / "out", *held_out[:3])
+    assert (len(predictions), failed.reason.tolist(), failed.name.tolist()) == (2, ["unexpected"], [held_out[1].name])
+    assert len(list((tmp_path / "out").glob("1.*.html"))) == 2
+
+
+def test_stopped_in_the_middle_the_tables_hold_what_was_done(networks, held_out, tmp_path, monkeypatch):
+    real, calls = Predictor.predict, []
+
+    def predict(self, prepared, batch_size):
+        calls.append(prepared)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(self, prepared, batch_size)
+
+    monkeypatch.setattr(Predictor, "predict", predict)
+    with pytest.raises(KeyboardInterrupt):
+        run(networks, tmp_path / "out", *held_out[:3])
+    assert pd.read_csv(tmp_path / "out" / "predictions.csv").SeriesInstanceUID.tolist() == [held_out[0].name]
+    assert held_out[0].name in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_names_that_are_no_utf_8_and_folders_that_are_locked(networks, held_out, tmp_path):
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/st\xfcdy"))
+    odd.mkdir()
+    predictions, failed = run(networks, tmp_path / "out", held_out[0], odd)
+    assert len(predictions) == 1
+    assert failed.name.tolist()[0].endswith("st\\udcfcdy")
+    assert "udcfcdy" in (tmp_path / "out" / "failed_series.csv").read_text()
+
+
+def test_files_without_a_uid_are_one_series_a_folder_and_patients_are_never_mixed(held_out, tmp_path):
+    for number, name in enumerate(("a", "b", "c", "d")):
+        folder = shutil.copytree(held_out[0], tmp_path / "all" / name)
+        for path in folder.iterdir():
+            dataset = pydicom.dcmread(path)
+            dataset.PatientID = f"patient {number}"
+            dataset.SeriesInstanceUID = "" if number < 2 else "1.2.3"
+            dataset.save_as(path)
+    found, strangers = open_all(tmp_path / "all")
+    assert [uid for uid, _ in found] == ["", "", "1.2.3", "1.2.3"] and strangers == []
+    assert [len({piece.file.path.parent for piece in series.slices}) for _, series in found] == [1, 1, 1, 1]
+    length = len(list(held_out[0].iterdir()))
+    assert {len({piece.file.path for piece in series.slices}) for _, series in found} == {length}
 
 
 def prediction_with(heat, found=()) -> Prediction:

@@ -183,7 +183,7 @@ def test_a_file_name_that_is_not_utf_8(tmp_path):
     write_train(tmp_path, [uid, "1.9"])
     [detail] = run(tmp_path).detail
     assert "bad\\udcff" in detail and pd.read_csv(tmp_path / "failed_series.csv").detail[0] == detail
-    assert artifacts.read_json(DataFolder(tmp_path).facts(uid))["dropped"] == [["bad\udcff", "not_dicom"]]
+    assert artifacts.read_json(DataFolder(tmp_path).facts(uid))["dropped"] == [["bad\\udcff", "not_dicom"]]
     run(tmp_path, check=True)
 
 

@@ -115,3 +115,14 @@ def test_the_heatmap_is_where_the_network_looks(model):
         out, where = model.locate(images)
     torch.testing.assert_close(where, out.heatmap.sigmoid())
     torch.testing.assert_close(out.logits, model(images).logits)
+
+
+@pytest.mark.parametrize("encoder", ["test_resnet", "test_convnext"])
+def test_activation_maps_do_not_come_and_go_with_the_precision(encoder):
+    """In bfloat16 the pooled features are rounded; the maps must be there for every batch all the same."""
+    torch.manual_seed(0)
+    model = SliceCNN(encoder, heatmap=False).eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        for _ in range(6):
+            _, where = model.locate(torch.rand(2, 3, 64, 64) * 5)
+            assert where is not None and where.isfinite().all()

@@ -140,6 +140,7 @@ class OutOfFoldLogits:
 def main(config: Config) -> pd.DataFrame:
     series = artifacts.read_folds(DataFolder(config.data_dir))
     folds = sorted(series.fold.unique())
+    keep_to_settings(config, folds)
     jobs = [(name, seed, fold) for seed in config.seeds for name in MODELS for fold in folds]
     todo = [job for job in jobs if not predictions_of(config, *job).exists()]
     with ProcessPoolExecutor(config.workers, clean_context(__name__)) as pool:
@@ -150,6 +151,18 @@ def main(config: Config) -> pd.DataFrame:
     print(result.to_string(index=False))
     print(leak(config, series, folds))
     return result
+
+
+def keep_to_settings(config: Config, folds: list[int]) -> None:
+    """Finished runs count only where settings, features and folds are those of this comparison."""
+    runs = [RunFolder(config.model_dir, config.encoder, fold) for fold in folds]
+    weights = [artifacts.fingerprint(run.best("stage1")) for run in runs]
+    for run, fold, one in zip(runs, folds, weights, strict=True):
+        artifacts.require_features_of(run, one)
+        artifacts.read_fold(DataFolder(config.data_dir), fold, artifacts.read_checkpoint(run.best("stage1"), ("settings",))["settings"])
+    settings = engine.settings_of(config) | {"weights": weights}
+    kept = {name: settings[name] for name in ("encoder", "width", "cut", "epochs", "batch_size", "lr", "ema_decay", "weights")}
+    artifacts.settle(config.out / "settings.json", kept, "take another --out, or delete it")
 
 
 def predictions_of(config: Config, name: str, seed: int, fold: int) -> Path:

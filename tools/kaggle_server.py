@@ -15,17 +15,19 @@ import os
 import shutil
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, Queue
+from threading import Lock, Thread
 
 import numpy as np
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from src import engine
-from src.dicom import open_series
+from src import artifacts, engine
+from src.artifacts import RunFolder
+from src.dicom import DicomError, open_series
 from src.labels import LABELS
 from src.predictor import Predictor
 from src.runtime import UserError, run_script
@@ -53,18 +55,15 @@ class Server:
     def __init__(self, config: Config):
         self.config = config
         self.predictor: Predictor | None = None
-        self.thread = ThreadPoolExecutor(1)
+        self.loading = Lock()
 
     def predict(self, series_path: str) -> pd.DataFrame:
         """One row with the 14 columns, each finite and in 0..1."""
         start, note = time.perf_counter(), ""
         try:
-            probabilities = self.thread.submit(self._probabilities, series_path).result(timeout=self.config.seconds)
+            probabilities = self._in_time(series_path)
             if not (np.isfinite(probabilities).all() and probabilities.min() >= 0 and probabilities.max() <= 1):
                 raise ValueError("probabilities that are none")
-        except TimeoutError:
-            note = f"no answer in {self.config.seconds:g} s"
-            self.thread = ThreadPoolExecutor(1)  # the other one may never come back
         except Exception as error:  # whatever it is, the next series must be predicted
             note = f"{type(error).__name__}: {error}"
         if note:
@@ -73,12 +72,32 @@ class Server:
         shutil.rmtree(self.config.temporary, ignore_errors=True)
         return pd.DataFrame([np.asarray(probabilities, np.float64)], columns=list(LABELS))
 
+    def _in_time(self, series_path: str) -> np.ndarray:
+        """(14,) in a thread of its own, which is left behind where it takes too long: it does not keep the process from ending."""
+        answer: Queue = Queue()
+
+        def work() -> None:
+            try:
+                answer.put(self._probabilities(series_path))
+            except Exception as error:
+                answer.put(error)
+
+        Thread(target=work, daemon=True).start()
+        try:
+            found = answer.get(timeout=self.config.seconds)
+        except Empty:
+            raise DicomError("timeout", f"no answer in {self.config.seconds:g} s") from None
+        if isinstance(found, Exception):
+            raise found
+        return found
+
     def _probabilities(self, series_path: str) -> np.ndarray:
         config = self.config
-        if self.predictor is None:
-            device = engine.choose_device(config.device)
-            self.predictor = Predictor(config.model_dir, config.encoder, config.folds, device, config.both_steps, config.mirror)
-        return self.predictor.predict(self.predictor.prepare(open_series(series_path)), config.batch_size).probabilities
+        with self.loading:
+            if self.predictor is None:
+                device = engine.choose_device(config.device)
+                self.predictor = Predictor(config.model_dir, config.encoder, config.folds, device, both_steps=config.both_steps, mirror=config.mirror)
+        return self.predictor.probabilities(self.predictor.prepare(open_series(series_path)), config.batch_size)
 
 
 def main(config: Config) -> None:
@@ -86,6 +105,8 @@ def main(config: Config) -> None:
         from kaggle_evaluation.rsna_inference_server import RSNAInferenceServer
     except ImportError as error:
         raise UserError("kaggle_evaluation is not here: run this in a notebook of the challenge, or use tools/predict.py") from error
+    for fold in config.folds:
+        artifacts.require(RunFolder(config.model_dir, config.encoder, fold).inference)  # a wrong path is said now, not by 2,500 useless rows
     server = RSNAInferenceServer(Server(config).predict)
     if os.environ.get("KAGGLE_IS_COMPETITION_RERUN"):
         server.serve()

@@ -1,8 +1,9 @@
-"""How well the findings of tools/predict.py are placed: held-out series, from DICOM, each by the network that never saw it, against train_localizers.csv.
+"""How well the findings of tools/predict.py are placed: held-out series, from DICOM, each by the network that never saw it, against the localizers.
 
-Reads   data/series/, train_localizers.csv, train_{N}_folds.csv, model/{encoder}/fold-{k}/weights_inference.pth
+Reads   data/series/, train_{N}_folds.csv, train_stage1_{N}_folds.csv (the localizers that point into the series),
+        model/{encoder}/fold-{k}/weights_inference.pth (train_stage2.py)
 
-Writes  model/{encoder}/fold-{k}/localisation.json, findings.csv (one row a finding: series, rank, distances to the nearest aneurysm)
+Writes  model/{encoder}/localisation.json (for tools/report.py), fold-{k}/findings.csv (one row a finding: series, rank, distances to the nearest aneurysm)
 
 A finding hits an aneurysm where it lies within 10 mm of it in three dimensions. FROC: share of the aneurysms that are hit, at the threshold that
 gives so many findings that hit none, a series (Bunch et al. 1978).
@@ -19,12 +20,12 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from src import artifacts, engine
-from src.artifacts import DataFolder, RunFolder, folds_of
-from src.dicom import DicomError, Series, open_series
+from src.artifacts import DataFolder, EncoderFolder, RunFolder, folds_of
+from src.dicom import Series, open_series
 from src.findings import Finding
-from src.predictor import Predictor
+from src.labels import NOTHING
+from src.predictor import Predictor, PreparedSeries
 from src.runtime import UserError, in_thread, progress, run_script
-from src.spots import parse_coordinates
 from src.volume import DEFAULT_SPACING
 
 HIT = 10.0  # mm
@@ -44,63 +45,51 @@ class Config:
 
 def main(config: Config) -> pd.DataFrame:
     data = DataFolder(config.data_dir)
-    localizers = artifacts.read_table(data.localizers, ("SeriesInstanceUID", "SOPInstanceUID", "coordinates", "location"))
-    judged = [judge_fold(config, data, fold, localizers) for fold in folds_of(data, config.fold)]
-    found, missed = (pd.concat(parts, ignore_index=True) for parts in zip(*judged, strict=True))
+    judged = [judge_fold(config, data, fold) for fold in folds_of(data, config.fold)]
+    found, series, aneurysms = (pd.concat(parts, ignore_index=True) for parts in zip(*judged, strict=True))
     if found.empty:
         raise UserError("no finding in any series: train with the heatmap, or take an encoder with class activation maps")
-    rows = summary(found, missed)
-    run = RunFolder(config.model_dir, config.encoder, config.fold)
-    artifacts.write_table(run.findings, found)
-    artifacts.write_json(run.localisation, {"rows": rows})
+    rows = [{"name": "held-out folds", "value": str(config.fold)}, *summary(found, series, aneurysms)]
+    artifacts.write_table(RunFolder(config.model_dir, config.encoder, config.fold).findings, found)
+    artifacts.write_json(EncoderFolder(config.model_dir, config.encoder).localisation, {"rows": rows})
     for row in rows:
         print(f"{row['name']:<66} {row['value']}")
     return found
 
 
-def judge_fold(config: Config, data: DataFolder, fold: int, localizers: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(all findings of the held-out series with their distances, one row an aneurysm with the best probability that hits it)."""
+def judge_fold(config: Config, data: DataFolder, fold: int) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Of the held-out series: all findings with the distance to the nearest aneurysm; the series and whether they could be read; the aneurysms
+    with the best probability that hits each."""
     predictor = Predictor(config.model_dir, config.encoder, (fold,), engine.choose_device(config.device))
     _, held_out = artifacts.read_fold(data, fold, predictor.settings)
-    by_series = dict(list(localizers.groupby("SeriesInstanceUID")))
-    found, aneurysms = [], []
+    spots = artifacts.read_spots(data)
+    spots = spots[spots.location != NOTHING]
+    found, series, aneurysms = [], [], []
     prepared = in_thread(lambda uid: (uid, prepare(predictor, data, uid)), held_out.SeriesInstanceUID)
     for uid, one in progress(prepared, f"fold {fold}", " series", total=len(held_out)):
+        series.append({"SeriesInstanceUID": uid, "read": one is not None})
         if one is None:
             continue
-        truth = aneurysms_of(one.series, by_series.get(uid))
-        rows = distances(uid, predictor.predict(one, config.batch_size, LEAST).findings, one.series, truth)
-        found += rows
-        for number, (label, _) in enumerate(truth):
-            best = max((row["probability"] for row in rows if row["nearest"] == number and row["mm"] <= HIT), default=0.0)
-            aneurysms.append({"SeriesInstanceUID": uid, "location": label, "hit_by": best})
-    columns = ["SeriesInstanceUID", "rank", "probability", "label", "nearest", "location", "mm", "mm_along", "mm_in_plane", "series_fold"]
-    return pd.DataFrame([row | {"series_fold": fold} for row in found], columns=columns), series_table(held_out, aneurysms)
+        truth = [(row.location, place(one.series, int(row.f), row.x, row.y)) for row in spots[spots.SeriesInstanceUID == uid].itertuples()]
+        findings = predictor.predict(one, config.batch_size, LEAST).findings
+        places = [place(one.series, finding.slice, finding.x, finding.y) for finding in findings]
+        found += [finding_row(uid, rank, finding, at, truth) for rank, (finding, at) in enumerate(zip(findings, places, strict=True))]
+        for location, point in truth:
+            hits = [finding.probability for finding, at in zip(findings, places, strict=True) if np.linalg.norm(at - point) <= HIT]
+            aneurysms.append({"SeriesInstanceUID": uid, "location": location, "hit_by": max(hits, default=0.0)})
+    return (
+        pd.DataFrame(found, columns=["SeriesInstanceUID", "rank", "probability", "label", "location", "mm", "mm_along", "mm_in_plane"]),
+        pd.DataFrame(series),
+        pd.DataFrame(aneurysms, columns=["SeriesInstanceUID", "location", "hit_by"]),
+    )
 
 
-def prepare(predictor: Predictor, data: DataFolder, uid: str):
+def prepare(predictor: Predictor, data: DataFolder, uid: str) -> PreparedSeries | None:
     """None where the series cannot be read: eval_end_to_end.py says why."""
     try:
         return predictor.prepare(open_series(data.series(uid)))
-    except DicomError:
+    except Exception:  # no series may stop the others
         return None
-
-
-def series_table(held_out: pd.DataFrame, aneurysms: list[dict]) -> pd.DataFrame:
-    """One row an aneurysm; a series without any has a row without location, so that all are counted."""
-    table = pd.DataFrame(aneurysms, columns=["SeriesInstanceUID", "location", "hit_by"])
-    return held_out[["SeriesInstanceUID"]].merge(table, how="left")
-
-
-def aneurysms_of(series: Series, rows: pd.DataFrame | None) -> list[tuple[str, np.ndarray]]:
-    """(location, place in mm: across, down, along) of each localizer that points into the series."""
-    found = []
-    for row in [] if rows is None else rows.itertuples():
-        x, y, frame = parse_coordinates(row.coordinates)
-        there = [k for k, uid in enumerate(series.sop_uids) if uid == row.SOPInstanceUID and (frame is None or series.frames[k] in (-1, frame))]
-        if there:
-            found.append((row.location, place(series, there[0], x, y)))
-    return found
 
 
 def place(series: Series, index: int, x: float, y: float) -> np.ndarray:
@@ -110,37 +99,32 @@ def place(series: Series, index: int, x: float, y: float) -> np.ndarray:
     return np.array([x * column_spacing, y * row_spacing, along])
 
 
-def distances(uid: str, found: list[Finding], series: Series, truth: list[tuple[str, np.ndarray]]) -> list[dict]:
-    """One row a finding: how far the nearest aneurysm of its series is."""
-    rows = []
-    for rank, one in enumerate(found):
-        row = {"SeriesInstanceUID": uid, "rank": rank, "probability": one.probability, "label": one.label, "nearest": -1, "location": "", "mm": np.inf}
-        if truth:
-            apart = [place(series, one.slice, one.x, one.y) - point for _, point in truth]
-            nearest = int(np.argmin([np.linalg.norm(vector) for vector in apart]))
-            across, down, along = apart[nearest]
-            row |= {"nearest": nearest, "location": truth[nearest][0], "mm": float(np.linalg.norm(apart[nearest]))}
-            row |= {"mm_along": abs(along), "mm_in_plane": float(np.hypot(across, down))}
-        rows.append(row)
-    return rows
+def finding_row(uid: str, rank: int, finding: Finding, at: np.ndarray, truth: list[tuple[str, np.ndarray]]) -> dict:
+    """A finding at a place (3,) mm and the aneurysm, of (location, place) in its series, that is nearest."""
+    row = {"SeriesInstanceUID": uid, "rank": rank, "probability": finding.probability, "label": finding.label, "location": "", "mm": np.inf}
+    if not truth:
+        return row
+    location, point = min(truth, key=lambda one: np.linalg.norm(at - one[1]))
+    across, down, along = at - point
+    return row | {"location": location, "mm": float(np.linalg.norm(at - point)), "mm_along": abs(along), "mm_in_plane": float(np.hypot(across, down))}
 
 
-def summary(found: pd.DataFrame, aneurysms: pd.DataFrame) -> list[dict[str, str]]:
-    """The table: the first finding of series with an aneurysm, and the FROC."""
-    real = aneurysms[aneurysms.location.notna()]
-    first = found[(found["rank"] == 0) & found.SeriesInstanceUID.isin(real.SeriesInstanceUID)]
-    series = aneurysms.SeriesInstanceUID.nunique()
+def summary(found: pd.DataFrame, series: pd.DataFrame, aneurysms: pd.DataFrame) -> list[dict[str, str]]:
+    """The table: the first finding of series with an aneurysm, and the FROC, over the series that could be read."""
+    positive = set(aneurysms.SeriesInstanceUID)
+    count = int(series.read.sum())
+    first = found[(found["rank"] == 0) & found.SeriesInstanceUID.isin(positive)]
     hits = first[first.mm <= HIT]
     rows = [
-        ("series, aneurysms in them", f"{series}, {len(real)}"),
-        (f"first finding of a series with an aneurysm: within {HIT:.0f} mm of one", f"{len(hits) / max(len(first), 1):.3f} of {len(first)}"),
+        ("series, of which could be read; aneurysms in these", f"{len(series)}, {count}; {len(aneurysms)}"),
+        (f"first finding of a series with an aneurysm: within {HIT:.0f} mm of one", f"{len(hits) / len(positive):.3f} of {len(positive)}"),
         ("    median distance along the slices, in the plane", f"{first.mm_along.median():.1f} mm, {first.mm_in_plane.median():.1f} mm"),
         (f"    location named rightly, of those within {HIT:.0f} mm", f"{(hits.label == hits.location).mean():.3f}"),
     ]
     wrong = np.sort(found.probability[found.mm > HIT])[::-1]
     for rate in FALSE_POSITIVES:
-        threshold = wrong[int(rate * series)] if rate * series < len(wrong) else 0.0
-        rows.append((f"aneurysms hit at {rate:g} false findings a series", f"{(real.hit_by > threshold).mean():.3f} (threshold {threshold:.2f})"))
+        threshold = wrong[int(rate * count)] if rate * count < len(wrong) else 0.0
+        rows.append((f"aneurysms hit at {rate:g} false findings a series", f"{(aneurysms.hit_by > threshold).mean():.3f} (threshold {threshold:.2f})"))
     return [{"name": name, "value": value} for name, value in rows]
 
 

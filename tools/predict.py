@@ -11,17 +11,19 @@ Writes  {out}/index.html            all series, with links
         {out}/predictions.csv       SeriesInstanceUID and the 14 probabilities
         {out}/failed_series.csv     what could not be read, and why
 
-Patient name, ID and birth date are never written. Exit code 3 where some series failed.
+Patient name, ID and birth date are never written, nor are names of files; names of folders where nothing could be read. Exit code 3 where some
+series failed.
 """
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pandas as pd
+import torch
 import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -46,66 +48,98 @@ class Config:
     both_steps: bool = False  # mean over neighbours at step 1 and at step 2; doubles the work
     mirror: bool = False  # mean with the mirrored head, left and right exchanged; doubles the work
     onnx: bool = False  # compute with the ONNX files of tools/export_onnx.py, on the CPU
+    calibrate: bool = False  # by the temperatures of tools/report.py, which are fitted on single folds without mirror
+    descriptions: bool = False  # show the series' descriptions on the pages; somebody typed them, they may name a patient
     batch_size: int = 128  # slices
 
 
 @dataclass
+class Item:
+    """A series on its way: opened, prepared, predicted."""
+
+    name: str
+    content: Any
+
+
+@dataclass
 class Failed:
-    """A series, or a folder, that gave no volume."""
+    """A series, or a folder, of which nothing became."""
 
     name: str
     reason: str
     detail: str
 
+    def __post_init__(self) -> None:
+        self.name = self.name.encode("utf-8", "backslashreplace").decode()  # a folder's name may be no UTF-8
+
 
 def main(config: Config) -> tuple[pd.DataFrame, pd.DataFrame]:
     device = engine.choose_device(config.device)
-    predictor = Predictor(config.model_dir, config.encoder, config.folds, device, config.both_steps, config.mirror, config.onnx)
-    rows, failed, pages = [], [], []
-    found = in_thread(lambda opened: prepare(predictor, opened), opened_series(config.folders))
-    for one in progress(found, "predicting", " series"):
-        if isinstance(one, Failed):
-            failed.append(one)
-            continue
-        prediction = predictor.predict(one, config.batch_size)
-        name = file_name(one.series, [page.name for page in pages])
-        artifacts.write_json(config.out / f"{name}.json", as_json(config, one, prediction), sync=False)
-        pages.append(predict_page.write_page(config.out, name, one, prediction))
-        rows.append((name, *prediction.probabilities))
-    predictions = pd.DataFrame(rows, columns=["SeriesInstanceUID", *LABELS])
-    failures = pd.DataFrame([vars(one) for one in failed], columns=["name", "reason", "detail"])
-    artifacts.write_table(config.out / "failed_series.csv", failures)
-    if not rows:
+    options = {name: getattr(config, name) for name in ("both_steps", "mirror", "onnx", "calibrate")}
+    predictor = Predictor(config.model_dir, config.encoder, config.folds, device, **options)
+    pages: list[predict_page.Page] = []
+    failed: list[Failed] = []
+    found = in_thread(lambda opened: attempt(opened, predictor.prepare), opened_series(config.folders))
+    try:
+        for prepared in progress(found, "predicting", " series"):
+            taken = [page.name for page in pages]
+            done = attempt(prepared, lambda one, taken=taken: predict_one(config, predictor, one, taken))
+            if isinstance(done, Failed):
+                failed.append(done)
+            else:
+                pages.append(done.content)
+    finally:  # also where somebody stops it
+        predictions, failures = write_tables(config.out, pages, failed)
+    if not pages:
         raise UserError(f"no series could be read: {config.out / 'failed_series.csv'} says why")
-    artifacts.write_table(config.out / "predictions.csv", predictions)
-    print(f"{len(rows)} series, {len(failed)} failed: {predict_page.write_index(config.out, pages, failed)}")
+    print(f"{len(pages)} series, {len(failed)} failed: {config.out / 'index.html'}")
     return predictions, failures
 
 
-def opened_series(folders: tuple[Path, ...]) -> Iterator[Series | Failed]:
+def opened_series(folders: tuple[Path, ...]) -> Iterator[Item | Failed]:
     """Every series in the folders, without pixels."""
     for folder in folders:
         try:
             found, strangers = open_all(folder)
         except DicomError as error:
-            found, strangers = [error], []
+            found, strangers = [(str(folder), error)], []
         for reason, count in Counter(reason for _, reason in strangers).items():
             print(f"{folder}: {count} files belong to no series ({reason})")
-        for one in found:
-            yield Failed(str(folder), one.reason, str(one)) if isinstance(one, DicomError) else one
+        for uid, one in found:
+            name = uid or str(folder)
+            yield Failed(name, one.reason, str(one)) if isinstance(one, DicomError) else Item(name, one)
 
 
-def prepare(predictor: Predictor, opened: Series | Failed) -> PreparedSeries | Failed:
-    """What the networks read of a series, or why not."""
-    if isinstance(opened, Failed):
-        return opened
-    name = opened.slices[0].file.series_uid
+def attempt(item: Item | Failed, work: Callable[[Any], Any]) -> Any:
+    """The item with what `work` makes of its content, or why not: no series may stop the others."""
+    if isinstance(item, Failed):
+        return item
     try:
-        return predictor.prepare(opened)
+        return replace(item, content=work(item.content))
     except DicomError as error:
-        return Failed(name, error.reason, str(error))
-    except Exception as error:  # no series may stop the others
-        return Failed(name, "unexpected", f"{type(error).__name__}: {error}")
+        return Failed(item.name, error.reason, str(error))
+    except (UserError, MemoryError, torch.OutOfMemoryError):
+        raise  # it would be the same for the next series
+    except Exception as error:
+        return Failed(item.name, "unexpected", f"{type(error).__name__}: {error}")
+
+
+def predict_one(config: Config, predictor: Predictor, prepared: PreparedSeries, taken: list[str]) -> predict_page.Page:
+    """Predict a series and write its json and its page."""
+    prediction = predictor.predict(prepared, config.batch_size)
+    name = file_name(prepared.series, taken)
+    artifacts.write_json(config.out / f"{name}.json", as_json(config, prepared, prediction), sync=False)
+    return predict_page.write_page(config.out, name, prepared, prediction, config.descriptions)
+
+
+def write_tables(out: Path, pages: list[predict_page.Page], failed: list[Failed]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """predictions.csv, failed_series.csv and index.html."""
+    predictions = pd.DataFrame([(page.name, *page.probabilities) for page in pages], columns=["SeriesInstanceUID", *LABELS])
+    failures = pd.DataFrame([vars(one) for one in failed], columns=["name", "reason", "detail"])
+    artifacts.write_table(out / "predictions.csv", predictions)
+    artifacts.write_table(out / "failed_series.csv", failures)
+    predict_page.write_index(out, pages, failed)
+    return predictions, failures
 
 
 def file_name(series: Series, taken: list[str]) -> str:
@@ -130,9 +164,9 @@ def as_json(config: Config, prepared: PreparedSeries, prediction: Prediction) ->
         "plane": series.plane,
         "shape": series.shape,
         "spacing": series.spacing,
-        "dropped": series.dropped,
+        "dropped": dict(Counter(reason for _, reason in series.dropped)),
         "warnings": series.warnings,
-        "networks": {"encoder": config.encoder, "folds": config.folds, "both_steps": config.both_steps, "mirror": config.mirror, "onnx": config.onnx},
+        "networks": {name: getattr(config, name) for name in ("encoder", "folds", "both_steps", "mirror", "onnx", "calibrate")},
         "versions": versions(),
     }
 

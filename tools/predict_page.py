@@ -1,6 +1,7 @@
 """A self-contained page of one predicted series, and the page that lists them. No script, no font, no picture from outside."""
 
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
@@ -67,16 +68,16 @@ class Page:
 
     name: str  # of its files
     series: str  # modality, plane, slices
-    present: float
+    probabilities: np.ndarray  # (14,)
     top: str  # location and its probability
     where: str  # of the first finding
 
 
-def write_page(out: Path, name: str, prepared: PreparedSeries, prediction: Prediction) -> Page:
-    """The page of a series, {out}/{name}.html."""
+def write_page(out: Path, name: str, prepared: PreparedSeries, prediction: Prediction, described: bool = False) -> Page:
+    """The page of a series, {out}/{name}.html. described: with the description that somebody gave it."""
     series = prepared.series
     facts = f"{series.modality}, {series.plane}, {len(series.slices)} slices of {series.shape[2]} x {series.shape[1]} pixels"
-    description = series.slices[0].file.description
+    description = series.slices[0].file.description if described else ""
     parts = [
         f"<h1>Series {escape(name)}</h1>",
         f'<p class="soft">{escape(description + ". " if description else "")}{escape(facts)}; {escape(spacing_text(series.spacing))}. '
@@ -94,14 +95,20 @@ def write_page(out: Path, name: str, prepared: PreparedSeries, prediction: Predi
     best = int(prediction.probabilities[:PRESENT].argmax())
     first = prediction.findings[0] if prediction.findings else None
     where = "" if first is None else f"{first.label}, slice {first.slice}, x {first.x:.0f}, y {first.y:.0f} ({first.probability:.2f})"
-    return Page(name, facts, float(prediction.probabilities[PRESENT]), f"{LOCATIONS[best]} {prediction.probabilities[best]:.2f}", where)
+    return Page(name, facts, prediction.probabilities, f"{LOCATIONS[best]} {prediction.probabilities[best]:.2f}", where)
 
 
-def write_index(out: Path, pages: list[Page], failed: list) -> Path:
+def write_index(out: Path, pages: list[Page], failed: list) -> None:
     """{out}/index.html: all series, the most suspicious first."""
     rows = [
-        (f'<a href="{escape(page.name)}.html">{escape(page.name)}</a>', escape(page.series), f"{page.present:.3f}", escape(page.top), escape(page.where))
-        for page in sorted(pages, key=lambda page: -page.present)
+        (
+            f'<a href="{escape(page.name)}.html">{escape(page.name)}</a>',
+            escape(page.series),
+            f"{page.probabilities[PRESENT]:.3f}",
+            escape(page.top),
+            escape(page.where),
+        )
+        for page in sorted(pages, key=lambda page: -page.probabilities[PRESENT])
     ]
     parts = [
         "<h1>Predicted series</h1>",
@@ -112,7 +119,6 @@ def write_index(out: Path, pages: list[Page], failed: list) -> Path:
         lost = [tuple(map(escape, (one.name, one.reason, one.detail))) for one in failed]
         parts.append(f'<section class="card"><h2>Could not be read</h2>{table(("series or folder", "reason", "detail"), lost, wide=(0, 2))}</section>')
     write_html(out / "index.html", "Predicted series", parts)
-    return out / "index.html"
 
 
 def write_html(path: Path, title: str, parts: list[str]) -> None:
@@ -248,7 +254,7 @@ def spacing_text(spacing: tuple[float | None, ...]) -> str:
 def notes(series: Series) -> str:
     """What was left out and what is doubtful."""
     doubts = "".join(f"<li>{escape(warning)}</li>" for warning in series.warnings)
-    lost = [(escape(name), escape(reason)) for name, reason in series.dropped]
     parts = [f"<ul>{doubts}</ul>" if doubts else "<p>Nothing doubtful.</p>"]
-    left_out = f"<p>{len(lost)} files or slices were left out:</p>{table(('file', 'reason'), lost[:50], wide=(0,))}"
-    return "".join([*parts, left_out if lost else "<p>Nothing was left out.</p>"])
+    lost = Counter(reason for _, reason in series.dropped)  # without their names, which somebody may have made of a patient's
+    listed = ", ".join(f"{count} ({escape(reason)})" for reason, count in lost.items())
+    return "".join([*parts, f"<p>Files or slices that were left out: {listed or 'none'}.</p>"])
