@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from src import artifacts, metrics
 from src.artifacts import DataFolder, EncoderFolder
 from src.labels import LABELS, LOCATIONS, PRESENT
-from src.runtime import run_script, versions
+from src.runtime import progress, run_script, versions
 from src.score_report import score_table
 from tools import report_calibration, report_figures, report_page
 from tools.report_inputs import Pooled, best_epoch, read_evaluations, read_histories
@@ -49,20 +49,21 @@ def main(config: Config) -> Path:
     folder = EncoderFolder(config.model_dir, config.encoder)
     evaluations = read_evaluations(DataFolder(config.data_dir), config.model_dir, config.encoder)
     histories = read_histories(config.model_dir, config.encoder, all_folds(evaluations))
-    scores = {name: scores_of(pooled, 0 if name == "stage1" else config.draws) for name, pooled in evaluations.items()}
+    scores = {name: scores_of(pooled, 0 if name == "stage1" else config.draws) for name, pooled in progress(evaluations.items(), "scores", " tables")}
     best_known = max(("end_to_end", "stage2"), key=lambda name: len(evaluations[name].folds) if name in evaluations else 0)
     judged, judged_scores = evaluations[best_known], scores[best_known]
 
-    sections = {
-        "scores": ("Scores", scores_section(evaluations, scores, histories, config.draws)),
-        "roc": ("ROC curves", roc_section(folder, judged, judged_scores, config.draws)),
-        "groups": ("Modalities and planes", groups_section(folder, judged, config.draws)),
-        "calibration": ("Calibration", report_calibration.section(folder, judged)),
+    parts = {
+        "Scores": lambda: scores_section(evaluations, scores, histories, config.draws),
+        "ROC curves": lambda: roc_section(folder, judged, judged_scores, config.draws),
+        "Modalities and planes": lambda: groups_section(folder, judged, config.draws),
+        "Calibration": lambda: report_calibration.section(folder, judged),
     }
     if any(histories.values()):
-        sections["training"] = ("Training", training_section(folder, histories))
+        parts["Training"] = lambda: training_section(folder, histories)
     if folder.localisation.exists():
-        sections["localisation"] = ("Localisation", localisation_section(folder))
+        parts["Localisation"] = lambda: localisation_section(folder)
+    sections = {heading: part() for heading, part in progress(parts.items(), "report", " sections")}
 
     top = report_page.figures(headline(judged, judged_scores))
     page = report_page.page(f"Aneurysm detection: {config.encoder}", under(judged), top, sections, foot())

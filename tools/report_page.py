@@ -61,10 +61,11 @@ footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: .75re
 Cell = str | int | float | None | tuple[float | None, Sequence[float] | None]  # a pair: a value and its interval
 
 
-def page(title: str, under: str, top: str, sections: dict[str, tuple[str, str]], foot: str) -> str:
-    """The whole document. title, under and foot are texts; top is HTML; sections: {anchor: (heading, HTML)}."""
-    links = "".join(f'<a href="#{anchor}">{escape(heading)}</a>' for anchor, (heading, _) in sections.items())
-    body = "\n".join(f'<section id="{anchor}">\n<h2>{escape(heading)}</h2>\n{content}\n</section>' for anchor, (heading, content) in sections.items())
+def page(title: str, under: str, top: str, sections: dict[str, str], foot: str) -> str:
+    """The whole document. title, under and foot are texts; top is HTML; sections: {heading: HTML}."""
+    anchors = {heading: heading.split()[0].lower() for heading in sections}
+    links = "".join(f'<a href="#{anchor}">{escape(heading)}</a>' for heading, anchor in anchors.items())
+    body = "\n".join(f'<section id="{anchors[heading]}">\n<h2>{escape(heading)}</h2>\n{content}\n</section>' for heading, content in sections.items())
     return f"""<!doctype html>
 <html lang="en">
 <head>
