@@ -21,7 +21,7 @@ def test_each_command_exists_and_knows_its_flags(command):
 def settings_table():
     rows = re.findall(r"^\| (`--.*?) \| (.*?) \| .* \|$", README, flags=re.M)
     for flags, scripts in rows:
-        named = re.findall(r"\w+\.py", scripts) or ["train_stage1.py", "train_stage2.py", "eval_stage2.py"]
+        named = re.findall(r"[\w/]+\.py", scripts) or ["train_stage1.py", "train_stage2.py", "eval_stage2.py"]
         for script in named:
             yield from ((script, flag) for flag in re.findall(r"--[\w-]+", flags))
 
