@@ -9,6 +9,7 @@ Series that are finished are skipped; features of other weights are made anew. S
 several machines: one process each with its --shard.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,7 +21,7 @@ from src import artifacts, engine, ranks
 from src.artifacts import DataFolder, RunFolder
 from src.datasets import STEPS
 from src.runtime import in_thread, progress, run_script
-from src.slice_cnn import as_volume, build_slice_cnn, encode_series
+from src.slice_cnn import SliceCNN, as_volume, build_slice_cnn, encode_series
 from src.volume import neighbours
 
 
@@ -52,11 +53,16 @@ def main(config: Config) -> int:
     print(f"{len(todo)} of {len(mine)} series to go, {slices} slices; {device}, {engine.precision(device)}")
 
     crop_size = checkpoint["settings"]["crop_size"]
-    read = in_thread(lambda uid: read_series(data, uid, crop_size, device), todo)
     with progress(None, "features", " slices", total=slices) as bar:
-        for length in in_thread(lambda encoded: write_series(run, *encoded), encode_series(model, read, config.batch_size, fixed=True)):
+        for length in extract(model, data, run, todo, crop_size, config.batch_size, device):
             bar.update(length)
     return len(todo)
+
+
+def extract(model: SliceCNN, data: DataFolder, run: RunFolder, uids: list[str], crop_size: int, batch_size: int, device: torch.device) -> Iterator[int]:
+    """Write the files of each series, reading the next and writing the last one in threads beside the network; how many slices each has."""
+    read = in_thread(lambda uid: read_series(data, uid, crop_size, device), uids)
+    return in_thread(lambda encoded: write_series(run, *encoded), encode_series(model, read, batch_size, fixed=True))
 
 
 def read_series(data: DataFolder, uid: str, crop_size: int, device: torch.device) -> tuple[str, torch.Tensor, np.ndarray]:

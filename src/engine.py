@@ -130,6 +130,7 @@ class Learner:
         return parts | {"steps": self.steps, "broken": int(self.broken)}
 
     def load_state_dict(self, state: dict) -> None:
+        """Go on from what `state_dict` gave."""
         for name in self.PARTS:
             getattr(self, name).load_state_dict(state[name])
         self.steps = state["steps"]

@@ -1,6 +1,6 @@
 """Where stage 1 sees aneurysms: peaks of its heatmaps, merged over neighbouring slices into findings with their place in the original series."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -28,9 +28,6 @@ class Finding:
     y: float
     position: float | None  # mm along the normal
     patient: tuple[float, float, float] | None
-
-    def as_dict(self) -> dict:
-        return asdict(self)
 
 
 @dataclass

@@ -2,9 +2,7 @@
 over series, arrays stacked to three float32 channels, batch by batch; end to end, all slices are read and encoded and thinned afterwards."""
 
 import shutil
-import statistics
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +18,9 @@ from src.dicom import read_series
 from src.labels import LABELS
 from src.runtime import Clock
 from src.sequence_transformer import BothStages, new_transformer
-from src.slice_cnn import SliceCNN, build_slice_cnn, encode_series
+from src.slice_cnn import SliceCNN, build_slice_cnn
 from src.volume import TOP, centre_crop, prepare
-from tools.bench_preprocess import Preprocess, write_series
+from tools.bench_preprocess import Preprocess, in_turn, write_series
 
 
 @dataclass
@@ -67,10 +65,7 @@ def measure_extract(config: Extract) -> dict[str, float]:
             artifacts.write_array(data.sequence(uid), array.astype(np.float16))
 
         def ours() -> None:
-            read = extract_features.in_thread(lambda uid: extract_features.read_series(data, uid, config.crop_size, device), uids)
-            encoded = encode_series(model, read, config.batch_size, fixed=True)
-            for _ in extract_features.in_thread(lambda one: extract_features.write_series(run, *one), encoded):
-                pass
+            assert sum(extract_features.extract(model, data, run, uids, config.crop_size, config.batch_size, device)) == len(uids) * config.slices
 
         plain_model = SliceCNN(config.encoder, heatmap=True).to(device).eval()
 
@@ -80,7 +75,12 @@ def measure_extract(config: Extract) -> dict[str, float]:
                 np.save(run.feature(uid), features)
                 np.save(run.logit(uid), logits)
 
-        medians = in_turn({"this pipeline": ours, "plain loop": plain}, config.repeats, lambda: shutil.rmtree(run.root, ignore_errors=True), run)
+        def empty_folders() -> None:
+            shutil.rmtree(run.root, ignore_errors=True)
+            run.features.mkdir(parents=True)
+            run.logits.mkdir()
+
+        medians = in_turn({"this pipeline": ours, "plain loop": plain}, config.repeats, empty_folders)
     return show(medians, config, device)
 
 
@@ -109,22 +109,6 @@ def measure_end_to_end(config: EndToEnd) -> dict[str, float]:
         assert not failed, failed
     print(eval_end_to_end.time_line(clocks[-1], config.series))
     return show(medians, config, device)
-
-
-def in_turn(ways: dict, repeats: int, before=lambda: None, run: RunFolder | None = None) -> dict[str, float]:
-    """Median seconds of each way, in turn, after one round that warms up."""
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for repeat in range(-1, repeats):
-        for name, way in ways.items():
-            before()
-            if run:
-                run.features.mkdir(parents=True), run.logits.mkdir()
-            start = time.perf_counter()
-            way()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            times[name] += [time.perf_counter() - start] if repeat >= 0 else []
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def show(medians: dict[str, float], config: Extract | EndToEnd, device: torch.device) -> dict[str, float]:

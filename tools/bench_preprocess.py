@@ -5,6 +5,7 @@ import shutil
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -41,14 +42,9 @@ def measure(config: Preprocess) -> dict[str, float]:
     with tempfile.TemporaryDirectory(dir=config.folder, prefix="benchmark-") as temporary:
         data = DataFolder(temporary)
         uids = [write_series(data, config, number) for number in range(config.series)]
-        ways = {"this pipeline": ours, "plain loop": plain, "bytes only": bytes_only}
-        times: dict[str, list[float]] = {name: [] for name in ways}
         with ProcessPoolExecutor(config.workers, clean_context(__name__)) as pool:
-            for repeat in range(-1, config.repeats):  # the first time warms up
-                for name, way in ways.items():
-                    seconds = timed(partial(way, data, uids, config, pool), data)
-                    times[name] += [seconds] if repeat >= 0 else []
-    medians = {name: statistics.median(values) for name, values in times.items()}
+            ways = {"this pipeline": ours, "plain loop": plain, "bytes only": bytes_only}
+            medians = in_turn({name: partial(way, data, uids, config, pool) for name, way in ways.items()}, config.repeats, partial(clear, data))
     total = config.series * config.slices
     print(
         f"{total} slices of {config.matrix} x {config.matrix}, {config.workers} processes, slices {'also' if config.write_slices else 'not'} written one by one"
@@ -60,13 +56,22 @@ def measure(config: Preprocess) -> dict[str, float]:
     return medians
 
 
-def timed(run, data: DataFolder) -> float:
-    """Seconds that `run` takes into empty folders."""
+def in_turn(ways: dict[str, Callable[[], None]], repeats: int, before: Callable[[], None] = lambda: None) -> dict[str, float]:
+    """Median seconds of each way, all in turn, after one round that warms up. before: what is done, untimed, before each."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for repeat in range(-1, repeats):
+        for name, way in ways.items():
+            before()
+            start = time.perf_counter()
+            way()
+            times[name] += [time.perf_counter() - start] if repeat >= 0 else []
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def clear(data: DataFolder) -> None:
+    """Away with the arrays of the last way."""
     for folder in (data.sequences, data.slices):
         shutil.rmtree(folder, ignore_errors=True)
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
 
 
 def ours(data: DataFolder, uids: list[str], config: Preprocess, _: ProcessPoolExecutor) -> None:

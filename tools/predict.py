@@ -11,14 +11,14 @@ Writes  {out}/index.html            all series, with links
         {out}/predictions.csv       SeriesInstanceUID and the 14 probabilities
         {out}/failed_series.csv     what could not be read, and why
 
-Patient name, ID and birth date are never written, nor are names of files; names of folders where nothing could be read. Exit code 3 where some
-series failed.
+Patient name, ID and birth date are never written. Pages and json hold no names of files, and of folders only those in which nothing could be read;
+failed_series.csv quotes what could not be read. Exit code 3 where some series failed.
 """
 
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -157,7 +157,7 @@ def as_json(config: Config, prepared: PreparedSeries, prediction: Prediction) ->
     return {
         "series_uid": series.slices[0].file.series_uid,
         "probabilities": dict(zip(LABELS, prediction.probabilities.tolist(), strict=True)),
-        "findings": [finding.as_dict() for finding in prediction.findings],
+        "findings": [asdict(finding) for finding in prediction.findings],
         "slices": {"slice": prediction.tokens.tolist(), "position": positions, "probabilities": curve},
         "localised": prediction.heat is not None,
         "modality": series.modality,

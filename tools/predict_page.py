@@ -116,8 +116,8 @@ def write_index(out: Path, pages: list[Page], failed: list) -> None:
         f'<section class="card">{table(("series", "what", "aneurysm present", "most probable location", "first finding"), rows, wide=(0, 1, 3, 4))}</section>',
     ]
     if failed:
-        lost = [tuple(map(escape, (one.name, one.reason, one.detail))) for one in failed]
-        parts.append(f'<section class="card"><h2>Could not be read</h2>{table(("series or folder", "reason", "detail"), lost, wide=(0, 2))}</section>')
+        lost = [tuple(map(escape, (one.name, one.reason))) for one in failed]
+        parts.append(f'<section class="card"><h2>Could not be read</h2>{table(("series or folder", "reason"), lost, wide=(0,))}</section>')
     write_html(out / "index.html", "Predicted series", parts)
 
 
