@@ -1,6 +1,6 @@
 """Stage 7 of 8: score the sequence transformer on the series of the held-out fold.
 
-Reads   model/{encoder}/fold-{k}/best_stage2.pth (train_stage2.py), features/ (extract_features.py),
+Reads   model/{encoder}/fold-{k}/best_stage2.pth (train_stage2.py), features/, logits/ (extract_features.py),
         data/train_{N}_folds.csv, slice_geometry_dict.pkl
 
 Writes  model/{encoder}/fold-{k}/  scores_stage2.json, predictions_stage2.csv; with --fold all, all folds pooled: fold-all/
@@ -61,7 +61,7 @@ def predict_fold(config: Config, data: DataFolder, fold: int, device: torch.devi
         raise artifacts.ArtifactError(f"the features are {dataset.channels} wide, the transformer reads {settings['channels']}: run train_stage2.py again")
     model = build_transformer(settings, checkpoint["weights"], device)
     loader = make_loader(dataset, config.batch_size, workers=0, collate=pad_sequences)
-    probabilities = engine.predict(loader, lambda batch: predict_batch(model, batch, device), device, "held-out series")
+    probabilities = engine.predict(loader, lambda batch: predict_batch(model, batch, settings["stage1_share"], device), device, "held-out series")
     return held_out, pd.concat([held_out[["SeriesInstanceUID"]], pd.DataFrame(probabilities, columns=list(LABELS))], axis=1)
 
 

@@ -1,12 +1,13 @@
 """Stage 6 of 8: train the sequence transformer: the features of the slices of a series -> 14 labels of the series.
 
-Reads   model/{encoder}/fold-{k}/features/ (extract_features.py), best_stage1.pth, data/train_{N}_folds.csv, slice_geometry_dict.pkl
+Reads   model/{encoder}/fold-{k}/features/, logits/ (extract_features.py), best_stage1.pth, data/train_{N}_folds.csv, slice_geometry_dict.pkl
 
 Writes  model/{encoder}/fold-{k}/  best_stage2.pth, weights_inference.pth (both stages joined), last_stage2.pth (for --resume),
         log_stage2.txt, metrics_stage2.jsonl, progress_stage2.png, settings_stage2.json, a copy of this script
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from src.loaders import make_loader
 from src.losses import focal_loss
 from src.run import Run
 from src.runtime import run_script
-from src.sequence_transformer import new_transformer
+from src.sequence_transformer import new_transformer, series_probabilities
 
 
 @dataclass
@@ -36,6 +37,7 @@ class Config:
     heads: int = 1  # of attention
     dropout: float = 0.15  # share of hidden values that training drops
     attention_dropout: float = 0.05  # share of attention weights that training drops
+    stage1_share: float = 0.6  # weight of stage 1's highest logit over the slices in the prediction, 0..1; 0: the transformer alone, as published
     cut: int = 192  # slices; of a series twice as long or longer only every (length // cut)-th is read
 
     epochs: int = 12  # passes over the training series
@@ -79,7 +81,8 @@ def main(config: Config) -> dict | None:
         """The scores of the better step, and which it is."""
         scores = {}
         for step, loader in held_out_loaders.items():
-            probabilities = engine.predict(loader, lambda batch: predict_batch(average, batch, device), device, f"held-out series, step {step}")
+            predict = partial(predict_batch, average, share=config.stage1_share, device=device)
+            probabilities = engine.predict(loader, predict, device, f"held-out series, step {step}")
             scores[step] = engine.scores_or_none(truth, probabilities)
         better = max(STEPS, key=lambda step: scores[step]["score"] if scores[step] else -np.inf)
         return scores[better], {"step": better}
@@ -104,11 +107,9 @@ def batch_loss(model: torch.nn.Module, batch: dict, device: torch.device) -> tor
     return focal_loss(logits, batch["labels"])
 
 
-def predict_batch(model: torch.nn.Module, batch: dict, device: torch.device) -> torch.Tensor:
+def predict_batch(model: torch.nn.Module, batch: dict, share: float, device: torch.device) -> torch.Tensor:
     """Probabilities (B, 14) of series."""
-    batch = engine.to_device(batch, device)
-    with engine.autocast(device):
-        return model(batch["features"], batch["positions"], batch["present"]).sigmoid()
+    return series_probabilities(model, engine.to_device(batch, device), share)
 
 
 def join(folder: RunFolder, stage1: dict, prior: list[float]) -> None:

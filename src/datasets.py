@@ -197,11 +197,11 @@ class SequenceDataset(Dataset):
     def _check_features(self) -> int:
         widths = {}
         for uid in self.uids:
-            path = self.run.feature(uid)
-            _, shape, _ = array_layout(path)
             length = len(self.geometry[uid]["positions"])
-            if len(shape) != 3 or shape[:2] != (len(STEPS), length):
-                raise ArtifactError(f"{path} holds {shape}, not {len(STEPS)} steps of {length} slices: run extract_features.py again")
+            for path in (self.run.logit(uid), self.run.feature(uid)):
+                _, shape, _ = array_layout(path)
+                if len(shape) != 3 or shape[:2] != (len(STEPS), length):
+                    raise ArtifactError(f"{path} holds {shape}, not {len(STEPS)} steps of {length} slices: run extract_features.py again")
             widths[shape[2]] = path
         if len(widths) > 1:
             raise ArtifactError(f"features of widths {sorted(widths)} lie in {self.run.features}: delete it and run extract_features.py again")
@@ -217,8 +217,14 @@ class SequenceDataset(Dataset):
         generator = np.random.default_rng([self.seed, epoch, index]) if self.step is None else None
         step = self.step or int(generator.choice(STEPS))
         chosen = thin(len(positions), self.cut, generator)
-        features = read_slices(self.run.feature(uid), np.array([STEPS.index(step)]))[0]  # (n, C)
-        return {"index": index, "features": features[chosen], "positions": slice_positions(positions, chosen), "labels": self.labels[index]}
+        features, logits = (read_slices(path, np.array([STEPS.index(step)]))[0, chosen] for path in (self.run.feature(uid), self.run.logit(uid)))
+        return {
+            "index": index,
+            "features": features,  # (T, C)
+            "positions": slice_positions(positions, chosen),  # (T,) mm
+            "highest": logits.max(axis=0).astype(np.float32),  # (14,) of stage 1, over the tokens
+            "labels": self.labels[index],
+        }
 
 
 def pad_sequences(samples: list[dict]) -> dict[str, torch.Tensor]:
@@ -232,6 +238,6 @@ def pad_sequences(samples: list[dict]) -> dict[str, torch.Tensor]:
         features[row, :length] = torch.from_numpy(sample["features"])
         positions[row, :length] = torch.from_numpy(sample["positions"])
         present[row, :length] = True
-    labels = torch.from_numpy(np.stack([sample["labels"] for sample in samples]))
+    highest, labels = (torch.from_numpy(np.stack([sample[name] for sample in samples])) for name in ("highest", "labels"))  # (B, 14)
     index = torch.tensor([sample["index"] for sample in samples])
-    return {"features": features, "positions": positions, "present": present, "labels": labels, "index": index}
+    return {"features": features, "positions": positions, "present": present, "highest": highest, "labels": labels, "index": index}

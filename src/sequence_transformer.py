@@ -1,4 +1,4 @@
-"""The sequence transformer: features of the slices of a series -> 14 logits; and both stages joined for inference."""
+"""The sequence transformer: features of the slices of a series -> 14 logits; what it makes of them with stage 1; both stages joined for inference."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -126,6 +126,18 @@ class SequenceTransformer(nn.Module):
         return self.head(torch.cat([x[:, 0].float(), pooled], dim=1)).float()
 
 
+def series_probabilities(transformer: Callable[..., Tensor], batch: dict[str, Tensor], share: float) -> Tensor:
+    """(B, 14) of series: sigmoid of a weighted mean of the transformer's logits and of stage 1's highest logits over the slices.
+
+    batch: features, positions and present as SequenceTransformer reads them, `highest` (B, 14). share: weight of the latter in 0..1. Both err
+    differently: the highest logit knows the places better (stage 1 learned them from many slices), the transformer whether there is an aneurysm.
+    They are joined only here: on the series that stage 1 was fitted on its logits are too good, and a transformer trained with them learns little.
+    """
+    with autocast(batch["features"].device):
+        logits = transformer(batch["features"], batch["positions"], batch["present"])
+    return torch.lerp(logits, batch["highest"], share).sigmoid()
+
+
 def build_transformer(settings: dict, weights: dict[str, Tensor], device: torch.device) -> SequenceTransformer:
     """The trained network of a checkpoint, ready to predict."""
     model = new_transformer(settings)
@@ -190,11 +202,11 @@ class BothStages:
     def predict(self, series: Iterable[tuple[Any, UsedSlices]], batch_size: int, clock: Clock) -> Iterator[tuple[Any, np.ndarray]]:
         """(key, probabilities (14,) float32) of each (key, slices), in order; full batches across series. clock: what it took."""
         encoded = encode_series(self.slice_cnn, (self._views(key, used) for key, used in series), batch_size)
-        for (key, used), features, _ in encoded:
+        for (key, used), features, logits in encoded:
             if features.is_cuda:
                 torch.cuda.synchronize(features.device)  # else the clock would count the encoder's work to what waits for it first
             with clock.part("sequence"):
-                probabilities = self._read_sequence(used, features)
+                probabilities = self._read_sequence(used, features, logits)
             yield key, probabilities
 
     def explain(self, used: UsedSlices, batch_size: int) -> tuple[np.ndarray, np.ndarray, Tensor | None]:
@@ -202,7 +214,7 @@ class BothStages:
         ((_, features, logits, heat),) = encode_series(self.slice_cnn, [self._views(None, used)], batch_size, heat=True)
         slices = self._mean_over_views(used, logits.sigmoid(), lambda mirrored: mirrored[..., list(MIRROR)])
         where = None if heat is None else self._mean_over_views(used, heat.float(), lambda mirrored: mirrored.flip(-1)).cpu()
-        return self._read_sequence(used, features), slices.cpu().numpy(), where
+        return self._read_sequence(used, features, logits), slices.cpu().numpy(), where
 
     def _mean_over_views(self, used: UsedSlices, values: Tensor, unmirror: Callable[[Tensor], Tensor]) -> Tensor:
         """values: (V * T, ...) of all views -> (T, ...)."""
@@ -220,14 +232,13 @@ class BothStages:
         return (key, used), volume, triplets.reshape(-1, 3)
 
     @torch.inference_mode()
-    def _read_sequence(self, used: UsedSlices, features: Tensor) -> np.ndarray:
-        """Mean probabilities (14,) of the views, whose features (V * T, C) follow one another."""
-        features = features.half().float().view(-1, len(used.positions), features.shape[-1])  # (V, T, C), rounded as files of features are
-        views = len(features)
-        positions = torch.from_numpy(used.positions).to(self.device).expand(views, -1)  # (V, T)
-        with autocast(self.device):
-            logits = self.transformer(features, positions, torch.ones_like(positions, dtype=torch.bool))
-        probabilities = logits.sigmoid()
+    def _read_sequence(self, used: UsedSlices, features: Tensor, logits: Tensor) -> np.ndarray:
+        """Mean probabilities (14,) of the views, whose features (V * T, C) and logits (V * T, 14) follow one another."""
+        features, logits = (x.half().float().view(-1, len(used.positions), x.shape[-1]) for x in (features, logits))  # (V, T, ...), rounded as in files
+        positions = torch.from_numpy(used.positions).to(self.device).expand(len(features), -1)  # (V, T)
+        present = torch.ones_like(positions, dtype=torch.bool)
+        batch = {"features": features, "positions": positions, "present": present, "highest": logits.amax(dim=1)}
+        probabilities = series_probabilities(self.transformer, batch, self.stage2["stage1_share"])
         mirrored = len(self.steps)  # views from here on are of the mirrored head
         probabilities[mirrored:] = probabilities[mirrored:, list(MIRROR)]
         return probabilities.mean(dim=0).cpu().numpy()

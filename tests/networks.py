@@ -32,7 +32,7 @@ def write_both(data: DataFolder, model_dir: Path, fold: int = 0, seed: int = 0, 
     channels = SliceCNN(ENCODER, heatmap=True).channels
     shape = {"channels": channels, "width": 16, "layers": 2, "heads": 1, "dropout": 0.0, "attention_dropout": 0.0}
     fold_of = {name: stage1["settings"][name] for name in ("held_out", "image_size", "mr_window")}
-    settings = fold_of | shape | {"cut": cut, "step": 2, "stage1": artifacts.fingerprint(run.best("stage1"))}
+    settings = fold_of | shape | {"cut": cut, "step": 2, "stage1_share": 0.4, "stage1": artifacts.fingerprint(run.best("stage1"))}
     weights = new_transformer(settings).state_dict()
     artifacts.write_checkpoint(run.best("stage2"), {"weights": weights, "settings": settings, "epoch": 1})
     series = artifacts.read_folds(data)

@@ -180,6 +180,7 @@ def features(tmp_path):
     geometry = {}
     for uid, length in (("1.1", 4), ("1.2", 400)):
         artifacts.write_array(run.feature(uid), np.random.default_rng(length).random((2, length, 6)).astype(np.float16))
+        artifacts.write_array(run.logit(uid), np.random.default_rng(length + 1).random((2, length, len(LABELS))).astype(np.float16))
         geometry[uid] = {"positions": np.arange(length) * 0.5, "frames": np.full(length, -1)}
     return run, series, geometry
 
@@ -195,6 +196,8 @@ def test_sequences_are_thinned_and_padded_to_the_longest(features, step):
     np.testing.assert_array_equal(batch["features"][1], stored[::2].astype(np.float32))
     np.testing.assert_allclose(batch["positions"][1], np.arange(0, 400, 2) * 0.5)
     assert not batch["features"][0, 4:].any()
+    for row, (uid, stride) in enumerate((("1.1", 1), ("1.2", 2))):
+        np.testing.assert_array_equal(batch["highest"][row], artifacts.read_array(run.logit(uid))[STEPS.index(step), ::stride].max(axis=0).astype(np.float32))
 
 
 def test_features_of_another_length_or_width_are_refused(features):
@@ -206,6 +209,10 @@ def test_features_of_another_length_or_width_are_refused(features):
     artifacts.array_layout.cache_clear()
     artifacts.write_array(run.feature("1.1"), np.zeros((2, 4, 7), np.float16))
     with pytest.raises(ArtifactError, match=r"widths \[6, 7\]"):
+        SequenceDataset(run, series, geometry, 192, 0, 1)
+    artifacts.array_layout.cache_clear()
+    run.logit("1.2").unlink()
+    with pytest.raises(ArtifactError, match=r"logits.1\.2\.npy"):
         SequenceDataset(run, series, geometry, 192, 0, 1)
 
 

@@ -11,6 +11,7 @@ import pytest
 import train_stage2
 from src import artifacts
 from src.artifacts import RunFolder
+from src.labels import LABELS
 from tests.conftest import ROOT
 from train_stage2 import Config
 
@@ -19,13 +20,14 @@ ENCODER = "made up"
 
 @pytest.fixture
 def extracted(tiny, tmp_path):
-    """A stage 1 that never was, with random features of the tiny set."""
+    """A stage 1 that never was, with random features and logits of the tiny set."""
     series, held_out = artifacts.read_fold(tiny, 0)
     for name in ("one", "two"):
         run = RunFolder(tmp_path / name, ENCODER, 0)
         generator = np.random.default_rng(0)
         for row in series.itertuples():
-            artifacts.write_array(run.feature(row.SeriesInstanceUID), generator.normal(size=(2, row.length, 12)).astype(np.float16))
+            for path, width in ((run.feature(row.SeriesInstanceUID), 12), (run.logit(row.SeriesInstanceUID), len(LABELS))):
+                artifacts.write_array(path, generator.normal(size=(2, row.length, width)).astype(np.float16))
         artifacts.write_checkpoint(run.best("stage1"), {"weights": {}, "settings": artifacts.fold_settings(tiny, held_out)})
         artifacts.write_json(run.feature_settings, {"weights": artifacts.fingerprint(run.best("stage1"))})
     return tmp_path

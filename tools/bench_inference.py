@@ -11,13 +11,14 @@ import torch
 
 import eval_end_to_end
 import extract_features
+import train_stage2
 from src import artifacts, engine
 from src.artifacts import DataFolder, RunFolder
 from src.datasets import STEPS
 from src.dicom import read_series
 from src.labels import LABELS
 from src.runtime import Clock
-from src.sequence_transformer import BothStages, new_transformer
+from src.sequence_transformer import BothStages, new_transformer, series_probabilities
 from src.slice_cnn import SliceCNN, build_slice_cnn
 from src.volume import TOP, centre_crop, prepare
 from tools.bench_preprocess import Preprocess, in_turn, write_series
@@ -133,8 +134,7 @@ def random_weights(config: EndToEnd) -> dict:
     """What train_stage2.py joins, untrained, for step 2."""
     torch.manual_seed(0)
     stage1 = SliceCNN(config.encoder, heatmap=True)
-    shape = {"channels": stage1.channels, "width": 1024, "layers": 3, "heads": 1, "dropout": 0.15, "attention_dropout": 0.05}
-    stage2 = shape | {"cut": 192, "step": 2}
+    stage2 = engine.settings_of(train_stage2.Config()) | {"channels": stage1.channels, "step": 2}
     return {"stage1": stage1.state_dict(), "stage1_settings": settings_of(config), "stage2": new_transformer(stage2).state_dict(), "stage2_settings": stage2}
 
 
@@ -160,9 +160,9 @@ def plain_probabilities(model: BothStages, plain_model: SliceCNN, folder: Path, 
     """All slices read, prepared and encoded, then thinned: (14,)."""
     series = read_series(folder)
     prepared = prepare(series, config.image_size, "percentile")
-    features, _ = plain_features(plain_model, prepared, config, model.device, model.steps)
+    encoded = plain_features(plain_model, prepared, config, model.device, model.steps)
     tokens = model.tokens(len(prepared))
-    chosen = torch.from_numpy(features[0, tokens]).float()[None].to(model.device)
+    features, logits = (torch.from_numpy(values[0, tokens]).float()[None].to(model.device) for values in encoded)
     positions = torch.from_numpy(series.positions[tokens]).float()[None].to(model.device)
-    with engine.autocast(model.device):
-        return model.transformer(chosen, positions, torch.ones_like(positions, dtype=torch.bool)).sigmoid().cpu().numpy()[0]
+    batch = {"features": features, "positions": positions, "present": torch.ones_like(positions, dtype=torch.bool), "highest": logits.amax(dim=1)}
+    return series_probabilities(model.transformer, batch, model.stage2["stage1_share"]).cpu().numpy()[0]

@@ -3,8 +3,10 @@
     python tools/compare_sequence_models.py --data-dir demo/data --model-dir demo/model --encoder test_resnet --out demo/sequence_models
 
 The maximum and the mean of the slices' logits need no training. All others are trained as train_stage2.py trains, to the last epoch (none is
-chosen), and judged at step 1 on the held-out folds, pooled. It also measures the leak from stage 1 into stage 2 (features of series that stage 1
-was fitted on are better than those of others) and two remedies: noise on the features, and a transformer over out-of-fold logits alone.
+chosen), and judged at step 1 on the held-out folds, pooled: alone, and joined with that maximum as stage 2 joins the transformer.
+
+It also measures the leak from stage 1 into stage 2 (features of series that stage 1 was fitted on are better than those of others) and two
+remedies: noise on the features, and a transformer over out-of-fold logits alone.
 
 Reads   features/ and logits/ of every fold (extract_features.py), data/train_{N}_folds.csv, slice_geometry_dict.pkl
 Writes  {out}/{model}/{seed}/fold-{k}.csv, {out}/table.csv; finished runs are skipped
@@ -24,8 +26,10 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import train_stage2
 from src import artifacts, engine, metrics
 from src.artifacts import DataFolder, RunFolder
+from src.calibration import logit, sigmoid
 from src.datasets import SequenceDataset, pad_sequences
 from src.labels import LABELS
 from src.loaders import batches_of, make_loader
@@ -33,7 +37,6 @@ from src.losses import focal_loss
 from src.runtime import progress, run_script
 from src.sequence_transformer import SequenceTransformer, gem_pool
 from src.workers import clean_context
-from train_stage2 import predict_batch
 
 CPU = torch.device("cpu")
 WEIGHT_DECAY = 0.01  # as in train_stage2.py
@@ -48,6 +51,7 @@ class Config:
 
     width: int = 128  # of the tokens
     cut: int = 192  # slices, as in train_stage2.py
+    stage1_share: float = train_stage2.Config.stage1_share  # weight of the maximum of the logits in what is joined
     epochs: int = 30  # passes over the training series
     batch_size: int = 32  # series a step
     lr: float = 1e-3  # learning rate, after warm-up
@@ -114,7 +118,8 @@ class Trained:
     logits: bool = False  # reads out-of-fold logits instead of features
 
 
-POOLED = {"maximum of the logits": np.max, "mean of the logits": np.mean}  # nothing to train
+MAXIMUM = "maximum of the logits"
+POOLED = {MAXIMUM: np.max, "mean of the logits": np.mean}  # nothing to train
 OURS = "transformer, mm (ours)"
 MODELS = {
     "attention pooling": Trained(AttentionPooling),
@@ -127,14 +132,16 @@ MODELS = {
 
 
 class OutOfFoldLogits:
-    """In place of a RunFolder: the logits of each series by the network that never saw it, as features."""
+    """In place of a RunFolder: the logits of each series by the network that never saw it, as features too."""
 
     def __init__(self, config: Config, series: pd.DataFrame):
         self.folds = series.set_index("SeriesInstanceUID").fold
         self.config, self.features = config, "the logits"
 
-    def feature(self, uid: str) -> Path:
+    def logit(self, uid: str) -> Path:
         return RunFolder(self.config.model_dir, self.config.encoder, self.folds[uid]).logit(uid)
+
+    feature = logit
 
 
 def main(config: Config) -> pd.DataFrame:
@@ -189,7 +196,7 @@ def train_and_predict(config: Config, name: str, seed: int, fold: int) -> None:
             learner.step([lambda batch=batch: focal_loss(learner.model(batch["features"], batch["positions"], batch["present"]), batch["labels"])])
 
     judged = make_loader(SequenceDataset(run, held_out, geometry, config.cut, 0, step=1), config.batch_size, 0, collate=pad_sequences)
-    probabilities = engine.predict(judged, lambda batch: predict_batch(learner.average.module, batch, CPU), CPU, "held-out series")
+    probabilities = engine.predict(judged, lambda batch: train_stage2.predict_batch(learner.average.module, batch, 0.0, CPU), CPU, "held-out series")
     artifacts.write_table(predictions_of(config, name, seed, fold), with_uids(held_out, probabilities))
 
 
@@ -201,7 +208,7 @@ def pooled_logits(config: Config, series: pd.DataFrame, fold: int, pool: Callabl
     """Probabilities of series by one fold's stage 1 alone: the maximum or the mean of its logits at step 1."""
     run = RunFolder(config.model_dir, config.encoder, fold)
     logits = np.stack([pool(artifacts.read_array(run.logit(uid))[0].astype(np.float32), axis=0) for uid in series.SeriesInstanceUID])
-    return with_uids(series, 1 / (1 + np.exp(-logits)))
+    return with_uids(series, sigmoid(logits))
 
 
 def score(series: pd.DataFrame, predictions: list[pd.DataFrame]) -> tuple[float, float, float]:
@@ -211,18 +218,32 @@ def score(series: pd.DataFrame, predictions: list[pd.DataFrame]) -> tuple[float,
 
 
 def table(config: Config, series: pd.DataFrame, folds: list[int]) -> pd.DataFrame:
-    """One row a model: its weights, and mean and extremes over the seeds of the scores over all folds."""
-    rows = []
-    for name, pool in POOLED.items():
-        scores = score(series, [pooled_logits(config, series[series.fold == fold], fold, pool) for fold in folds])
-        rows.append({"model": name, "weights": 0, "score": f"{scores[0]:.3f}", "present": f"{scores[1]:.3f}", "locations": f"{scores[2]:.3f}"})
+    """One row a model: its weights, and mean and extremes over the seeds of the scores over all folds, alone and joined with the maximum."""
+    pools = {name: [pooled_logits(config, series[series.fold == fold], fold, pool) for fold in folds] for name, pool in POOLED.items()}
+    rows = [{"model": name, "weights": 0} | shown([score(series, predictions)]) for name, predictions in pools.items()]
     channels = artifacts.read_array(RunFolder(config.model_dir, config.encoder, folds[0]).feature(series.SeriesInstanceUID[0])).shape[-1]
     for name, kind in MODELS.items():
-        scores = np.array([score(series, [artifacts.read_table(predictions_of(config, name, seed, fold)) for fold in folds]) for seed in config.seeds])
+        alone = [[artifacts.read_table(predictions_of(config, name, seed, fold)) for fold in folds] for seed in config.seeds]
+        joined = [[join(*pair, config.stage1_share) for pair in zip(predictions, pools[MAXIMUM], strict=True)] for predictions in alone]
         weights = sum(weight.numel() for weight in kind.make(len(LABELS) if kind.logits else channels, config.width).parameters())
-        shown = [f"{column.mean():.3f} ({column.min():.3f} to {column.max():.3f})" for column in scores.T]
-        rows.append({"model": name, "weights": weights} | dict(zip(("score", "present", "locations"), shown, strict=True)))
-    return pd.DataFrame(rows)
+        scores = shown([score(series, each) for each in alone]) | shown([score(series, each) for each in joined], "joined ")
+        rows.append({"model": name, "weights": weights} | scores)
+    return pd.DataFrame(rows).fillna("")
+
+
+def join(predictions: pd.DataFrame, maximum: pd.DataFrame, share: float) -> pd.DataFrame:
+    """Predictions of the same series, their logits in a weighted mean; share: of the maximum."""
+    logits = [logit(table[list(LABELS)].to_numpy()) for table in (predictions, maximum)]
+    return with_uids(predictions, sigmoid((1 - share) * logits[0] + share * logits[1]))
+
+
+def shown(scores: list[tuple[float, float, float]], prefix: str = "") -> dict[str, str]:
+    """Mean and extremes of (score, present, locations), over seeds."""
+    return {prefix + name: one_shown(values) for name, values in zip(("score", "present", "locations"), np.array(scores).T, strict=True)}
+
+
+def one_shown(values: np.ndarray) -> str:
+    return f"{values.mean():.3f}" + (f" ({values.min():.3f} to {values.max():.3f})" if len(values) > 1 else "")
 
 
 def leak(config: Config, series: pd.DataFrame, folds: list[int]) -> str:

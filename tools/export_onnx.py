@@ -10,7 +10,8 @@ Writes  model/{encoder}/fold-{k}/
         sequence_transformer.onnx  features (B, T, C) float32, positions (B, T) float32 mm, present (B, T) bool, false at padding
                                    -> logits (B, 14)
 
-Batch and length are free. The metadata of both hold the labels in their order, as json, and the SHA-256 of the weights.
+Probabilities of a series: the sigmoid of (1 - s) x these logits + s x the highest logits of its slices, with s = stage1_share, in the metadata of
+the transformer. Batch and length are free. The metadata of both hold the labels in their order, as json, and the SHA-256 of the weights.
 """
 
 import io
@@ -58,12 +59,15 @@ def main(config: Config) -> dict[str, float]:
     slice_cnn = build_slice_cnn(joined["stage1_settings"], joined["stage1"], CPU)
     transformer = build_transformer(joined["stage2_settings"], joined["stage2"], CPU)
 
+    facts1 = {"weights": digest(joined["stage1"])}
+    facts2 = {"weights": digest(joined["stage2"]), "stage1_share": str(joined["stage2_settings"]["stage1_share"])}
+
     generator = torch.Generator().manual_seed(0)
     images = [random_images(batch, joined["stage1_settings"]["crop_size"], generator) for batch in BATCHES]
     series = [random_series(batch, length, joined["stage2_settings"]["channels"], generator) for length in LENGTHS for batch in BATCHES]
     return {
-        run.slice_cnn_onnx.name: export(run.slice_cnn_onnx, slice_cnn, OnnxSliceCNN, digest(joined["stage1"]), images),
-        run.transformer_onnx.name: export(run.transformer_onnx, transformer, OnnxTransformer, digest(joined["stage2"]), series),
+        run.slice_cnn_onnx.name: export(run.slice_cnn_onnx, slice_cnn, OnnxSliceCNN, facts1, images),
+        run.transformer_onnx.name: export(run.transformer_onnx, transformer, OnnxTransformer, facts2, series),
     }
 
 
@@ -80,10 +84,10 @@ def random_series(batch: int, length: int, channels: int, generator: torch.Gener
     return features, positions, torch.arange(length) < counts
 
 
-def export(path: Path, model: nn.Module, kind: type[OnnxSliceCNN | OnnxTransformer], weights: str, samples: list[tuple[Tensor, ...]]) -> float:
-    """Write the module, after a comparison on the samples, of which the last is also traced."""
-    content = with_metadata(to_onnx(model, kind.axes, samples[-1]), weights)
-    difference = largest_difference(model, kind(content, weights), samples)
+def export(path: Path, model: nn.Module, kind: type[OnnxSliceCNN | OnnxTransformer], facts: dict[str, str], samples: list[tuple[Tensor, ...]]) -> float:
+    """Write the module and facts of it, `weights` among them, after a comparison on the samples, of which the last is also traced."""
+    content = with_metadata(to_onnx(model, kind.axes, samples[-1]), facts)
+    difference = largest_difference(model, kind(content, facts["weights"]), samples)
     if not difference <= CLOSE:  # nan is not
         reason = f"differs from PyTorch by {difference:.1g}, more than {CLOSE:g}, and is not written"
         raise UserError(f"{path.name} {reason}: install torch, onnx and onnxruntime as pinned in requirements-dev.txt")
@@ -113,11 +117,11 @@ def to_onnx(model: nn.Module, axes: dict[str, dict[int, str]], sample: tuple[Ten
     return buffer.getvalue()
 
 
-def with_metadata(content: bytes, weights: str) -> bytes:
-    """The same ONNX file with the labels and the digest of its weights in it."""
+def with_metadata(content: bytes, facts: dict[str, str]) -> bytes:
+    """The same ONNX file with the labels and facts in it, `weights` as the digest of its weights among them."""
     onnx = package("onnx")
     model = onnx.load_from_string(content)
-    onnx.helper.set_model_props(model, {"labels": json.dumps(LABELS), "weights": weights})
+    onnx.helper.set_model_props(model, {"labels": json.dumps(LABELS)} | facts)
     return model.SerializeToString()
 
 

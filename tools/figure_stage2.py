@@ -35,6 +35,7 @@ class Sequence:
     truth: np.ndarray  # (14,) 0 or 1
     step: int  # slices between a slice and its neighbours
     layers: int  # of the transformer
+    share: float  # weight of stage 1's highest logits
     series: pd.Series  # its row of train_meta.csv
 
 
@@ -46,7 +47,7 @@ def look(run: RunFolder, tables: SpotTables, uid: str, device: torch.device) -> 
     sample = dataset[0, 0]
     with torch.inference_mode():
         model = build_transformer(settings, checkpoint["weights"], device)
-        probabilities = predict_batch(model, pad_sequences([sample]), device)[0].cpu().numpy()
+        probabilities = predict_batch(model, pad_sequences([sample]), settings["stage1_share"], device)[0].cpu().numpy()
     slices = thin(int(series.length.iloc[0]), settings["cut"])
     logits = artifacts.read_array(run.logit(uid))[STEPS.index(settings["step"]), slices].astype(np.float32)  # (T, 14)
     return Sequence(
@@ -58,6 +59,7 @@ def look(run: RunFolder, tables: SpotTables, uid: str, device: torch.device) -> 
         truth=sample["labels"],
         step=settings["step"],
         layers=settings["layers"],
+        share=settings["stage1_share"],
         series=series.iloc[0],
     )
 
@@ -84,6 +86,10 @@ def draw(sequence: Sequence, path: Path) -> None:
         sheet.arrow((4.67, 3.77), (4.93, 3.77))
         sheet.box(4.97, 2.65, 1.16, 2.6, "transformer", f"{len(sequence.slices)} slices in,\n{sequence.layers} layers of\nattention\nby distance\nin mm")
         sheet.arrow((6.17, 3.77), (6.43, 3.77))
+        if sequence.share:
+            sheet.arrow((4.67, 1.33), (4.93, 1.33))
+            sheet.box(4.97, 0.88, 1.16, 0.9, "highest", f"over the slices,\nwith weight {sequence.share:g}")
+            sheet.arrow((6.17, 1.33), (6.43, 1.33))
         sheet.title(6.5, 5.5, "series probabilities", "● true labels", TRUE)
         probability_bars(sheet.panel(8.2, 0.5, 1.3, 4.75), sequence.probabilities, sequence.truth)
         sheet.save(path)
