@@ -9,9 +9,7 @@ from urllib.parse import urlparse
 from urllib.request import getproxies
 
 import numpy as np
-import timm
 import torch
-from huggingface_hub import constants
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
@@ -149,8 +147,11 @@ def map_indices(encoder: nn.Module) -> list[int]:
 
 def load_encoder(name: str, pretrained: bool, checkpoint: Path | None) -> nn.Module:
     """A timm encoder without classifier; weights from the hub, from a local file, or random."""
+    import timm  # here, as it takes longer to import than all else together, and only this needs it
+    from huggingface_hub import constants
+
     overlay = {"file": str(checkpoint)} if checkpoint else None
-    if pretrained and not checkpoint and not _hub_answers():
+    if pretrained and not checkpoint and not _answers(constants.ENDPOINT):
         constants.HF_HUB_OFFLINE = True  # the local cache or nothing, instead of a minute of retries
     try:
         return timm.create_model(name, pretrained=pretrained or checkpoint is not None, num_classes=0, pretrained_cfg_overlay=overlay)
@@ -162,12 +163,12 @@ def load_encoder(name: str, pretrained: bool, checkpoint: Path | None) -> nn.Mod
         raise UserError(f"the weights of {name} could not be loaded ({reason}): {remedy}") from error
 
 
-def _hub_answers() -> bool:
+def _answers(endpoint: str) -> bool:
     """Whether the hub of pretrained weights can be reached; behind a proxy that is left to the download itself."""
     if getproxies():
         return True
     try:
-        socket.create_connection((urlparse(constants.ENDPOINT).hostname, 443), timeout=3).close()
+        socket.create_connection((urlparse(endpoint).hostname, 443), timeout=3).close()
     except OSError:
         return False
     return True

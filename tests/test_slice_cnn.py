@@ -68,7 +68,7 @@ def test_weights_come_back_and_others_are_refused(model):
 def test_an_unknown_encoder_and_an_unreachable_hub_are_one_sentence(monkeypatch):
     with pytest.raises(UserError, match="timm knows no encoder"):
         SliceCNN("no_such_net", heatmap=False)
-    monkeypatch.setattr("src.slice_cnn._hub_answers", lambda: False)
+    monkeypatch.setattr("src.slice_cnn._answers", lambda endpoint: False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     with pytest.raises(UserError, match="--no-pretrained"):
         SliceCNN("test_convnext.r160_in1k", heatmap=False, pretrained=True)
