@@ -3,6 +3,8 @@ over series, arrays stacked to three float32 channels, batch by batch; end to en
 
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +23,8 @@ from src.runtime import Clock
 from src.sequence_transformer import BothStages, new_transformer, series_probabilities
 from src.slice_cnn import SliceCNN, build_slice_cnn
 from src.volume import TOP, centre_crop, prepare
-from tools.bench_preprocess import Preprocess, in_turn, write_series
+from tools.bench_case import OURS, PLAIN, Case, flops_of
+from tools.bench_preprocess import Preprocess, write_series
 
 
 @dataclass
@@ -54,10 +57,10 @@ class EndToEnd:
     folder: Path | None = None  # where to work (default: the system's temporary folder)
 
 
-def measure_extract(config: Extract) -> dict[str, float]:
-    """Median seconds of each way."""
+@contextmanager
+def extract_case(config: Extract) -> Iterator[Case]:
     device = engine.choose_device(config.device)
-    model = network(config, device)
+    model, plain_model = network(config, device), SliceCNN(config.encoder, heatmap=True).to(device).eval()
     with tempfile.TemporaryDirectory(dir=config.folder, prefix="benchmark-") as temporary:
         data, run = DataFolder(temporary), RunFolder(temporary, "bench", 0)
         generator, uids = np.random.default_rng(0), [f"1.2.{number}" for number in range(config.series)]
@@ -67,8 +70,6 @@ def measure_extract(config: Extract) -> dict[str, float]:
 
         def ours() -> None:
             assert sum(extract_features.extract(model, data, run, uids, config.crop_size, config.batch_size, device)) == len(uids) * config.slices
-
-        plain_model = SliceCNN(config.encoder, heatmap=True).to(device).eval()
 
         def plain() -> None:
             for uid in uids:
@@ -81,44 +82,54 @@ def measure_extract(config: Extract) -> dict[str, float]:
             run.features.mkdir(parents=True)
             run.logits.mkdir()
 
-        medians = in_turn({"this pipeline": ours, "plain loop": plain}, config.repeats, empty_folders)
-    return show(medians, config, device)
+        work = config.series * config.slices
+        yield Case(
+            title=f"{config.encoder}, {config.series} series of {config.slices} slices, {config.image_size} pixels, crop {config.crop_size}, {device}",
+            ways={OURS: ours, PLAIN: plain},
+            work=work,
+            unit="slices",
+            floor="the network's FLOPs at the measured peak",
+            flops=work * len(STEPS) * flops_of_slice(plain_model, config.crop_size, device),
+            device=device,
+            before=empty_folders,
+        )
 
 
-def measure_end_to_end(config: EndToEnd) -> dict[str, float]:
-    """Median seconds of each way."""
+@contextmanager
+def end_to_end_case(config: EndToEnd) -> Iterator[Case]:
     device = engine.choose_device(config.device)
-    model = BothStages(random_weights(config), device)
+    model, plain_model = BothStages(random_weights(config), device), SliceCNN(config.encoder, heatmap=True).to(device).eval()
     with tempfile.TemporaryDirectory(dir=config.folder, prefix="benchmark-") as temporary:
         data = DataFolder(temporary)
         files = Preprocess(matrix=config.image_size, slices=config.slices)
         uids = [write_series(data, files, number) for number in range(config.series)]
-        failed: list[tuple[str, str, str]] = []
-        clocks = []
+        clocks = [Clock()]
 
         def ours() -> None:
+            failed: list[tuple[str, str, str]] = []
             clocks.append(Clock())
             eval_end_to_end.predict_all(model, data, uids, config.batch_size, clocks[-1], failed)
-
-        plain_model = SliceCNN(config.encoder, heatmap=True).to(device).eval()
+            assert not failed, failed
 
         def plain() -> None:
             for uid in uids:
                 plain_probabilities(model, plain_model, data.series(uid), config)
 
-        medians = in_turn({"this pipeline": ours, "plain loop": plain}, config.repeats)
-        assert not failed, failed
+        yield Case(
+            title=f"{config.encoder}, {config.series} series of {config.slices} slices, {config.image_size} pixels, crop {config.crop_size}, {device}",
+            ways={OURS: ours, PLAIN: plain},
+            work=config.series * config.slices,
+            unit="slices",
+            floor="the FLOPs of stage 1 on the slices that are used, at the measured peak",
+            flops=config.series * len(model.tokens(config.slices)) * flops_of_slice(plain_model, config.crop_size, device),
+            device=device,
+        )
     print(eval_end_to_end.time_line(clocks[-1], config.series))
-    return show(medians, config, device)
 
 
-def show(medians: dict[str, float], config: Extract | EndToEnd, device: torch.device) -> dict[str, float]:
-    slices = config.series * config.slices
-    print(f"{config.encoder}, {config.series} series of {config.slices} slices, {config.image_size} pixels, crop {config.crop_size}, {device}")
-    for name, seconds in medians.items():
-        print(f"{name:14s} {seconds:8.3f} s {slices / seconds:8.1f} slices/s {seconds / config.series:7.3f} s/series")
-    print(f"{medians['plain loop'] / medians['this pipeline']:.2f} times the speed of the plain loop")
-    return medians
+@torch.inference_mode()
+def flops_of_slice(model: SliceCNN, crop: int, device: torch.device) -> float:
+    return flops_of(lambda: model(torch.zeros(1, 3, crop, crop, device=device)))
 
 
 def settings_of(config: Extract | EndToEnd) -> dict:

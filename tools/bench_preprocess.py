@@ -2,11 +2,10 @@
 and by copying bytes alone (read the input files, write files of the output's sizes), each with the same number of processes, in turn."""
 
 import shutil
-import statistics
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, 
 from src.artifacts import DataFolder
 from src.series_arrays import Job, prepare_series
 from src.workers import Limits, clean_context, run_in_workers
+from tools.bench_case import FLOOR, OURS, PLAIN, Case
 
 SIZE = 512  # pixels, sides of the prepared images
 
@@ -37,35 +37,21 @@ class Preprocess:
     folder: Path | None = None  # where to work (default: the system's temporary folder)
 
 
-def measure(config: Preprocess) -> dict[str, float]:
-    """Median seconds of each way; prints them with both ratios."""
+@contextmanager
+def preprocess_case(config: Preprocess) -> Iterator[Case]:
     with tempfile.TemporaryDirectory(dir=config.folder, prefix="benchmark-") as temporary:
         data = DataFolder(temporary)
         uids = [write_series(data, config, number) for number in range(config.series)]
         with ProcessPoolExecutor(config.workers, clean_context(__name__)) as pool:
-            ways = {"this pipeline": ours, "plain loop": plain, "bytes only": bytes_only}
-            medians = in_turn({name: partial(way, data, uids, config, pool) for name, way in ways.items()}, config.repeats, partial(clear, data))
-    total = config.series * config.slices
-    print(
-        f"{total} slices of {config.matrix} x {config.matrix}, {config.workers} processes, slices {'also' if config.write_slices else 'not'} written one by one"
-    )
-    for name, seconds in medians.items():
-        print(f"{name:14s} {seconds:7.3f} s {total / seconds:8.0f} slices/s")
-    print(f"{medians['plain loop'] / medians['this pipeline']:.2f} times the speed of the plain loop")
-    print(f"{medians['this pipeline'] / medians['bytes only']:.2f} times the time that the bytes alone take")
-    return medians
-
-
-def in_turn(ways: dict[str, Callable[[], None]], repeats: int, before: Callable[[], None] = lambda: None) -> dict[str, float]:
-    """Median seconds of each way, all in turn, after one round that warms up. before: what is done, untimed, before each."""
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for repeat in range(-1, repeats):
-        for name, way in ways.items():
-            before()
-            start = time.perf_counter()
-            way()
-            times[name] += [time.perf_counter() - start] if repeat >= 0 else []
-    return {name: statistics.median(values) for name, values in times.items()}
+            yield Case(
+                title=f"{config.series} series of {config.slices} slices of {config.matrix} x {config.matrix}, {config.workers} processes, "
+                f"slices {'also' if config.write_slices else 'not'} written one by one",
+                ways={name: partial(way, data, uids, config, pool) for name, way in {OURS: ours, PLAIN: plain, FLOOR: bytes_only}.items()},
+                work=config.series * config.slices,
+                unit="slices",
+                floor="the bytes alone, read and written",
+                before=partial(clear, data),
+            )
 
 
 def clear(data: DataFolder) -> None:

@@ -1,9 +1,12 @@
-"""How fast the stages are on this machine, against what they could cost.
+"""How fast the stages are on this machine, against what one would write in five minutes and against what they could cost.
 
+    python tools/benchmark.py all
+    python tools/benchmark.py plan
     python tools/benchmark.py preprocess --matrix 512 --no-write-slices
     python tools/benchmark.py loader
     python tools/benchmark.py train --encoder convnext_base.dinov3_lvd1689m --batch-size 32 --compile
     python tools/benchmark.py extract
+    python tools/benchmark.py stage2
     python tools/benchmark.py end_to_end
 
 Everything is measured several times in turn on made-up data; medians are printed, and ratios within one run.
@@ -17,26 +20,31 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from src.runtime import run_script
-from tools import bench_inference, bench_preprocess, bench_training
+from tools.bench_all import CASES, All, measure_all
+from tools.bench_case import measure, show
 from tools.bench_inference import EndToEnd, Extract
 from tools.bench_preprocess import Preprocess
-from tools.bench_training import Loader, Train
+from tools.bench_training import Loader, Stage2, Train
 
-MEASURES = {
-    Preprocess: bench_preprocess.measure,
-    Loader: bench_training.measure_loader,
-    Train: bench_training.measure_train,
-    Extract: bench_inference.measure_extract,
-    EndToEnd: bench_inference.measure_end_to_end,
+COMMANDS = {
+    "all": All(),
+    "preprocess": Preprocess(),
+    "loader": Loader(),
+    "train": Train(),
+    "extract": Extract(),
+    "stage2": Stage2(),
+    "end_to_end": EndToEnd(),
 }
-Stage = tyro.extras.subcommand_type_from_defaults(
-    {"preprocess": Preprocess(), "loader": Loader(), "train": Train(), "extract": Extract(), "end_to_end": EndToEnd()}
-)
 
 
-def main(config: Preprocess | Loader | Train | Extract | EndToEnd) -> dict[str, float]:
-    return MEASURES[type(config)](config)
+def main(config: All | Preprocess | Loader | Train | Extract | Stage2 | EndToEnd) -> object:
+    if isinstance(config, All):
+        return measure_all(config)
+    with CASES[type(config)](config) as case:
+        medians = measure(case, config.repeats)
+    show(case, medians)
+    return medians
 
 
 if __name__ == "__main__":
-    run_script(main, Stage, __doc__)
+    run_script(main, tyro.extras.subcommand_type_from_defaults(COMMANDS), __doc__)

@@ -1,0 +1,115 @@
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from src import artifacts
+from tests.conftest import ROOT
+from tools import bench_all, bench_case
+from tools.bench_all import CASES, All, growth_of, measure_all, sizes_of
+from tools.bench_case import FLOOR, OURS, PLAIN, Case, flops_of, measure
+from tools.bench_inference import EndToEnd, Extract
+from tools.bench_preprocess import Preprocess
+from tools.bench_training import Loader, Stage2, Train
+from tools.memory import resident
+
+IMAGES = {"image_size": 64, "crop_size": 64}
+TINY = {
+    "preprocess": Preprocess(matrix=64, series=2, slices=4, workers=1),
+    "loader": Loader(series=2, slices=48, samples=16, **IMAGES),
+    "train": Train("test_resnet", series=2, slices=24, samples=4, batch_size=4, workers=0, device="cpu", **IMAGES),
+    "extract": Extract("test_resnet", series=2, slices=4, device="cpu", **IMAGES),
+    "stage2": Stage2(channels=8, width=8, series=2, slices=6, batch_size=1, device="cpu"),
+    "end_to_end": EndToEnd("test_resnet", series=2, slices=6, device="cpu", **IMAGES),
+}
+
+
+@pytest.fixture(autouse=True)
+def known_peak(monkeypatch):
+    """It takes a second to measure."""
+    monkeypatch.setattr(bench_case, "measured_peak", lambda device: 1e12)
+
+
+@pytest.mark.parametrize("stage", TINY.values(), ids=TINY)
+def test_every_stage_is_measured_in_all_ways(stage, tmp_path):
+    with CASES[type(stage)](replace(stage, folder=tmp_path)) as case:
+        medians = measure(case, 1)
+    assert {OURS, PLAIN, FLOOR} <= set(medians)
+    assert all(seconds > 0 for seconds in medians.values())
+    assert case.work == (stage.series * getattr(stage, "samples", 1) if isinstance(stage, (Loader, Train)) else case.work) > 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_ways_are_timed_in_turn_and_the_first_round_is_not_counted():
+    done = []
+    case = Case("", {OURS: lambda: done.append("ours"), PLAIN: lambda: done.append("plain")}, 1, "slices", "", before=lambda: done.append("before"))
+    assert set(measure(case, 2)) == {OURS, PLAIN}
+    assert done == ["before", "ours", "before", "plain"] * 3
+    assert set(measure(case, 1, (OURS,))) == {OURS}
+
+
+def test_flops_are_those_of_the_products_forward_and_backward():
+    layer, x = nn.Linear(30, 50, bias=False), torch.ones(7, 30, requires_grad=True)
+    assert flops_of(lambda: layer(x)) == 2 * 7 * 30 * 50
+    assert flops_of(lambda: layer(x).sum().backward()) == 3 * 2 * 7 * 30 * 50
+
+
+@pytest.mark.parametrize("exponent", [0.0, 1.0, 2.0])
+def test_growth_is_the_slope_of_the_logarithms(exponent):
+    sizes = [10, 20, 40]
+    slope, straightness = growth_of(sizes, [0.3 * size**exponent for size in sizes])
+    assert slope == pytest.approx(exponent, abs=1e-9)
+    assert straightness == pytest.approx(1.0)
+    assert growth_of(sizes, [1.0, 4.0, 1.1])[1] < 0.1
+
+
+def test_the_usual_size_is_measured_once():
+    assert sizes_of(Extract(series=4, slices=60)) == [(2, 60), (4, 60), (8, 60), (4, 30), (4, 120)]
+
+
+def test_memory_counts_all_processes_of_a_group():
+    hold = "import subprocess, sys; x = b'1' * (50 << 20); print('ready', flush=True); sys.stdin.read()"
+    both = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {hold!r}]); {hold}"
+    with subprocess.Popen([sys.executable, "-c", both], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert [process.stdout.readline() for _ in range(2)] == [b"ready\n"] * 2
+        assert 100 << 20 < resident(process.pid) < 200 << 20
+        assert resident(os.getpid()) != resident(process.pid)
+        process.stdin.close()
+    while resident(process.pid):  # the grandchild ends on its own, or this test by its time limit
+        time.sleep(0.01)
+
+
+def test_all_stages_in_one_table_a_json_and_a_picture(tmp_path, monkeypatch, capsys):
+    """Two stages are enough here, in this process."""
+    monkeypatch.setattr(bench_all, "stages_of", lambda config: {name: TINY[name] for name in ("loader", "stage2")})
+    monkeypatch.setattr(bench_all, "measure_alone", measure_here)
+    table = measure_all(All(repeats=1, out=tmp_path / "out"))
+    assert table.stage.tolist() == ["loader", "stage2"]
+    rows = artifacts.read_json(tmp_path / "out" / "benchmark.json")["stages"]
+    assert [row["growth"]["slices"]["sizes"] for row in rows] == [[24, 48, 96], [3, 6, 12]]
+    assert all(row["peak_mib"] == 7 and np.isfinite(row["growth"]["series"]["exponent"]) for row in rows)
+    assert (tmp_path / "out" / "benchmark.png").read_bytes().startswith(b"\x89PNG")
+    assert "loader" in capsys.readouterr().out
+
+
+def measure_here(stage, repeats, names):
+    with CASES[type(stage)](stage) as case:
+        return {"seconds": measure(case, repeats, names), "work": case.work, "unit": case.unit, "floor": case.floor, "peak_mib": 7}
+
+
+def test_a_measurement_has_a_process_of_its_own():
+    found = bench_all.measure_alone(TINY["stage2"], 1, (OURS,))
+    assert set(found["seconds"]) == {OURS} and found["work"] == 2 and found["peak_mib"] > 50
+
+
+def test_a_measurement_that_fails_is_one_sentence():
+    result = subprocess.run(
+        [sys.executable, "tools/benchmark.py", "extract", "--encoder", "no_such"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.returncode == 1 and "timm knows no encoder" in result.stderr and "Traceback" not in result.stderr
