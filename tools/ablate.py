@@ -1,7 +1,9 @@
 """What each piece of stage 1 is worth: the same training without it, on synthetic series, over seeds and folds.
 
-    python tools/make_demo_data.py --out ablation/data --series 600 && python preprocess_data.py --data-dir ablation/data --image-size 96
-    python create_folds.py --data-dir ablation/data --folds 2 && python tools/ablate.py --data-dir ablation/data --out ablation
+    python tools/make_demo_data.py --out ablation/data --series 480 --matrix 96 --slices 28 --seed 1
+    python preprocess_data.py --data-dir ablation/data --image-size 72 --no-write-slices
+    python create_folds.py --data-dir ablation/data --folds 2
+    python tools/ablate.py --data-dir ablation/data --out ablation --crop-size 66
 
 Every variant is trained on each fold with each seed, to the last epoch (none is chosen), and judged on the held-out folds, pooled: the
 spots, and the series by the maximum over their slices. Hard negatives are mined from the plain runs of the first seed. Finished runs are skipped.
