@@ -46,12 +46,13 @@ class Config:
     memory_limit: float = 8.0  # GiB of address space a worker may take
 
 
-def main(config: Config) -> pd.DataFrame:
+def main(config: Config, submit: Callable = run_in_workers) -> pd.DataFrame:
+    """The series that failed. submit: has the jobs done, here or elsewhere, as `run_in_workers` does (tools/preprocess_with_dask.py)."""
     data = DataFolder(config.data_dir)
     train = artifacts.read_train(data)
     uids = ranks.share(train.SeriesInstanceUID.tolist(), config.shard or "1/1")
     if config.check:
-        facts, failed = run_all(survey_series, config, uids)
+        facts, failed = run_all(survey_series, config, uids, submit)
         data_report.report(data, train, facts, failed)
         return some_left(failed, uids, data.series_report)
 
@@ -59,7 +60,7 @@ def main(config: Config) -> pd.DataFrame:
     artifacts.settle(data.array_settings, settings, "give the same settings, or another --data-dir")
     missing = [uid for uid in uids if not has_arrays(data, uid, config.image_size, config.write_slices)]
     print(f"{len(uids)} series, {len(uids) - len(missing)} of them done before")
-    _, failed = run_all(prepare_series, config, missing)
+    _, failed = run_all(prepare_series, config, missing, submit)
     print(f"{len(uids) - len(failed)} of {len(uids)} series are ready")
     data_report.print_failures(failed)
     if config.shard:
@@ -73,10 +74,10 @@ def main(config: Config) -> pd.DataFrame:
     return failed
 
 
-def run_all(function: Callable[[Job], dict | Failure], config: Config, uids: list[str]) -> tuple[dict[str, dict], pd.DataFrame]:
-    """({uid: facts} of the series that went well, SeriesInstanceUID, reason and detail of the others), by worker processes."""
+def run_all(function: Callable[[Job], dict | Failure], config: Config, uids: list[str], submit: Callable) -> tuple[dict[str, dict], pd.DataFrame]:
+    """({uid: facts} of the series that went well, SeriesInstanceUID, reason and detail of the others)."""
     jobs = [Job(config.data_dir, uid, config.image_size, config.mr_window, config.write_slices) for uid in uids]
-    results = run_in_workers(function, jobs, config.workers, Limits(config.time_limit, config.memory_limit))
+    results = submit(function, jobs, config.workers, Limits(config.time_limit, config.memory_limit))
     facts, failed, slices = {}, [], 0
     try:
         with closing(results), progress(None, "preprocess", " series", total=len(jobs)) as bar:
