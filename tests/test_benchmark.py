@@ -13,10 +13,11 @@ from src import artifacts
 from tests.conftest import ROOT
 from tools import bench_all, bench_case
 from tools.bench_all import CASES, All, growth_of, measure_all, sizes_of
-from tools.bench_case import FLOOR, OURS, PLAIN, Case, flops_of, measure
+from tools.bench_case import FLOOR, OURS, PLAIN, Case, measure
 from tools.bench_inference import EndToEnd, Extract
 from tools.bench_preprocess import Preprocess
 from tools.bench_training import Loader, Stage2, Train
+from tools.count_flops import flops_of
 from tools.memory import resident
 
 IMAGES = {"image_size": 64, "crop_size": 64}

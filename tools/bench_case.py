@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from src import engine
 
@@ -56,13 +55,6 @@ def show(case: Case, medians: dict[str, float]) -> None:
         print(f"{medians[OURS] / medians[FLOOR]:.2f} times the floor: {case.floor}")
     if case.device.type == "cuda":
         print(f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB of GPU memory")
-
-
-def flops_of(work: Callable[[], object]) -> float:
-    """Floating-point operations of matrix products and convolutions, forward and backward, while `work` runs."""
-    with FlopCounterMode(display=False) as counter:
-        work()
-    return float(counter.get_total_flops())
 
 
 def measured_peak(device: torch.device) -> float:

@@ -23,8 +23,9 @@ from src.runtime import Clock
 from src.sequence_transformer import BothStages, new_transformer, series_probabilities
 from src.slice_cnn import SliceCNN, build_slice_cnn
 from src.volume import TOP, centre_crop, prepare
-from tools.bench_case import OURS, PLAIN, Case, flops_of
+from tools.bench_case import OURS, PLAIN, Case
 from tools.bench_preprocess import Preprocess, write_series
+from tools.count_flops import flops_of
 
 
 @dataclass

@@ -27,7 +27,8 @@ from src.loaders import batches_of, make_loader
 from src.losses import focal_loss
 from src.sequence_transformer import new_transformer
 from src.volume import TOP, centre_crop, neighbours
-from tools.bench_case import FLOOR, OURS, PLAIN, Case, flops_of, synchronize
+from tools.bench_case import FLOOR, OURS, PLAIN, Case, synchronize
+from tools.count_flops import flops_of
 
 
 @dataclass

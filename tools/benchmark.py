@@ -23,11 +23,14 @@ from src.runtime import run_script
 from tools.bench_all import CASES, All, measure_all
 from tools.bench_case import measure, show
 from tools.bench_inference import EndToEnd, Extract
+from tools.bench_plan import plan
 from tools.bench_preprocess import Preprocess
 from tools.bench_training import Loader, Stage2, Train
+from tools.plan_costs import Plan
 
 COMMANDS = {
     "all": All(),
+    "plan": Plan(),
     "preprocess": Preprocess(),
     "loader": Loader(),
     "train": Train(),
@@ -37,9 +40,11 @@ COMMANDS = {
 }
 
 
-def main(config: All | Preprocess | Loader | Train | Extract | Stage2 | EndToEnd) -> object:
+def main(config: All | Plan | Preprocess | Loader | Train | Extract | Stage2 | EndToEnd) -> object:
     if isinstance(config, All):
         return measure_all(config)
+    if isinstance(config, Plan):
+        return plan(config)
     with CASES[type(config)](config) as case:
         medians = measure(case, config.repeats)
     show(case, medians)
