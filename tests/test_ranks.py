@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -23,9 +24,9 @@ from tests.test_train_stage1 import small
 ENCODER = "test_convnext"
 
 
-def stage1(tiny, model_dir, *flags, processes=1, **options):
-    """train_stage1.py on the tiny set; without dropout, whose masks are drawn rank by rank."""
-    start = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
+def stage1(tiny, model_dir, *flags, processes=1, meet=("--standalone",), **options):
+    """train_stage1.py on the tiny set; without dropout, whose masks are drawn rank by rank. meet: how the ranks find each other, where torchrun starts them."""
+    start = ["-m", "torch.distributed.run", *meet, f"--nproc-per-node={processes}"] if processes > 1 or "--nnodes=2" in meet else []
     flags = ["--encoder", ENCODER, "--no-pretrained", "--crop-size", CROP, "--dropout", 0, "--lr", 1e-3, "--workers", 0, "--device", "cpu", *flags]
     command = [sys.executable, *start, ROOT / "train_stage1.py", "--data-dir", tiny.root, "--model-dir", model_dir, *flags]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -52,6 +53,19 @@ def test_two_ranks_and_two_pieces_train_as_one_process(tiny, tmp_path):
         assert [row["loss"] for row in rows[0]] == pytest.approx([row["loss"] for row in rows[1]], abs=1e-4)
         assert [row["scores"]["score"] for row in rows[0]] == pytest.approx([row["scores"]["score"] for row in rows[1]], abs=0.02)
     assert "2 x cpu" in text and text.count("epoch   4") == 1  # rank 0 alone prints
+
+
+def test_two_nodes_train_as_one_process(tiny, tmp_path):
+    """Two launches that meet at a port, as docs/scale.md starts them on two machines; a batch is an epoch again."""
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
+    meet = ["--nnodes=2", "--rdzv-backend=c10d", "--rdzv-id=7", f"--rdzv-endpoint=localhost:{port}"]
+    nodes = [stage1(tiny, tmp_path / "two", "--batch-size", 32, "--epochs", 3, meet=meet) for _ in range(2)]
+    train_stage1.main(small(tiny, tmp_path / "one", batch_size=32, epochs=3, dropout=0.0))
+    texts = [finished(node) for node in nodes]
+    one, two = metrics_of(tmp_path / "one"), metrics_of(tmp_path / "two")
+    assert [row["loss"] for row in one] == pytest.approx([row["loss"] for row in two], abs=1e-4) and len(two) == 3
+    assert sorted("2 x cpu" in text for text in texts) == [False, True]  # rank 0 alone prints
 
 
 def test_a_rank_that_dies_ends_the_others(tiny, tmp_path):

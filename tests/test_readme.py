@@ -1,4 +1,4 @@
-"""What the README says to type exists, and does what the README says."""
+"""What the README and docs/ say to type exists, and does what they say."""
 
 import re
 
@@ -7,10 +7,12 @@ import pytest
 from tests.conftest import ROOT, help_of
 
 README = (ROOT / "README.md").read_text()
-COMMANDS = sorted(set(re.findall(r"python ([\w/]+\.py[^`\n#]*)", README)))
+PAGES = "\n".join([README, *(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))])
+COMMANDS = sorted(set(re.findall(r"python ([\w/]+\.py[^`\n#]*)", PAGES)))
+LAUNCHED = sorted(set(re.findall(r"torchrun [^`\n#]*?(\w+\.py[^`\n#]*)", PAGES)))
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", COMMANDS + LAUNCHED)
 def test_each_command_exists_and_knows_its_flags(command):
     script, *words = command.split()
     assert (ROOT / script).exists()
