@@ -11,7 +11,6 @@ import os
 import pickle
 import re
 import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -384,18 +383,11 @@ def read_json_lines(path: Path) -> list[dict]:
 def settle(path: Path, settings: dict, remedy: str) -> None:
     """Write the settings that the files beside `path` are made with, or refuse settings other than those they were made with."""
     if not path.exists():
-        write_beside_others(path, settings)
+        return write_json(path, settings)
     made = read_json(path)
     for name, value in settings.items():
         if made.get(name) != value:
             raise ArtifactError(f"{path.parent} was made with {name} {made.get(name)}, not {value}: {remedy}")
-
-
-def write_beside_others(path: Path, content: dict) -> None:
-    """As `write_json`, where several processes may do so at once: each has a temporary file of its own."""
-    own = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    write_json(own, content)
-    os.replace(own, path)
 
 
 def fingerprint(path: Path) -> str:
@@ -407,14 +399,13 @@ def fingerprint(path: Path) -> str:
 def keep_features_of(run: RunFolder, weights: str, alone: bool) -> None:
     """Before extraction: features of these weights stay, those of others are removed; refused where other processes may be at work on them."""
     known = read_json(run.feature_settings)["weights"] if run.feature_settings.exists() else None
-    if known != weights and any(run.features.glob("*.npy")):
+    if known != weights and run.features.exists():
         if not alone:
             raise ArtifactError(f"{run.features} holds features of other weights: delete it and {run.logits} first")
         print(f"{run.features} holds features of other weights: they are made anew")
         shutil.rmtree(run.logits, ignore_errors=True)
         shutil.rmtree(run.features)
-    if known != weights:
-        write_beside_others(run.feature_settings, {"weights": weights})
+    write_json(run.feature_settings, {"weights": weights})
 
 
 def require_features_of(run: RunFolder, weights: str) -> None:
