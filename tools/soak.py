@@ -2,24 +2,21 @@
 
     python tools/soak.py --out soak --series 1000
 
-The same synthetic series are run through twice: disturbed, where a share of the series is broken in one of WAYS and each stage is killed
-once, with all its processes, at a random moment (after its first finished series or epoch; where these cannot be counted, in the second half
-of its time), and then run again; and undisturbed, over links to the good series alone. At the end all arrays, tables, weights, features,
-scores and predictions must be equal bit for bit, and the broken series must be those of failed_series.csv. Memory is that of all processes
-of a stage together (Linux only; pages that they share count in each).
+The same synthetic series are run through twice: disturbed, where a share of the series is broken in one of the WAYS of
+tools/soak_ways.py and each stage is killed once, with all its processes, at a random moment (after its first finished series or epoch; where
+these cannot be counted, in the second half of its time), and then run again; and undisturbed, over links to the good series alone. At the end
+all arrays, tables, weights, features, scores and predictions must be equal bit for bit, and the broken series must be those of
+failed_series.csv. Memory is that of all processes of a stage together (Linux only; pages that they share count in each).
 
 Writes  {out}/disturbed/ and {out}/undisturbed/, each with data/ and model/, {out}/soak.log (what the stages printed), {out}/soak.json
 Ends with 0 where all is equal, with 1 and the first difference where not.
 """
 
 import os
-import shutil
 import signal
-import struct
 import subprocess
 import sys
 import time
-import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -27,10 +24,6 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from pydicom import dcmread
-from pydicom.dataset import Dataset
-from pydicom.encaps import encapsulate
-from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -39,12 +32,13 @@ from src.artifacts import DataFolder, RunFolder
 from src.engine import settings_of
 from src.runtime import OK, SOME_FAILED, UserError, run_script
 from tools import make_demo_data
+from tools.memory import resident
+from tools.soak_ways import WAYS
 
 ROOT = Path(__file__).resolve().parents[1]
 ENCODER = "test_resnet"
 PERIOD = 0.05  # seconds between two looks at a stage
 PATIENCE = 30.0  # seconds that the processes of a stage may take to end after it
-BOMB = 400  # MiB that a deflated header unpacks to
 STEADY = ("preprocess_data", "extract_features")  # do the same work for each series: their memory must not grow
 EVALUATIONS = ("stage1", "stage2", "end_to_end")
 
@@ -214,7 +208,7 @@ def watch(command: list[str], log: IO, done: Callable[[], int], least: int = 0, 
             last = now if count > before else last
             first = first or last
             reached = now if reached is None and count >= least else reached
-            megabytes.append((now, sum(resident(child.pid))))
+            megabytes.append((now, resident(child.pid) / 1e6))
     finally:
         if child.poll() is None:
             os.killpg(child.pid, signal.SIGKILL)
@@ -225,19 +219,6 @@ def watch(command: list[str], log: IO, done: Callable[[], int], least: int = 0, 
             raise UserError(f"{Path(command[1]).name} left processes behind, in group {child.pid}")
         time.sleep(PERIOD)
     return Watched(child.returncode, seconds, first, last, done(), megabytes)
-
-
-def resident(group: int) -> list[float]:
-    """Resident memory in MB of each process of a group that is alive."""
-    found = []
-    for name in filter(str.isdecimal, os.listdir("/proc")):
-        try:
-            fields = Path("/proc", name, "stat").read_text().rpartition(")")[2].split()  # from the state on: proc_pid_stat(5)
-        except OSError:  # it ended meanwhile
-            continue
-        if int(fields[2]) == group and fields[0] not in "ZX":
-            found.append(int(fields[21]) * os.sysconf("SC_PAGE_SIZE") / 1e6)
-    return found
 
 
 def row_of(stage: Stage, whole: Watched, killed: Watched, again: Watched | None) -> dict:
@@ -329,94 +310,6 @@ def difference(expected: dict, found: dict) -> str:
         return ""
     values = [str(sides[wrong[0]])[:40] if wrong[0] in sides else "missing" for sides in (expected, found)]
     return f"{len(wrong)} of {len(expected | found)} differ, the first is {wrong[0]}: {values[0]} expected, {values[1]} found"
-
-
-def rewrite(change: Callable[[bytes], bytes], folder: Path) -> None:
-    """Other bytes in each file of a series."""
-    for path in folder.iterdir():
-        path.write_bytes(change(path.read_bytes()))
-
-
-def edit(change: Callable[[Dataset], None], folder: Path) -> None:
-    """Other tags in each file of a series."""
-    for path in folder.iterdir():
-        data = dcmread(path)
-        change(data)
-        data.save_as(path)
-
-
-def emptied(folder: Path) -> None:
-    shutil.rmtree(folder)
-    folder.mkdir()
-
-
-def links_to_nowhere(folder: Path) -> None:
-    for path in list(folder.iterdir()):
-        path.unlink()
-        path.symlink_to(folder / "nowhere")
-
-
-def inverted_header(whole: bytes) -> bytes:
-    """All bits of the first 400 bytes flipped, the magic word's too."""
-    return bytes(byte ^ 0xFF for byte in whole[:400]) + whole[400:]
-
-
-def nested(whole: bytes) -> bytes:
-    """400 sequences, each in an item of the one before, ahead of all other tags."""
-    start = 144 + struct.unpack("<I", whole[140:144])[0]
-    opened = struct.pack("<HH2sHI", 0x0008, 0x1140, b"SQ", 0, 0xFFFFFFFF) + struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF)
-    closed = struct.pack("<HHIHHI", 0xFFFE, 0xE00D, 0, 0xFFFE, 0xE0DD, 0)
-    return whole[:start] + opened * 400 + closed * 400 + whole[start:]
-
-
-def bomb(folder: Path) -> None:
-    """One file is left, whose small deflated header unpacks to a huge one."""
-    first, *others = sorted(folder.iterdir())
-    for path in others:
-        path.unlink()
-    data = dcmread(first)
-    data.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
-    data.save_as(first)
-    whole = first.read_bytes()
-    start = 144 + struct.unpack("<I", whole[140:144])[0]
-    packer = zlib.compressobj(1, wbits=-zlib.MAX_WBITS)
-    parts = (struct.pack("<HH2sHI", 0x0009, 0x0010, b"OB", 0, BOMB << 20), *[bytes(1 << 20)] * BOMB, zlib.decompress(whole[start:], -zlib.MAX_WBITS))
-    first.write_bytes(whole[:start] + b"".join(map(packer.compress, parts)) + packer.flush())
-
-
-def noise(syntax: str, data: Dataset, **tags) -> None:
-    """Noise in place of compressed frames; `tags` come on top."""
-    data.file_meta.TransferSyntaxUID = syntax
-    data.PixelData = encapsulate([np.random.default_rng(0).bytes(500)] * int(data.get("NumberOfFrames", 1)))
-    data["PixelData"].VR, data["PixelData"].is_undefined_length = "OB", True
-    data.update(tags)
-
-
-def tags(data: Dataset, **values) -> None:
-    data.update(values)
-
-
-HTML = b"<html>sign in</html>" * 50
-WAYS: dict[str, tuple[Callable[[Path], None], str]] = {  # name: (what is done to the folder of a series, the reason with which it is refused)
-    "missing folder": (shutil.rmtree, "missing"),
-    "empty folder": (emptied, "no_dicom"),
-    "files of zero bytes": (partial(rewrite, lambda _: b""), "empty"),
-    "text": (partial(rewrite, lambda _: HTML), "not_dicom"),
-    "text behind the magic word": (partial(rewrite, lambda _: b"x" * 128 + b"DICM" + HTML), "not_dicom"),
-    "headers cut": (partial(rewrite, lambda whole: whole[:400]), "truncated"),
-    "pixels cut": (partial(rewrite, lambda whole: whole[:-1]), "truncated"),
-    "flipped headers": (partial(rewrite, inverted_header), "not_dicom"),
-    "nested sequences": (partial(rewrite, nested), "too_deep"),
-    "huge images": (partial(edit, partial(noise, RLELossless, Rows=32767, Columns=32767)), "too_large"),
-    "too many frames": (partial(edit, partial(noise, RLELossless, NumberOfFrames=500000)), "too_large"),
-    "noise for JPEG 2000": (partial(edit, partial(noise, JPEG2000Lossless)), "decode_error"),
-    "noise for RLE": (partial(edit, partial(noise, RLELossless)), "decode_error"),
-    "syntax without a decoder": (partial(edit, partial(noise, "1.2.840.10008.1.2.4.100")), "missing_decoder"),
-    "deflate bomb": (bomb, "truncated"),
-    "colour": (partial(edit, partial(tags, SamplesPerPixel=3, PhotometricInterpretation="RGB")), "colour"),
-    "another modality": (partial(edit, partial(tags, Modality="PT")), "other_modality"),
-    "links to nowhere": (links_to_nowhere, "unreadable"),
-}
 
 
 if __name__ == "__main__":
