@@ -45,9 +45,10 @@ def main(config: Config) -> int:
     model = build_slice_cnn(checkpoint["settings"], checkpoint["weights"], device)
 
     every, held_out = artifacts.read_fold(data, config.fold, checkpoint["settings"])
-    artifacts.keep_features_of(run, artifacts.fingerprint(run.best("stage1")), alone=config.shard is None and ranks.world() == 1)
+    part = config.shard or ranks.part()
     lengths = (held_out if config.series == "held-out" else every).set_index("SeriesInstanceUID").length
-    mine = ranks.share(lengths.index.tolist(), config.shard)
+    mine = ranks.share(lengths.index.tolist(), part)
+    artifacts.keep_features_of(run, artifacts.fingerprint(run.best("stage1")), part)
     todo = [uid for uid in mine if not run.has_features(uid)]
     slices = int(lengths[todo].sum())
     print(f"{len(todo)} of {len(mine)} series to go, {slices} slices; {device}, {engine.precision(device)}")

@@ -50,14 +50,15 @@ def main(config: Config, submit: Callable = run_in_workers) -> pd.DataFrame:
     """The series that failed. submit: has the jobs done, here or elsewhere, as `run_in_workers` does (tools/preprocess_with_dask.py)."""
     data = DataFolder(config.data_dir)
     train = artifacts.read_train(data)
-    uids = ranks.share(train.SeriesInstanceUID.tolist(), config.shard or "1/1")
+    part = config.shard or "1/1"
+    uids = ranks.share(train.SeriesInstanceUID.tolist(), part)
     if config.check:
         facts, failed = run_all(survey_series, config, uids, submit)
         data_report.report(data, train, facts, failed)
         return some_left(failed, uids, data.series_report)
 
     settings = {"image_size": config.image_size, "mr_window": config.mr_window}
-    artifacts.settle(data.array_settings, settings, "give the same settings, or another --data-dir")
+    artifacts.settle(data.array_settings, settings, "give the same settings, or another --data-dir", part)
     missing = [uid for uid in uids if not has_arrays(data, uid, config.image_size, config.write_slices)]
     print(f"{len(uids)} series, {len(uids) - len(missing)} of them done before")
     _, failed = run_all(prepare_series, config, missing, submit)

@@ -186,18 +186,23 @@ def remedy(path: Path) -> str:
     return next((remedy for name, remedy in MADE_BY if re.fullmatch(name, path.name)), "check the path")
 
 
-def temporary(path: Path) -> Path:
-    """Where `path` is written until it is whole: one name, so that the next run clears what a killed one left."""
-    return path.with_name(f".{path.name}.tmp")
+def temporary(path: Path, part: str = "1/1") -> Path:
+    """Where `path` is written until it is whole: one name, so that the next run clears what a killed one left.
+
+    part: "i/n", the i-th of n processes that may write the same file at once; each has its own name.
+    """
+    own = "" if part == "1/1" else f".{part.replace('/', 'of')}"
+    return path.with_name(f".{path.name}{own}.tmp")
 
 
 @contextmanager
-def atomic(path: Path, mode: str = "wb", sync: bool = True) -> Iterator[IO]:
+def atomic(path: Path, mode: str = "wb", sync: bool = True, part: str = "1/1") -> Iterator[IO]:
     """Open a temporary file beside `path`; rename it to `path` when the block ends well, remove it when not.
 
     sync: wait until the disk has it, so that it outlives a power failure.
+    part: as in `temporary`.
     """
-    partial = temporary(path)
+    partial = temporary(path, part)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(partial, mode) as file:
@@ -351,9 +356,14 @@ def _fill_texts(table: pd.DataFrame) -> pd.DataFrame:
     return table.fillna({"orientation": "", "patient_id": ""})
 
 
-def write_json(path: Path, content: dict, sync: bool = True) -> None:
-    with atomic(path, "w", sync) as file:
+def write_json(path: Path, content: dict, sync: bool = True, part: str = "1/1") -> None:
+    with atomic(path, "w", sync, part) as file:
         json.dump(content, file, indent=1)
+
+
+def write_lines(path: Path, lines: list[str]) -> None:
+    with atomic(path, "w") as file:
+        file.writelines(f"{line}\n" for line in lines)
 
 
 def append_line(path: Path, line: str) -> None:
@@ -380,10 +390,14 @@ def read_json_lines(path: Path) -> list[dict]:
         raise ArtifactError(f"{path} has a line that is not json ({error}): delete that line") from error
 
 
-def settle(path: Path, settings: dict, remedy: str) -> None:
-    """Write the settings that the files beside `path` are made with, or refuse settings other than those they were made with."""
+def settle(path: Path, settings: dict, remedy: str, part: str = "1/1") -> None:
+    """Write the settings that the files beside `path` are made with, or refuse settings other than those they were made with.
+
+    part: of several processes that do so at once, as in `temporary`.
+    """
+    temporary(path, part).unlink(missing_ok=True)  # what a killed one left, which another may have settled since
     if not path.exists():
-        return write_json(path, settings)
+        return write_json(path, settings, part=part)
     made = read_json(path)
     for name, value in settings.items():
         if made.get(name) != value:
@@ -396,16 +410,23 @@ def fingerprint(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def keep_features_of(run: RunFolder, weights: str, alone: bool) -> None:
-    """Before extraction: features of these weights stay, those of others are removed; refused where other processes may be at work on them."""
+def keep_features_of(run: RunFolder, weights: str, part: str = "1/1") -> None:
+    """Before extraction: features of these weights stay, those of others are removed; refused where other processes may be at work on them.
+
+    part: of several processes that do so at once, as in `temporary`.
+    """
+    temporary(run.feature_settings, part).unlink(missing_ok=True)
+    found = any(run.features.glob("*.npy"))  # before their settings are read: others write these first
     known = read_json(run.feature_settings)["weights"] if run.feature_settings.exists() else None
-    if known != weights and run.features.exists():
-        if not alone:
+    if known == weights:
+        return
+    if found:
+        if part != "1/1":
             raise ArtifactError(f"{run.features} holds features of other weights: delete it and {run.logits} first")
         print(f"{run.features} holds features of other weights: they are made anew")
         shutil.rmtree(run.logits, ignore_errors=True)
         shutil.rmtree(run.features)
-    write_json(run.feature_settings, {"weights": weights})
+    write_json(run.feature_settings, {"weights": weights}, part=part)
 
 
 def require_features_of(run: RunFolder, weights: str) -> None:

@@ -54,9 +54,14 @@ def total(values):
     return values
 
 
-def share(items: list, which: str | None = None) -> list:
-    """Every n-th item, beginning with the i-th, of `which` "i/n"; of this rank where it is None."""
-    index, _, count = (which or f"{rank() + 1}/{world()}").partition("/")
+def part() -> str:
+    """ "i/n": this rank is the i-th of n, counted from 1."""
+    return f"{rank() + 1}/{world()}"
+
+
+def share(items: list, which: str) -> list:
+    """Every n-th item, beginning with the i-th, of `which` "i/n"."""
+    index, _, count = which.partition("/")
     if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
         raise UserError(f"--shard {which!r} is not i/n with 1 <= i <= n")
     return items[int(index) - 1 :: int(count)]

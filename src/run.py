@@ -19,6 +19,7 @@ class Run:
     def __init__(self, folder: RunFolder, stage: str, settings: dict, script: Path, resume: bool):
         self.folder, self.stage, self.settings = folder, stage, settings
         self.epoch, self.best = 0, None  # epochs done; score and epoch of the best
+        self.lines: list[str] = []  # json, one an epoch; kept in the state, of which metrics_{stage}.jsonl is a copy to be read
         self.resumed = folder.last(stage).exists()
         if self.resumed and not resume:
             raise ArtifactError(f"{folder.root} holds a {stage} run already: go on with it by --resume, or delete {folder.last(stage)}")
@@ -43,7 +44,7 @@ class Run:
     def _checked_state(self) -> dict:
         """What a resume needs, where the settings are still those of the run."""
         last = self.folder.last(self.stage)
-        state = artifacts.read_checkpoint(last, ("learner", "epoch", "best", "settings"))
+        state = artifacts.read_checkpoint(last, ("learner", "epoch", "best", "lines", "settings"))
         for name, value in self.settings.items():
             if name not in MAY_CHANGE and state["settings"].get(name) != value:
                 raise ArtifactError(f"{last} was trained with {name} {state['settings'].get(name)}, not {value}: it cannot go on so")
@@ -54,8 +55,9 @@ class Run:
         if not self.resumed:
             return
         learner.load_state_dict(self.state["learner"])
-        self.epoch, self.best = self.state["epoch"], self.state["best"]
+        self.epoch, self.best, self.lines = self.state["epoch"], self.state["best"], self.state["lines"]
         self.state = None
+        self._show_lines()
         self.say(f"going on after epoch {self.epoch}")
 
     def epoch_done(self, learner, loss: float, scores: dict | None, seconds: float, extra: dict | None = None) -> None:
@@ -73,15 +75,23 @@ class Run:
         if is_best:
             content = {"weights": learner.average.module.state_dict(), "settings": self.settings | (extra or {}), **self.best}
             artifacts.write_checkpoint(self.folder.best(self.stage), content)
-        state = {"learner": learner.state_dict(), "epoch": self.epoch, "best": self.best, "settings": self.settings}
-        artifacts.write_checkpoint(self.folder.last(self.stage), state)
-        self._report(learner, loss, scores, seconds)
-
-    def _report(self, learner, loss: float, scores: dict | None, seconds: float) -> None:
         lr = learner.optimizer.param_groups[0]["lr"]
         row = {"epoch": self.epoch, "loss": loss, "lr": lr, "seconds": seconds, "broken_steps": int(learner.broken), "scores": scores}
-        artifacts.append_line(self.folder.metrics(self.stage), json.dumps(row))
+        self.lines.append(json.dumps(row))
+        state = {"learner": learner.state_dict(), "epoch": self.epoch, "best": self.best, "lines": self.lines, "settings": self.settings}
+        artifacts.write_checkpoint(self.folder.last(self.stage), state)
+        self._show_lines()
+        self._report(loss, lr, scores, seconds)
+
+    def _show_lines(self) -> None:
+        """The json lines, and a picture of them, as files."""
+        if not ranks.first():
+            return
+        artifacts.write_lines(self.folder.metrics(self.stage), self.lines)
         draw_progress(self.folder.metrics(self.stage), self.folder.curves(self.stage))
+
+    def _report(self, loss: float, lr: float, scores: dict | None, seconds: float) -> None:
+        """The epoch in tensorboard, in the log and on the screen."""
         if self.events:
             for name, value in {"loss": loss, "lr": lr, "score": scores["score"] if scores else None}.items():
                 if value is not None:

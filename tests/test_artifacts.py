@@ -1,5 +1,7 @@
 import os
 import pickle
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import numpy as np
 import pandas as pd
@@ -154,16 +156,48 @@ def test_settings_that_differ_are_refused_with_both_values(tmp_path):
 
 def test_features_of_other_weights_are_removed_before_and_refused_after_extraction(tmp_path):
     run = RunFolder(tmp_path, "test_convnext", 0)
-    artifacts.keep_features_of(run, "a", alone=True)
+    artifacts.keep_features_of(run, "a")
     artifacts.write_array(run.feature("1.2"), np.zeros((2, 3, 4), np.float16))
-    artifacts.keep_features_of(run, "a", alone=True)
+    artifacts.keep_features_of(run, "a")
     assert run.feature("1.2").exists()
     with pytest.raises(ArtifactError, match="other weights"):
         artifacts.require_features_of(run, "b")
     with pytest.raises(ArtifactError, match="other weights"):
-        artifacts.keep_features_of(run, "b", alone=False)
-    artifacts.keep_features_of(run, "b", alone=True)
+        artifacts.keep_features_of(run, "b", "2/3")
+    artifacts.keep_features_of(run, "b")
     assert not run.feature("1.2").exists()
+
+
+@pytest.mark.parametrize("how", ["arrays", "features"])
+def test_parts_that_start_in_the_same_moment_do_not_meet(tmp_path, how):
+    """Threads, for the files the same as processes; 20 times, as a collision is a matter of luck."""
+    parts = [f"{i}/4" for i in range(1, 5)]
+    for turn in range(20):
+        run, gate = RunFolder(tmp_path, f"net{turn}", 0), Barrier(len(parts))
+
+        def start(part, run=run, gate=gate):
+            gate.wait()
+            if how == "arrays":
+                artifacts.settle(run.root / "settings.json", {"image_size": 512}, "delete it", part)
+            else:
+                artifacts.keep_features_of(run, "a", part)
+                artifacts.write_array(run.feature(part.replace("/", ".")), np.zeros(1))
+
+        with ThreadPoolExecutor(len(parts)) as pool:
+            assert list(pool.map(start, parts)) == [None] * len(parts)
+        kept = run.features if how == "features" else run.root
+        assert sorted(path.name for path in kept.iterdir() if path.suffix != ".npy") == ["settings.json"]
+
+
+def test_what_a_killed_part_left_goes_with_its_next_start(tmp_path):
+    run = RunFolder(tmp_path, "net", 0)
+    artifacts.keep_features_of(run, "a", "1/2")
+    left = artifacts.temporary(run.feature_settings, "2/2")
+    left.write_text("{")
+    artifacts.keep_features_of(run, "a", "1/2")
+    assert left.exists()
+    artifacts.keep_features_of(run, "a", "2/2")
+    assert not left.exists()
 
 
 def test_the_number_of_folds_is_told_by_the_table(tmp_path):

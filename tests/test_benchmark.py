@@ -4,16 +4,17 @@ import sys
 import time
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from src import artifacts
+from src.runtime import UserError
 from tests.conftest import ROOT
 from tools import bench_all, bench_case
-from tools.bench_all import CASES, All, growth_of, measure_all, sizes_of
-from tools.bench_case import FLOOR, OURS, PLAIN, Case, measure
+from tools.bench_all import All, growth_of, measure_all, sizes_of
+from tools.bench_apart import CASES, Apart
+from tools.bench_case import FLOOR, OURS, PLAIN, Case, measure, ratio
 from tools.bench_inference import EndToEnd, Extract
 from tools.bench_preprocess import Preprocess
 from tools.bench_training import Loader, Stage2, Train
@@ -40,9 +41,9 @@ def known_peak(monkeypatch):
 @pytest.mark.parametrize("stage", TINY.values(), ids=TINY)
 def test_every_stage_is_measured_in_all_ways(stage, tmp_path):
     with CASES[type(stage)](replace(stage, folder=tmp_path)) as case:
-        medians = measure(case, 1)
-    assert {OURS, PLAIN, FLOOR} <= set(medians)
-    assert all(seconds > 0 for seconds in medians.values())
+        times = measure(case, 1)
+    assert {OURS, PLAIN, FLOOR} <= set(times)
+    assert all(seconds > 0 for [seconds] in times.values())
     assert case.work == (stage.series * getattr(stage, "samples", 1) if isinstance(stage, (Loader, Train)) else case.work) > 0
     assert not list(tmp_path.iterdir())
 
@@ -50,9 +51,13 @@ def test_every_stage_is_measured_in_all_ways(stage, tmp_path):
 def test_ways_are_timed_in_turn_and_the_first_round_is_not_counted():
     done = []
     case = Case("", {OURS: lambda: done.append("ours"), PLAIN: lambda: done.append("plain")}, 1, "slices", "", before=lambda: done.append("before"))
-    assert set(measure(case, 2)) == {OURS, PLAIN}
+    assert [len(times) for times in measure(case, 2).values()] == [2, 2, 2]
     assert done == ["before", "ours", "before", "plain"] * 3
-    assert set(measure(case, 1, (OURS,))) == {OURS}
+
+
+def test_a_phase_in_which_the_machine_is_slow_does_not_change_a_ratio():
+    assert ratio([2.0, 6.0, 2.0], [1.0, 3.0, 1.0]) == 2.0
+    assert growth_of([1, 2], [[1.0, 3.0, 1.0], [2.0, 6.0, 2.0]])["exponent"] == pytest.approx(1)
 
 
 def test_flops_are_those_of_the_products_forward_and_backward():
@@ -64,10 +69,10 @@ def test_flops_are_those_of_the_products_forward_and_backward():
 @pytest.mark.parametrize("exponent", [0.0, 1.0, 2.0])
 def test_growth_is_the_slope_of_the_logarithms(exponent):
     sizes = [10, 20, 40]
-    slope, straightness = growth_of(sizes, [0.3 * size**exponent for size in sizes])
-    assert slope == pytest.approx(exponent, abs=1e-9)
-    assert straightness == pytest.approx(1.0)
-    assert growth_of(sizes, [1.0, 4.0, 1.1])[1] < 0.1
+    growth = growth_of(sizes, [[0.3 * size**exponent] for size in sizes])
+    assert growth["exponent"] == pytest.approx(exponent, abs=1e-9)
+    assert growth["straightness"] == pytest.approx(1.0)
+    assert growth_of(sizes, [[1.0], [4.0], [1.1]])["straightness"] < 0.1
 
 
 def test_the_usual_size_is_measured_once():
@@ -89,24 +94,50 @@ def test_memory_counts_all_processes_of_a_group():
 def test_all_stages_in_one_table_a_json_and_a_picture(tmp_path, monkeypatch, capsys):
     """Two stages are enough here, in this process."""
     monkeypatch.setattr(bench_all, "stages_of", lambda config: {name: TINY[name] for name in ("loader", "stage2")})
-    monkeypatch.setattr(bench_all, "measure_alone", measure_here)
-    table = measure_all(All(repeats=1, out=tmp_path / "out"))
+    monkeypatch.setattr(bench_all, "Apart", Here)
+    table = measure_all(All(repeats=2, out=tmp_path / "out"))
     assert table.stage.tolist() == ["loader", "stage2"]
     rows = artifacts.read_json(tmp_path / "out" / "benchmark.json")["stages"]
     assert [row["growth"]["slices"]["sizes"] for row in rows] == [[24, 48, 96], [3, 6, 12]]
-    assert all(row["peak_mib"] == 7 and np.isfinite(row["growth"]["series"]["exponent"]) for row in rows)
+    assert all(row["peak_mib"] == 7 and row["growth"]["series"]["exponent"] == pytest.approx(1) for row in rows)
+    assert all(row["growth"]["slices"]["exponent"] == pytest.approx(0) for row in rows)
+    assert table["x plain loop"].tolist() == ["4.00"] * 2 and table["of the floor"].tolist() == ["2.00"] * 2
     assert (tmp_path / "out" / "benchmark.png").read_bytes().startswith(b"\x89PNG")
     assert "loader" in capsys.readouterr().out
 
 
-def measure_here(stage, repeats, names):
-    with CASES[type(stage)](stage) as case:
-        return {"seconds": measure(case, repeats, names), "work": case.work, "unit": case.unit, "floor": case.floor, "peak_mib": 7}
+class Here:
+    """As bench_apart.Apart, in this process; a second takes as long as there are series, and the first round is cold."""
+
+    def __init__(self, stage):
+        self.stage, self.peak_mib, self.names = stage, 7, []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        assert self.names.count(OURS) == 3
+
+    def ready(self):
+        return {"names": [OURS, PLAIN, FLOOR], "work": 2, "unit": "series", "floor": "bytes"}
+
+    def seconds(self, name, watch):
+        assert watch == (name not in self.names)
+        self.names.append(name)
+        return 1000.0 if watch else self.stage.series * {OURS: 1, PLAIN: 4, FLOOR: 0.5}[name]
 
 
-def test_a_measurement_has_a_process_of_its_own():
-    found = bench_all.measure_alone(TINY["stage2"], 1, (OURS,))
-    assert set(found["seconds"]) == {OURS} and found["work"] == 2 and found["peak_mib"] > 50
+def test_a_stage_is_measured_in_a_process_of_its_own():
+    with Apart(TINY["stage2"]) as stage:
+        facts = stage.ready()
+        assert facts["work"] == 2 and {OURS, PLAIN, FLOOR} == set(facts["names"])
+        assert 0 < stage.seconds(OURS, watch=True) < 60 and stage.peak_mib > 50 and resident(stage.process.pid)
+    assert not resident(stage.process.pid)
+
+
+def test_a_stage_that_cannot_be_measured_is_one_sentence():
+    with Apart(replace(TINY["extract"], encoder="no_such")) as stage, pytest.raises(UserError, match="could not be measured"):
+        stage.ready()
 
 
 def test_a_measurement_that_fails_is_one_sentence():

@@ -132,7 +132,7 @@ def test_what_does_not_belong_together_is_refused(walked, tmp_path):
     checkpoint = artifacts.read_checkpoint(best, ("weights",))
     artifacts.write_checkpoint(best, checkpoint | {"epoch": 99})
     assert "extract_features.py" in refusal(eval_stage2, *place)
-    artifacts.keep_features_of(RunFolder(others_model, ENCODER, 0), artifacts.fingerprint(best), alone=True)
+    artifacts.keep_features_of(RunFolder(others_model, ENCODER, 0), artifacts.fingerprint(best))
     assert "train_stage2.py" in refusal(eval_stage2, *place)
     best.write_bytes(whole)
 

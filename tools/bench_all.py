@@ -1,15 +1,16 @@
 """all: every stage on one machine: this pipeline against the plain loop and the floor, its memory, and how time and memory grow with the number
-of series and of slices. Each measurement has a process of its own. A table, a json, a picture."""
+of series and of slices. A table, a json, a picture.
 
-import multiprocessing
+Each size of a stage lies ready in a process of its own; in each round all sizes and all ways have their turn, one after the other, so that a
+machine that is slow for a while is slow for all. Ratios and slopes are taken in each round; their medians are shown.
+"""
+
 import os
-import platform
-import signal
-from contextlib import suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import date
-from multiprocessing.connection import Connection
 from pathlib import Path
+from statistics import median
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,24 +18,14 @@ import pandas as pd
 
 from src import artifacts
 from src.engine import settings_of
-from src.runtime import UserError, progress, versions
-from tools.bench_case import FLOOR, OURS, PLAIN, measure
-from tools.bench_inference import EndToEnd, Extract, end_to_end_case, extract_case
-from tools.bench_preprocess import Preprocess, preprocess_case
-from tools.bench_training import Loader, Stage2, Train, loader_case, stage2_case, train_case
-from tools.memory import resident
+from src.runtime import progress, versions
+from tools.bench_apart import Apart, Stage
+from tools.bench_case import FLOOR, OURS, PLAIN, ratio
+from tools.bench_inference import EndToEnd, Extract
+from tools.bench_preprocess import Preprocess
+from tools.bench_training import Loader, Stage2, Train
 
-CASES = {
-    Preprocess: preprocess_case,
-    Loader: loader_case,
-    Train: train_case,
-    Extract: extract_case,
-    Stage2: stage2_case,
-    EndToEnd: end_to_end_case,
-}
-Stage = Preprocess | Loader | Train | Extract | Stage2 | EndToEnd
 GROWTH = (0.5, 1, 2)  # times the usual number of series, of slices
-GLANCE = 0.02  # seconds between two looks at the memory
 
 
 @dataclass
@@ -68,14 +59,13 @@ def stages_of(config: All) -> dict[str, Stage]:
 
 def measure_all(config: All) -> pd.DataFrame:
     stages = stages_of(config)
-    jobs = [(name, job) for name in stages for job in ("against", *sizes_of(stages[name]))]
-    found: dict[str, dict] = {name: {} for name in stages}
-    for name, job in progress(jobs, "measuring", " runs"):
-        size = stages[name] if job == "against" else replace(stages[name], series=job[0], slices=job[1])
-        found[name][job] = measure_alone(size, config.repeats, () if job == "against" else (OURS,))
-    rows = [row_of(name, stages[name], found[name]) for name in stages]
+    rows = []
+    with progress(None, "measuring", " rounds", total=len(stages) * (config.repeats + 1)) as bar:
+        for name, stage in stages.items():
+            bar.set_postfix_str(name)
+            rows.append({"stage": name} | measure_stage(stage, config.repeats, bar.update))
     shown = pd.DataFrame([table_row(row) for row in rows])
-    machine = {"date": str(date.today()), "cores": os.cpu_count(), "memory_gib": round(memory_of_machine() / 2**30), "processor": platform.processor()}
+    machine = {"date": str(date.today()), "cores": os.cpu_count(), "memory_gib": round(memory_of_machine() / 2**30)}
     artifacts.write_json(config.out / "benchmark.json", {"machine": machine, "versions": versions(), "stages": rows, "settings": settings_of(config)})
     draw(rows, config.out / "benchmark.png")
     print(shown.to_string(index=False))
@@ -91,70 +81,57 @@ def sizes_of(stage: Stage) -> list[tuple[int, int]]:
     return list(dict.fromkeys(more_series + more_slices))
 
 
-def measure_alone(stage: Stage, repeats: int, names: tuple[str, ...]) -> dict:
-    """Median seconds by way, and the peak memory in MiB, of one stage in a process group of its own."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=in_child, args=(stage, repeats, names, theirs))
-    process.start()
-    theirs.close()
-    peak = 0
-    try:
-        while not ours.poll(GLANCE):
-            peak = max(peak, resident(process.pid))
-        found = ours.recv()
-        process.join()
-    except EOFError:
-        raise UserError(f"{stage} could not be measured: see above") from None
-    finally:
-        with suppress(ProcessLookupError):  # workers that an interrupt has left
-            os.killpg(process.pid, signal.SIGKILL)
-    return found | {"peak_mib": round(peak / 2**20)}
-
-
-def in_child(stage: Stage, repeats: int, names: tuple[str, ...], connection: Connection) -> None:
-    os.setsid()
-    with CASES[type(stage)](stage) as case:
-        medians = measure(case, repeats, names)
-        connection.send({"seconds": medians, "work": case.work, "unit": case.unit, "floor": case.floor})
-
-
-def row_of(name: str, stage: Stage, found: dict) -> dict:
-    """All figures of a stage."""
+def measure_stage(stage: Stage, repeats: int, done) -> dict:
+    """All figures of a stage; `done()` is called after each round. Memory is looked at in the first one alone, which is not timed."""
+    sizes = sizes_of(stage)
+    with ExitStack() as stack:
+        against = stack.enter_context(Apart(stage))
+        alone = {size: stack.enter_context(Apart(replace(stage, series=size[0], slices=size[1]))) for size in sizes}
+        facts, *_ = [process.ready() for process in (against, *alone.values())]
+        turns = [(against, name) for name in facts["names"]] + [(alone[size], OURS) for size in sizes]
+        times: dict[tuple, list[float]] = {turn: [] for turn in turns}
+        for repeat in range(-1, repeats):
+            for process, name in turns:
+                seconds = process.seconds(name, watch=repeat < 0)
+                times[process, name] += [seconds] if repeat >= 0 else []
+            done()
     growth = {}
     for place, dimension in enumerate(("series", "slices")):
-        usual = (stage.series, stage.slices)
-        runs = {size[place]: run for size, run in found.items() if size != "against" and size[1 - place] == usual[1 - place]}
-        sizes = sorted(runs)
-        seconds = [runs[size]["seconds"][OURS] for size in sizes]
-        exponent, straightness = growth_of(sizes, seconds)
-        growth[dimension] = {"sizes": sizes, "seconds": seconds, "peak_mib": [runs[size]["peak_mib"] for size in sizes]}
-        growth[dimension] |= {"exponent": exponent, "straightness": straightness}
-    usual_run = found[stage.series, stage.slices]
-    return {"stage": name} | found["against"] | {"peak_mib": usual_run["peak_mib"], "growth": growth}
+        along = sorted(size for size in sizes if size[1 - place] == sizes[1][1 - place])
+        growth[dimension] = {"sizes": [size[place] for size in along], "peak_mib": [alone[size].peak_mib for size in along]}
+        growth[dimension] |= growth_of(growth[dimension]["sizes"], [times[alone[size], OURS] for size in along])
+    ways = {name: times[against, name] for name in facts["names"]}
+    usual = alone[stage.series, stage.slices]
+    return facts | {"rounds": ways, "seconds": {name: median(rounds) for name, rounds in ways.items()}, "peak_mib": usual.peak_mib, "growth": growth}
 
 
-def growth_of(sizes: list[int], seconds: list[float]) -> tuple[float, float]:
-    """(exponent, R squared) of the straight line through the logarithms: time = a * size ** exponent."""
-    x, y = np.log(sizes), np.log(seconds)
-    slope, offset = np.polyfit(x, y, 1)
-    scatter = float(np.sum((y - y.mean()) ** 2))
-    return float(slope), 1 - float(np.sum((y - slope * x - offset) ** 2)) / scatter if scatter else 1.0
+def growth_of(sizes: list[int], rounds: list[list[float]]) -> dict:
+    """The straight line through the logarithms, time = a * size ** exponent: median over the rounds of its exponent and its straightness (R squared).
+
+    rounds: seconds of each size in each round.
+    """
+    x, lines = np.log(sizes), []
+    for seconds in zip(*rounds, strict=True):
+        y = np.log(seconds)
+        slope, offset = np.polyfit(x, y, 1)
+        scatter = float(np.sum((y - y.mean()) ** 2))
+        lines.append((float(slope), 1 - float(np.sum((y - slope * x - offset) ** 2)) / scatter if scatter else 1.0))
+    exponents, straight = zip(*lines, strict=True)
+    return {"seconds": [median(times) for times in rounds], "exponent": median(exponents), "straightness": median(straight)}
 
 
 def table_row(row: dict) -> dict:
-    seconds = row["seconds"]
+    rounds = row["rounds"]
     grown = {dimension: f"{facts['exponent']:.2f} ({facts['straightness']:.3f})" for dimension, facts in row["growth"].items()}
-    memory = row["growth"]["series"]["peak_mib"]
     return {
         "stage": row["stage"],
-        "a second": f"{row['work'] / seconds[OURS]:,.0f} {row['unit']}",
-        "x plain loop": f"{seconds[PLAIN] / seconds[OURS]:.2f}",
-        "of the floor": f"{seconds[OURS] / seconds[FLOOR]:.2f}",
+        "a second": f"{row['work'] / row['seconds'][OURS]:,.0f} {row['unit']}",
+        "x plain loop": f"{ratio(rounds[PLAIN], rounds[OURS]):.2f}",
+        "of the floor": f"{ratio(rounds[OURS], rounds[FLOOR]):.2f}",
         "peak MiB": row["peak_mib"],
         "with series": grown["series"],
         "with slices": grown["slices"],
-        "MiB with series": " ".join(map(str, memory)),
+        "MiB with series": " ".join(map(str, row["growth"]["series"]["peak_mib"])),
     }
 
 

@@ -25,34 +25,44 @@ class Case:
     flops: float = 0.0  # of all the work; where given, FLOOR is what they take at the device's measured peak
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     before: Callable[[], object] = lambda: None  # untimed, before each way
+    note: Callable[[], str] = lambda: ""  # what else there is to say, afterwards
+
+    def names(self) -> list[str]:
+        """Of all ways, FLOOR among them."""
+        return list(dict.fromkeys([*self.ways, FLOOR]))
+
+    def seconds(self, name: str) -> float:
+        """One way, timed once."""
+        if name not in self.ways:
+            return self.flops / measured_peak(self.device)
+        self.before()
+        start = time.perf_counter()
+        self.ways[name]()
+        return time.perf_counter() - start
 
 
-def measure(case: Case, repeats: int, names: tuple[str, ...] = ()) -> dict[str, float]:
-    """Median seconds of each way (or of those named), all in turn, after one round that warms up; with FLOOR where all are measured."""
-    ways = {name: way for name, way in case.ways.items() if not names or name in names}
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for repeat in range(-1, repeats):
-        for name, way in ways.items():
-            case.before()
-            start = time.perf_counter()
-            way()
-            times[name] += [time.perf_counter() - start] if repeat >= 0 else []
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    if case.flops and not names:
-        medians[FLOOR] = case.flops / measured_peak(case.device)
-    return medians
+def measure(case: Case, repeats: int) -> dict[str, list[float]]:
+    """Seconds of each way in each round, all in turn, after one round that warms up."""
+    rounds = [{name: case.seconds(name) for name in case.names()} for _ in range(repeats + 1)]
+    return {name: [times[name] for times in rounds[1:]] for name in case.names()}
 
 
-def show(case: Case, medians: dict[str, float]) -> None:
+def ratio(above: list[float], below: list[float]) -> float:
+    """Median of the ratios of each round: a machine that is slow for a while is slow for both."""
+    return statistics.median(a / b for a, b in zip(above, below, strict=True))
+
+
+def show(case: Case, times: dict[str, list[float]]) -> None:
     """A line for each way, and the ratios to the plain loop and to the floor."""
     print(case.title)
-    for name, seconds in medians.items():
+    for name, rounds in times.items():
+        seconds = statistics.median(rounds)
         rate = f" {case.flops / seconds / 1e12:8.2f} TFLOP/s" if case.flops else ""
         print(f"{name:20s} {seconds:8.3f} s {case.work / seconds:10.1f} {case.unit}/s{rate}")
-    if PLAIN in medians:
-        print(f"{medians[PLAIN] / medians[OURS]:.2f} times the speed of the plain loop")
-    if FLOOR in medians:
-        print(f"{medians[OURS] / medians[FLOOR]:.2f} times the floor: {case.floor}")
+    print(f"{ratio(times[PLAIN], times[OURS]):.2f} times the speed of the plain loop")
+    print(f"{ratio(times[OURS], times[FLOOR]):.2f} times the floor: {case.floor}")
+    if case.note():
+        print(case.note())
     if case.device.type == "cuda":
         print(f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB of GPU memory")
 

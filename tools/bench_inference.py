@@ -124,8 +124,8 @@ def end_to_end_case(config: EndToEnd) -> Iterator[Case]:
             floor="the FLOPs of stage 1 on the slices that are used, at the measured peak",
             flops=config.series * len(model.tokens(config.slices)) * flops_of_slice(plain_model, config.crop_size, device),
             device=device,
+            note=lambda: eval_end_to_end.time_line(clocks[-1], config.series),
         )
-    print(eval_end_to_end.time_line(clocks[-1], config.series))
 
 
 @torch.inference_mode()

@@ -20,7 +20,8 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from src.runtime import run_script
-from tools.bench_all import CASES, All, measure_all
+from tools.bench_all import All, measure_all
+from tools.bench_apart import CASES
 from tools.bench_case import measure, show
 from tools.bench_inference import EndToEnd, Extract
 from tools.bench_plan import plan
@@ -46,9 +47,9 @@ def main(config: All | Plan | Preprocess | Loader | Train | Extract | Stage2 | E
     if isinstance(config, Plan):
         return plan(config)
     with CASES[type(config)](config) as case:
-        medians = measure(case, config.repeats)
-    show(case, medians)
-    return medians
+        times = measure(case, config.repeats)
+    show(case, times)
+    return times
 
 
 if __name__ == "__main__":
