@@ -51,7 +51,9 @@ class Draw:
         return {name: getattr(self, name) for name in ("matrix", "columns", "rows", "hole_columns", "hole_rows", "drift")}
 
     def move(self, points: np.ndarray) -> np.ndarray:
-        """Points (K, 2) x, y of the image -> of the crop, float32."""
+        """Points (K, 2) x, y of the image -> of the crop, float32; NaN where there is none."""
+        if np.isnan(points).all():
+            return points
         undistorted = (points - self.matrix[:, 2]) @ np.linalg.inv(self.matrix[:, :2]).T
         return np.stack([_invert(self.columns, undistorted[:, 0]), _invert(self.rows, undistorted[:, 1])], axis=1).astype(np.float32)
 

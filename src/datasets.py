@@ -42,9 +42,9 @@ class SpotDataset(Dataset):
     def __init__(self, tables: SpotTables, rows: pd.DataFrame, crop: int, seed: int, augmentation: augment.Augmentation | None):
         self.tables, self.rows, self.crop, self.seed, self.augmentation = tables, rows.to_dict("records"), crop, seed, augmentation
         positives = tables.spots[tables.spots.class_id != PRESENT]
-        columns = ["f", "x_512", "y_512"]
-        self.aneurysms = {uid: group[columns].to_numpy(np.float64) for uid, group in positives.groupby("SeriesInstanceUID")}
-        self.most_points = max((len(points) for points in self.aneurysms.values()), default=1)
+        groups = positives.groupby("SeriesInstanceUID")
+        self.aneurysms = {uid: (group.f.to_numpy(), group[["x_512", "y_512"]].to_numpy(np.float64)) for uid, group in groups}  # slices (k,), places (k, 2)
+        self.most_points = max((len(slices) for slices, _ in self.aneurysms.values()), default=1)
         self.size = self._check_arrays()
         here = tables.meta.loc[sorted({row["SeriesInstanceUID"] for row in self.rows})]
         self.mirrorable = (here.plane.isin(MIRRORABLE)).to_dict()
@@ -117,22 +117,23 @@ class SpotDataset(Dataset):
     def draw_slice(self, row: dict, generator: np.random.Generator) -> tuple[int, int]:
         """Slice and step of a training sample: a positive spot's slice or one beside it, or a slice safe for negatives."""
         uid = row["SeriesInstanceUID"]
-        step = int(generator.choice(STEPS))
+        step = STEPS[generator.integers(len(STEPS))]
         if row["class_id"] != PRESENT:
             shift = generator.integers(-1, 2) if generator.random() < 0.5 else 0
-            return int(np.clip(row["f"] + shift, 0, row["length"] - 1)), step
+            return int(min(max(row["f"] + shift, 0), row["length"] - 1)), step
         choices = self.tables.safe[uid]
         if generator.random() < 0.5 and uid in self.tables.hard:
             hard = np.intersect1d(self.tables.hard[uid], choices)
             choices = hard if len(hard) else choices
-        return int(generator.choice(choices)), step
+        return int(choices[generator.integers(len(choices))]), step
 
     def _points(self, uid: str, slice_: int, step: int) -> np.ndarray:
         """x, y of the aneurysms within the label window, in pixels of the prepared image: (most_points, 2) float32, the rest NaN."""
         points = np.full((self.most_points, 2), np.nan, np.float32)
-        near = [(x, y) for f, x, y in self.aneurysms.get(uid, ()) if abs(f - slice_) <= step]
-        for place, (x, y) in enumerate(near):
-            points[place] = resized_point(x, PUBLISHED_SIDE, self.size), resized_point(y, PUBLISHED_SIDE, self.size)
+        if uid in self.aneurysms:
+            slices, places = self.aneurysms[uid]
+            near = places[np.abs(slices - slice_) <= step]
+            points[: len(near)] = resized_point(near, PUBLISHED_SIDE, self.size)
         return points
 
 

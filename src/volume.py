@@ -74,8 +74,8 @@ def prepared_image(scaled: np.ndarray, size: int) -> np.ndarray:
     return scaled.astype(np.float16) if scaled.shape == (size, size) else float16_of(resize(codes_of(scaled), size))
 
 
-def resized_point(position: float, length: int, size: int) -> float:
-    """Where a pixel coordinate along an axis of `length` pixels lies after `resize`; pixel centres are integers."""
+def resized_point(position, length: int, size: int):
+    """Where a pixel coordinate (or an array of them) along an axis of `length` pixels lies after `resize`; pixel centres are integers."""
     return (position + 0.5) * size / length - 0.5
 
 
@@ -89,8 +89,8 @@ def neighbours(index, step, length: int) -> np.ndarray:
 
     The one rule for training, extraction and end to end. index, step: int or integer arrays that broadcast.
     """
-    index, step = np.broadcast_arrays(index, step)
-    return np.clip(np.stack([index - step, index, index + step], axis=-1), 0, length - 1)
+    beside = np.asarray(index)[..., None] + np.asarray(step)[..., None] * np.array([-1, 0, 1])
+    return np.minimum(np.maximum(beside, 0), length - 1)
 
 
 def crop_margin(size: int, crop: int) -> int:

@@ -1,7 +1,10 @@
 import json
 import multiprocessing
 import os
+import platform
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from statistics import median
 
@@ -16,6 +19,7 @@ from src.artifacts import ArtifactError, RunFolder
 from src.labels import LOCATIONS
 from src.run import Run
 from src.runtime import UserError
+from tests.conftest import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -336,3 +340,22 @@ def test_a_full_disk_ends_training_with_a_sentence_and_a_whole_state(tmp_path, m
     with pytest.raises(ArtifactError, match="cannot be written"):
         train(folder, 4, resume=True)
     assert folder.last("stage1").read_bytes() == before and not list(folder.root.glob(".*"))
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is the GNU C library's")
+@pytest.mark.parametrize("kept", [True, False])
+def test_freed_memory_is_kept_for_the_next_batch(kept):
+    """Counted by the pages that the system makes anew. A block of 24 MiB has 6,144 of them."""
+    program = f"""
+import resource, torch
+from src.engine import choose_device
+torch.set_num_threads(1)
+choose_device("cpu") if {kept} else None
+for turn in range(6):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    blocks = [torch.ones(6 << 20) for _ in range(8)]
+    del blocks
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert (int(done.stdout) < 1000) == kept, done.stdout

@@ -48,7 +48,7 @@ def stages_of(config: All) -> dict[str, Stage]:
     place, images = {"folder": config.folder}, {"image_size": config.image_size, "crop_size": config.crop_size}
     network = {"encoder": config.encoder, "device": config.device}
     return {
-        "preprocess": Preprocess(matrix=config.image_size, series=16, slices=80, workers=config.workers, **place),
+        "preprocess": Preprocess(matrix=config.image_size, series=8, slices=100, workers=config.workers, **place),
         "loader": Loader(series=16, slices=60, samples=64, **images, **place),
         "train": Train(series=8, slices=60, samples=16, batch_size=16, workers=0, **images, **network, **place),
         "extract": Extract(series=6, slices=40, **images, **network, **place),
