@@ -44,7 +44,7 @@ folds: .venv/run.txt
 	$(PY) tools/report.py $(MODEL)
 
 test: .venv/dev.txt
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist loadfile
 
 check: .venv/dev.txt
 	@.venv/bin/ruff check --quiet .

@@ -395,13 +395,19 @@ def settle(path: Path, settings: dict, remedy: str, part: str = "1/1") -> None:
 
     part: of several processes that do so at once, as in `temporary`.
     """
-    temporary(path, part).unlink(missing_ok=True)  # what a killed one left, which another may have settled since
+    _remove_left(path, part)
     if not path.exists():
         return write_json(path, settings, part=part)
     made = read_json(path)
     for name, value in settings.items():
         if made.get(name) != value:
             raise ArtifactError(f"{path.parent} was made with {name} {made.get(name)}, not {value}: {remedy}")
+
+
+def _remove_left(path: Path, part: str) -> None:
+    """Away with what this part left when it was killed: another may have written the file since, so that it will not be written again."""
+    with suppress(OSError):
+        temporary(path, part).unlink()
 
 
 def fingerprint(path: Path) -> str:
@@ -415,7 +421,7 @@ def keep_features_of(run: RunFolder, weights: str, part: str = "1/1") -> None:
 
     part: of several processes that do so at once, as in `temporary`.
     """
-    temporary(run.feature_settings, part).unlink(missing_ok=True)
+    _remove_left(run.feature_settings, part)
     found = any(run.features.glob("*.npy"))  # before their settings are read: others write these first
     known = read_json(run.feature_settings)["weights"] if run.feature_settings.exists() else None
     if known == weights:
