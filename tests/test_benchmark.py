@@ -50,9 +50,9 @@ def test_every_stage_is_measured_in_all_ways(stage, tmp_path):
 
 def test_ways_are_timed_in_turn_and_the_first_round_is_not_counted():
     done = []
-    case = Case("", {OURS: lambda: done.append("ours"), PLAIN: lambda: done.append("plain")}, 1, "slices", "", before=lambda: done.append("before"))
+    case = Case("", {OURS: lambda: done.append("ours"), PLAIN: lambda: done.append("plain")}, 1, "slices", "", clear=lambda: done.append("clear"))
     assert [len(times) for times in measure(case, 2).values()] == [2, 2, 2]
-    assert done == ["before", "ours", "before", "plain"] * 3
+    assert done == ["clear", "ours", "clear", "clear", "plain", "clear"] * 3
 
 
 def test_a_phase_in_which_the_machine_is_slow_does_not_change_a_ratio():

@@ -48,7 +48,7 @@ def stages_of(config: All) -> dict[str, Stage]:
     place, images = {"folder": config.folder}, {"image_size": config.image_size, "crop_size": config.crop_size}
     network = {"encoder": config.encoder, "device": config.device}
     return {
-        "preprocess": Preprocess(matrix=config.image_size, series=8, slices=100, workers=config.workers, **place),
+        "preprocess": Preprocess(matrix=config.image_size, series=12, slices=100, workers=config.workers, **place),
         "loader": Loader(series=16, slices=60, samples=64, **images, **place),
         "train": Train(series=8, slices=60, samples=16, batch_size=16, workers=0, **images, **network, **place),
         "extract": Extract(series=6, slices=40, **images, **network, **place),
@@ -147,7 +147,7 @@ def draw(rows: list[dict], path: Path) -> None:
     bars.set(xscale="log", yticks=np.arange(len(rows)), yticklabels=[f"{row['stage']}\n(per {singular(row['unit'])})" for row in rows], xlabel="milliseconds")
     bars.margins(x=0.12)
     bars.invert_yaxis()
-    bars.legend(frameon=False, fontsize=8, loc="lower right")
+    bars.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     for axes, dimension in zip(lines, ("series", "slices"), strict=True):
         for row, marker in zip(rows, "osD^vP"[: len(rows)], strict=True):
             facts = row["growth"][dimension]

@@ -24,7 +24,7 @@ class Case:
     floor: str  # in words, what FLOOR is
     flops: float = 0.0  # of all the work; where given, FLOOR is what they take at the device's measured peak
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    before: Callable[[], object] = lambda: None  # untimed, before each way
+    clear: Callable[[], object] = lambda: None  # untimed, before and after each way: away with what it wrote, before the system writes it to the disk
     note: Callable[[], str] = lambda: ""  # what else there is to say, afterwards
 
     def names(self) -> list[str]:
@@ -35,10 +35,12 @@ class Case:
         """One way, timed once."""
         if name not in self.ways:
             return self.flops / measured_peak(self.device)
-        self.before()
+        self.clear()
         start = time.perf_counter()
         self.ways[name]()
-        return time.perf_counter() - start
+        seconds = time.perf_counter() - start
+        self.clear()
+        return seconds
 
 
 def measure(case: Case, repeats: int) -> dict[str, list[float]]:

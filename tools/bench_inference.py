@@ -92,7 +92,7 @@ def extract_case(config: Extract) -> Iterator[Case]:
             floor="the network's FLOPs at the measured peak",
             flops=work * len(STEPS) * flops_of_slice(plain_model, config.crop_size, device),
             device=device,
-            before=empty_folders,
+            clear=empty_folders,
         )
 
 

@@ -50,7 +50,7 @@ def preprocess_case(config: Preprocess) -> Iterator[Case]:
                 work=config.series * config.slices,
                 unit="slices",
                 floor="the bytes alone, read and written",
-                before=partial(clear, data),
+                clear=partial(clear, data),
             )
 
 
