@@ -47,8 +47,8 @@ def choose_device(name: str) -> torch.device:
 def keep_freed_memory() -> None:
     """Have the C library keep up to 1 GiB of freed memory for the next batch instead of handing it back to the system.
 
-    By default each batch on the CPU has its activations' pages made and zeroed anew, for a quarter to a half of the time. mallopt(3); glibc
-    only, elsewhere nothing happens.
+    By default each batch on the CPU has its activations' pages made and zeroed anew: up to a third of the time. mallopt(3); glibc only,
+    elsewhere nothing happens.
     """
     with suppress(OSError, AttributeError, TypeError):
         library = ctypes.CDLL(None)

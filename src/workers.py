@@ -53,7 +53,7 @@ def run_in_workers(function: Callable[[Any], Any], tasks: Iterable[Any], workers
     try:
         while waiting or crew:
             while waiting and len(crew) < workers:
-                with _interrupts_held(), _script_hidden():
+                with interrupts_held(), _script_hidden():
                     worker = _Worker(context, function, limits)
                     crew[worker.connection] = worker
                 worker.give(*waiting.pop())
@@ -124,7 +124,7 @@ def clean_context(module: str) -> BaseContext:
 
 
 @contextmanager
-def _interrupts_held() -> Iterator[None]:
+def interrupts_held() -> Iterator[None]:
     """Interrupts wait until the block ends, and processes that it starts never get one: they would die of it before they can ignore it."""
     if not hasattr(signal, "pthread_sigmask"):
         yield

@@ -6,6 +6,7 @@ machine that is slow for a while is slow for all. Ratios and slopes are taken in
 """
 
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import date
@@ -81,9 +82,9 @@ def sizes_of(stage: Stage) -> list[tuple[int, int]]:
     return list(dict.fromkeys(more_series + more_slices))
 
 
-def measure_stage(stage: Stage, repeats: int, done) -> dict:
+def measure_stage(stage: Stage, repeats: int, done: Callable[[], object]) -> dict:
     """All figures of a stage; `done()` is called after each round. Memory is looked at in the first one alone, which is not timed."""
-    sizes = sizes_of(stage)
+    sizes, usual = sizes_of(stage), (stage.series, stage.slices)
     with ExitStack() as stack:
         against = stack.enter_context(Apart(stage))
         alone = {size: stack.enter_context(Apart(replace(stage, series=size[0], slices=size[1]))) for size in sizes}
@@ -97,12 +98,12 @@ def measure_stage(stage: Stage, repeats: int, done) -> dict:
             done()
     growth = {}
     for place, dimension in enumerate(("series", "slices")):
-        along = sorted(size for size in sizes if size[1 - place] == sizes[1][1 - place])
+        along = sorted(size for size in sizes if size[1 - place] == usual[1 - place])
         growth[dimension] = {"sizes": [size[place] for size in along], "peak_mib": [alone[size].peak_mib for size in along]}
         growth[dimension] |= growth_of(growth[dimension]["sizes"], [times[alone[size], OURS] for size in along])
     ways = {name: times[against, name] for name in facts["names"]}
-    usual = alone[stage.series, stage.slices]
-    return facts | {"rounds": ways, "seconds": {name: median(rounds) for name, rounds in ways.items()}, "peak_mib": usual.peak_mib, "growth": growth}
+    seconds = {name: median(rounds) for name, rounds in ways.items()}
+    return facts | {"rounds": ways, "seconds": seconds, "peak_mib": alone[usual].peak_mib, "growth": growth}
 
 
 def growth_of(sizes: list[int], rounds: list[list[float]]) -> dict:
@@ -136,7 +137,7 @@ def table_row(row: dict) -> dict:
 
 
 def draw(rows: list[dict], path: Path) -> None:
-    """Above: time a piece of work, each stage in its ways. Below: time against series and slices, both relative to the usual size."""
+    """Left: time a piece of work, each stage in its ways. Right: time against series and slices, both relative to the usual size."""
     figure, (bars, *lines) = plt.subplots(1, 3, figsize=(14, 4.6), width_ratios=(1.5, 1, 1), layout="constrained")
     for place, (name, colour) in enumerate(((PLAIN, "0.75"), (OURS, "#0072b2"), (FLOOR, "#d55e00"))):
         milliseconds = [1000 * row["seconds"][name] / row["work"] for row in rows]

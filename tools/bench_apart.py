@@ -67,6 +67,6 @@ def in_child(stage: Stage, connection: Connection) -> None:
     os.setsid()
     with CASES[type(stage)](stage) as case:
         connection.send({"names": case.names(), "work": case.work, "unit": case.unit, "floor": case.floor})
-        with suppress(EOFError):  # nobody asks any more
+        with suppress(EOFError, BrokenPipeError):  # nobody asks any more, or waits for an answer
             while True:
                 connection.send(case.seconds(connection.recv()))

@@ -63,8 +63,8 @@ def show(case: Case, times: dict[str, list[float]]) -> None:
         print(f"{name:20s} {seconds:8.3f} s {case.work / seconds:10.1f} {case.unit}/s{rate}")
     print(f"{ratio(times[PLAIN], times[OURS]):.2f} times the speed of the plain loop")
     print(f"{ratio(times[OURS], times[FLOOR]):.2f} times the floor: {case.floor}")
-    if case.note():
-        print(case.note())
+    if note := case.note():
+        print(note)
     if case.device.type == "cuda":
         print(f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB of GPU memory")
 

@@ -84,6 +84,7 @@ def loader_case(config: Loader) -> Iterator[Case]:
         loaders = {workers: make_loader(dataset, 32, workers, shuffle_seed=0) for workers in (0, 1, 2)}
         work = len(loaders[0].sampler)
         rows = training_rows(dataset.tables.spots, 0).head(work)
+        slices = bytearray(3 * config.image_size**2 * 2)
         yield Case(
             title=f"samples of {config.image_size} x {config.image_size}, crop {config.crop_size}",
             ways={
@@ -91,7 +92,7 @@ def loader_case(config: Loader) -> Iterator[Case]:
                 "1 loader process": partial(use_up, loaders[1]),
                 "2 loader processes": partial(use_up, loaders[2]),
                 PLAIN: lambda: [plain_images(dataset.tables.data, row) for row in rows.itertuples()],
-                FLOOR: lambda: [three_slices_of_bytes(dataset.tables.data.sequence(row.SeriesInstanceUID), config.image_size) for row in rows.itertuples()],
+                FLOOR: lambda: [read_over(slices, dataset.tables.data.sequence(row.SeriesInstanceUID)) for row in rows.itertuples()],
             },
             work=work,
             unit="samples",
@@ -178,10 +179,11 @@ def plain_images(data: DataFolder, row) -> np.ndarray:
     return np.stack([volume[k].astype(np.float32) for k in neighbours(np.array([row.f]), 1, len(volume))[0]])
 
 
-def three_slices_of_bytes(path: Path, size: int) -> bytes:
+def read_over(buffer: bytearray, path: Path) -> int:
+    """As many bytes of a file as the buffer holds, over those that it held."""
     file = os.open(path, os.O_RDONLY)
     try:
-        return os.pread(file, 3 * size * size * 2, 10 * size * size * 2)
+        return os.preadv(file, [buffer], 3 * len(buffer))
     finally:
         os.close(file)
 

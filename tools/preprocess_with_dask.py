@@ -10,13 +10,11 @@ Start the dask workers in the repository's folder: DASK_DISTRIBUTED__WORKER__DAE
 import importlib.util
 import logging
 import multiprocessing
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +27,7 @@ from src import artifacts
 from src.artifacts import DataFolder
 from src.runtime import OK, SOME_FAILED, UserError, run_script
 from src.series_arrays import Job
-from src.workers import RETRIES, Failure, Limits, run_in_workers
+from src.workers import RETRIES, Failure, Limits, interrupts_held, run_in_workers
 
 PATIENCE = 60  # seconds, for the scheduler and the first worker
 LOCAL = {  # settings of dask for a cluster of our own; one task a worker at a time, so that one that kills its worker harms no other
@@ -76,12 +74,8 @@ def local_cluster(workers: int) -> Any:
     """Dask worker processes on this machine. They get no interrupts: it is ours to end them."""
     from distributed import LocalCluster
 
-    resource_tracker.ensure_running()  # started later, it would let interrupts through
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
+    with interrupts_held():
         return LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs=logging.CRITICAL)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def check_workers(client, train: Path) -> None:
