@@ -1,6 +1,6 @@
 # make demo   everything from nothing: install, synthetic series, the eight scripts, their scores, a report to look at
 # make test   install, then all tests
-# make check  install, then ruff
+# make check  install, then style (ruff) and who may import whom (import-linter)
 # make folds  after make demo: both stages on all five folds, the slices on which they err (data/f_dict_hard.pkl), scores over all folds
 # make clean  remove what the demo made; .venv stays
 PYTHON ?= python3
@@ -32,7 +32,6 @@ demo: .venv/run.txt
 	$(TRAIN2) --fold 0
 	$(PY) eval_stage2.py $(FOLD)
 	$(PY) eval_end_to_end.py $(FOLD)
-	$(PY) tools/show_scores.py --model-dir $(DEMO)/model --encoder test_resnet
 	$(PY) tools/report.py $(MODEL)
 
 folds: .venv/run.txt
@@ -49,6 +48,7 @@ test: .venv/dev.txt
 check: .venv/dev.txt
 	@.venv/bin/ruff check --quiet .
 	@.venv/bin/ruff format --check --quiet .
+	@.venv/bin/lint-imports --quiet
 
 clean:
 	rm -rf demo

@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from src import artifacts, folds, spots
-from src.artifacts import ArtifactError, DataFolder
+from src.artifacts.files import read_pickle, write_pickle
+from src.artifacts.paths import ArtifactError, DataFolder
+from src.artifacts.tables import read_meta, read_table, remove_fold_tables, write_table
 from src.labels import LABELS, LOCATIONS, PRESENT
-from src.runtime import run_script
+from src.sampling import folds, spots
+from src.script import run_script
 
 
 @dataclass
@@ -28,9 +30,11 @@ class Config:
 
 def main(config: Config) -> pd.DataFrame:
     data = DataFolder(config.data_dir)
-    meta = artifacts.read_meta(data)
-    slice_uids, geometry = artifacts.read_pickle(data.slice_uids), artifacts.read_pickle(data.geometry)
-    localizers = artifacts.read_table(data.localizers, ("SeriesInstanceUID", "SOPInstanceUID", "coordinates", "location"))
+    meta = read_meta(data)
+    slice_uids, geometry = read_pickle(data.slice_uids), read_pickle(data.geometry)
+    localizers = read_table(
+        data.localizers, ("SeriesInstanceUID", "SOPInstanceUID", "coordinates", "location")
+    )
     meta = only_prepared(data, meta)
 
     meta["fold"] = folds.deal(meta, config.folds, config.seed)
@@ -40,11 +44,11 @@ def main(config: Config) -> pd.DataFrame:
     labels, safe = label_slices(by_uid, found, dropped)
     table = spots.spot_table(found, by_uid, slice_uids, safe, config.seed)
 
-    artifacts.remove_fold_tables(data)
-    artifacts.write_pickle(data.labels, labels)
-    artifacts.write_pickle(data.safe_slices, safe)
-    artifacts.write_table(data.spots(config.folds), table)
-    artifacts.write_table(data.folds(config.folds), meta)
+    remove_fold_tables(data)
+    write_pickle(data.labels, labels)
+    write_pickle(data.safe_slices, safe)
+    write_table(data.spots(config.folds), table)
+    write_table(data.folds(config.folds), meta)
     describe(meta, table, dropped)
     return table
 
@@ -53,9 +57,13 @@ def only_prepared(data: DataFolder, meta: pd.DataFrame) -> pd.DataFrame:
     """The series whose arrays are there; the others are counted and left out."""
     there = meta.SeriesInstanceUID.map(lambda uid: data.sequence(uid).exists())
     if not there.any():
-        raise ArtifactError(f"none of the {len(meta)} series of {data.train_meta} has an array in {data.sequences}: run preprocess_data.py first")
+        raise ArtifactError(
+            f"none of the {len(meta)} series of {data.train_meta} has an array in {data.sequences}: run preprocess_data.py first"
+        )
     if not there.all():
-        print(f"{int((~there).sum())} series have no array in {data.sequences} and are left out, the first is {meta[~there].SeriesInstanceUID.iloc[0]}")
+        print(
+            f"{int((~there).sum())} series have no array in {data.sequences} and are left out, the first is {meta[~there].SeriesInstanceUID.iloc[0]}"
+        )
     return meta[there].reset_index(drop=True)
 
 
@@ -69,7 +77,9 @@ def label_slices(meta: pd.DataFrame, found: list[dict], dropped: pd.DataFrame) -
     for uid, facts in meta.iterrows():
         here = spots_of[uid]
         labels[uid] = spots.slice_labels(facts.length, here)
-        unplaced = {label for label in LOCATIONS if facts[label] == 1} - {spot["location"] for spot in here}
+        unplaced = {label for label in LOCATIONS if facts[label] == 1} - {
+            spot["location"] for spot in here
+        }
         unknown = uid in lost or unplaced or (facts[LABELS[PRESENT]] == 1 and not here)
         slices = spots.safe_slices(facts.length, [spot["f"] for spot in here])
         if not unknown and (not here or len(slices) > spots.FEWEST_SAFE):
@@ -86,8 +96,15 @@ def describe(meta: pd.DataFrame, table: pd.DataFrame, dropped: pd.DataFrame) -> 
     for label, missing in (meta.groupby("fold")[list(LABELS)].sum() == 0).sum().items():
         if missing:
             print(f"{label} is missing in {missing} of {len(sizes)} folds: its AUC there is n/a")
-    kinds = table.class_id.ne(PRESENT).map({True: "positive", False: "negative"}).where(table.f >= 0, "negative beside a positive")
-    print(f"{len(table)} spots: " + ", ".join(f"{count} {kind}" for kind, count in kinds.value_counts().items()))
+    kinds = (
+        table.class_id.ne(PRESENT)
+        .map({True: "positive", False: "negative"})
+        .where(table.f >= 0, "negative beside a positive")
+    )
+    print(
+        f"{len(table)} spots: "
+        + ", ".join(f"{count} {kind}" for kind, count in kinds.value_counts().items())
+    )
     for reason, count in dropped.reason.value_counts().items():
         print(f"{count} localizers dropped: {reason}")
 

@@ -16,25 +16,32 @@ from typing import Literal
 import pandas as pd
 import torch
 
-from src import artifacts, engine
-from src.artifacts import DataFolder, RunFolder, folds_of
+from src.artifacts.checkpoints import read_joined, read_trained
+from src.artifacts.paths import DataFolder, RunFolder
+from src.artifacts.tables import folds_of, read_fold, write_table
+from src.device import choose_device
 from src.dicom import DicomError, open_series
+from src.evaluation.score_report import report_series, title_of
+from src.inference.both_stages import BothStages, UsedSlices
 from src.labels import LABELS
-from src.runtime import OK, SOME_FAILED, Clock, UserError, in_thread, progress, run_script
-from src.score_report import report_series, title_of
-from src.sequence_transformer import BothStages, UsedSlices
-from src.series_arrays import prepared_images, read_words_of, stacked
+from src.preprocess.images import prepared_images, read_words_of, stacked
+from src.progress import Clock, in_thread, progress
+from src.script import OK, SOME_FAILED, UserError, run_script
 
 
 @dataclass
 class Config:
     data_dir: Path = Path("data")  # series/ and the folds
     model_dir: Path = Path("model")  # trained networks
-    fold: int | Literal["all"] = 0  # held out; all: each series by the networks that never saw it, pooled
+    fold: int | Literal["all"] = (
+        0  # held out; all: each series by the networks that never saw it, pooled
+    )
     device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
     encoder: str = "convnext_base.dinov3_lvd1689m"  # as trained
 
-    select: Literal["best", "last"] = "best"  # epoch of stage 2; the last one is not chosen on the held-out fold
+    select: Literal["best", "last"] = (
+        "best"  # epoch of stage 2; the last one is not chosen on the held-out fold
+    )
     both_steps: bool = False  # mean over neighbours at step 1 and at step 2; doubles the work
     mirror: bool = False  # mean with the mirrored head, left and right exchanged; doubles the work
     prior: bool = False  # predict series that cannot be read by the frequencies of the labels, instead of leaving them out
@@ -42,39 +49,64 @@ class Config:
 
 
 def main(config: Config) -> tuple[dict, pd.DataFrame]:
-    device = engine.choose_device(config.device)
+    device = choose_device(config.device)
     data = DataFolder(config.data_dir)
     clock = Clock()
-    tables = [predict_fold(config, data, fold, device, clock) for fold in folds_of(data, config.fold)]
-    truth, predictions, failed = (pd.concat(parts, ignore_index=True) for parts in zip(*tables, strict=True))
+    tables = [
+        predict_fold(config, data, fold, device, clock) for fold in folds_of(data, config.fold)
+    ]
+    truth, predictions, failed = (
+        pd.concat(parts, ignore_index=True) for parts in zip(*tables, strict=True)
+    )
     run = RunFolder(config.model_dir, config.encoder, config.fold)
-    artifacts.write_table(run.failed_series(), failed)
+    write_table(run.failed_series(), failed)
     for reason, count in failed.reason.value_counts().items():
         print(f"{count} series failed: {reason}{', predicted by the prior' * config.prior}")
     if len(failed) == len(truth):
-        raise UserError(f"none of the {len(truth)} series could be read: {run.failed_series()} says why")
+        raise UserError(
+            f"none of the {len(truth)} series could be read: {run.failed_series()} says why"
+        )
     print(time_line(clock, len(truth)))
     read = truth[truth.SeriesInstanceUID.isin(predictions.SeriesInstanceUID)]
     ways = ", both steps" * config.both_steps + ", mirrored" * config.mirror
-    return report_series(run, "end_to_end", read, predictions, title_of(config, f"end to end{ways}")), failed
+    return report_series(
+        run, "end_to_end", read, predictions, title_of(config, f"end to end{ways}")
+    ), failed
 
 
-def predict_fold(config: Config, data: DataFolder, fold: int, device: torch.device, clock: Clock) -> tuple[pd.DataFrame, ...]:
+def predict_fold(
+    config: Config, data: DataFolder, fold: int, device: torch.device, clock: Clock
+) -> tuple[pd.DataFrame, ...]:
     """Of one held-out fold: its series, their probabilities, and which could not be read and why."""
     run = RunFolder(config.model_dir, config.encoder, fold)
     joined = joined_weights(run, config.select)
     model = BothStages(joined, device, config.both_steps, config.mirror)
-    _, held_out = artifacts.read_fold(data, fold, model.stage1)
+    _, held_out = read_fold(data, fold, model.stage1)
     failed: list[tuple[str, str, str]] = []
-    predicted = predict_all(model, data, held_out.SeriesInstanceUID.tolist(), config.batch_size, clock, failed)
+    predicted = predict_all(
+        model, data, held_out.SeriesInstanceUID.tolist(), config.batch_size, clock, failed
+    )
     predictions = pd.DataFrame(predicted, columns=["SeriesInstanceUID", *LABELS])
     if config.prior:
         rows = [(uid, *joined["prior"]) for uid, _, _ in failed]
-        predictions = pd.concat([predictions, pd.DataFrame(rows, columns=predictions.columns)], ignore_index=True)
-    return held_out, predictions, pd.DataFrame(failed, columns=["SeriesInstanceUID", "reason", "detail"])
+        predictions = pd.concat(
+            [predictions, pd.DataFrame(rows, columns=predictions.columns)], ignore_index=True
+        )
+    return (
+        held_out,
+        predictions,
+        pd.DataFrame(failed, columns=["SeriesInstanceUID", "reason", "detail"]),
+    )
 
 
-def predict_all(model: BothStages, data: DataFolder, uids: list[str], batch_size: int, clock: Clock, failed: list[tuple[str, str, str]]) -> list[tuple]:
+def predict_all(
+    model: BothStages,
+    data: DataFolder,
+    uids: list[str],
+    batch_size: int,
+    clock: Clock,
+    failed: list[tuple[str, str, str]],
+) -> list[tuple]:
     """(SeriesInstanceUID, 14 probabilities) of the series that can be read; the others are appended to `failed` with reason and detail."""
 
     def read(uid: str) -> tuple[str, UsedSlices | tuple[str, str]]:
@@ -86,14 +118,19 @@ def predict_all(model: BothStages, data: DataFolder, uids: list[str], batch_size
             return uid, ("unexpected", f"{type(error).__name__}: {error}")
 
     def readable() -> Iterator[tuple[str, UsedSlices]]:
-        for uid, found in clock.waiting("waiting", progress(in_thread(read, uids), "end to end", " series", total=len(uids))):
+        for uid, found in clock.waiting(
+            "waiting", progress(in_thread(read, uids), "end to end", " series", total=len(uids))
+        ):
             if isinstance(found, UsedSlices):
                 yield uid, found
             else:
                 failed.append((uid, *found))
 
     with clock.part("all"):
-        return [(uid, *probabilities) for uid, probabilities in model.predict(readable(), batch_size, clock)]
+        return [
+            (uid, *probabilities)
+            for uid, probabilities in model.predict(readable(), batch_size, clock)
+        ]
 
 
 def read_used(model: BothStages, folder: Path, clock: Clock) -> UsedSlices:
@@ -102,15 +139,19 @@ def read_used(model: BothStages, folder: Path, clock: Clock) -> UsedSlices:
         series = open_series(folder)
         words, needed = read_words_of(series, model.stage1["mr_window"], model.needed)
     with clock.part("prepare"):
-        images = prepared_images(series, words, model.stage1["image_size"], model.stage1["mr_window"], needed)
-        return model.used_slices(stacked(images, len(needed)), needed, series.positions, len(series.slices), series.plane)
+        images = prepared_images(
+            series, words, model.stage1["image_size"], model.stage1["mr_window"], needed
+        )
+        return model.used_slices(
+            stacked(images, len(needed)), needed, series.positions, len(series.slices), series.plane
+        )
 
 
 def joined_weights(run: RunFolder, select: str) -> dict:
     """Content of weights_inference.pth, or the same with the transformer of the last epoch."""
-    joined = artifacts.read_joined(run)
+    joined = read_joined(run)
     if select == "last":
-        stage2 = artifacts.read_trained(run, "stage2", select)
+        stage2 = read_trained(run, "stage2", select)
         joined |= {"stage2": stage2["weights"], "stage2_settings": stage2["settings"]}
     return joined
 

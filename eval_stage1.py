@@ -12,15 +12,17 @@ from pathlib import Path
 
 import pandas as pd
 
-from src import artifacts, engine
-from src.artifacts import DataFolder, RunFolder
-from src.datasets import SpotDataset, held_out_rows, read_spot_tables
+from src.artifacts.checkpoints import read_checkpoint
+from src.artifacts.paths import DataFolder, RunFolder
+from src.artifacts.tables import read_fold
+from src.device import choose_device
+from src.evaluation.score_report import report_spots
+from src.inference.held_out import predict, predict_spots
 from src.labels import LABELS
-from src.loaders import make_loader
-from src.runtime import run_script
-from src.score_report import report_spots
-from src.slice_cnn import build_slice_cnn
-from train_stage1 import predict_batch
+from src.networks.slice_cnn import build_slice_cnn
+from src.sampling.loader import make_loader
+from src.sampling.spot_dataset import SpotDataset, held_out_rows, read_spot_tables
+from src.script import run_script
 
 
 @dataclass
@@ -36,21 +38,33 @@ class Config:
 
 
 def main(config: Config) -> dict:
-    device = engine.choose_device(config.device)
-    data, run = DataFolder(config.data_dir), RunFolder(config.model_dir, config.encoder, config.fold)
-    checkpoint = artifacts.read_checkpoint(run.best("stage1"), ("weights", "settings", "epoch"))
+    device = choose_device(config.device)
+    data, run = (
+        DataFolder(config.data_dir),
+        RunFolder(config.model_dir, config.encoder, config.fold),
+    )
+    checkpoint = read_checkpoint(run.best("stage1"), ("weights", "settings", "epoch"))
     crop_size = checkpoint["settings"]["crop_size"]
     model = build_slice_cnn(checkpoint["settings"], checkpoint["weights"], device)
 
-    artifacts.read_fold(data, config.fold, checkpoint["settings"])
+    read_fold(data, config.fold, checkpoint["settings"])
     tables = read_spot_tables(data)
-    held_out = SpotDataset(tables, held_out_rows(tables.spots, config.fold), crop_size, seed=0, augmentation=None)
+    held_out = SpotDataset(
+        tables, held_out_rows(tables.spots, config.fold), crop_size, seed=0, augmentation=None
+    )
     loader = make_loader(held_out, config.batch_size, config.workers)
-    probabilities = engine.predict(loader, lambda batch: predict_batch(model, batch, crop_size, device), device, "held-out spots")
+    probabilities = predict(
+        loader,
+        lambda batch: predict_spots(model, batch, crop_size, device),
+        device,
+        "held-out spots",
+    )
 
     keys = ["SeriesInstanceUID", "slice"]
     truth = held_out.truth()
-    predictions = pd.concat([truth[keys], pd.DataFrame(probabilities, columns=list(LABELS))], axis=1)
+    predictions = pd.concat(
+        [truth[keys], pd.DataFrame(probabilities, columns=list(LABELS))], axis=1
+    )
     title = f"stage 1, fold {config.fold}, epoch {checkpoint['epoch']} (chosen on this fold), spots"
     return report_spots(run, truth, predictions, title)
 

@@ -13,56 +13,81 @@ from typing import Literal
 import pandas as pd
 import torch
 
-from src import artifacts, engine
-from src.artifacts import DataFolder, RunFolder, folds_of
-from src.datasets import SequenceDataset, pad_sequences
+from src.artifacts.checkpoints import read_trained
+from src.artifacts.files import read_pickle
+from src.artifacts.paths import ArtifactError, DataFolder, RunFolder
+from src.artifacts.provenance import fingerprint, require_features_of
+from src.artifacts.tables import folds_of, read_fold
+from src.device import choose_device
+from src.evaluation.score_report import report_series, title_of
+from src.inference.held_out import predict, predict_series
 from src.labels import LABELS
-from src.loaders import make_loader
-from src.runtime import run_script
-from src.score_report import report_series, title_of
-from src.sequence_transformer import build_transformer
-from train_stage2 import predict_batch
+from src.networks.sequence_transformer import build_transformer
+from src.sampling.loader import make_loader
+from src.sampling.sequence_dataset import SequenceDataset, pad_sequences
+from src.script import run_script
 
 
 @dataclass
 class Config:
     data_dir: Path = Path("data")  # tables
     model_dir: Path = Path("model")  # features and trained networks
-    fold: int | Literal["all"] = 0  # held out; all: each series by the network that never saw it, pooled
+    fold: int | Literal["all"] = (
+        0  # held out; all: each series by the network that never saw it, pooled
+    )
     device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
     encoder: str = "convnext_base.dinov3_lvd1689m"  # as trained
 
-    select: Literal["best", "last"] = "best"  # epoch; the last one is not chosen on the held-out fold
+    select: Literal["best", "last"] = (
+        "best"  # epoch; the last one is not chosen on the held-out fold
+    )
     batch_size: int = 32  # series
 
 
 def main(config: Config) -> dict:
-    device = engine.choose_device(config.device)
+    device = choose_device(config.device)
     data = DataFolder(config.data_dir)
     tables = [predict_fold(config, data, fold, device) for fold in folds_of(data, config.fold)]
-    truth, predictions = (pd.concat(parts, ignore_index=True) for parts in zip(*tables, strict=True))
+    truth, predictions = (
+        pd.concat(parts, ignore_index=True) for parts in zip(*tables, strict=True)
+    )
     run = RunFolder(config.model_dir, config.encoder, config.fold)
     return report_series(run, "stage2", truth, predictions, title_of(config, "stage 2"))
 
 
-def predict_fold(config: Config, data: DataFolder, fold: int, device: torch.device) -> tuple[pd.DataFrame, pd.DataFrame]:
+def predict_fold(
+    config: Config, data: DataFolder, fold: int, device: torch.device
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The series of one held-out fold, and their probabilities by the network that never saw them."""
     run = RunFolder(config.model_dir, config.encoder, fold)
-    checkpoint = artifacts.read_trained(run, "stage2", config.select)
+    checkpoint = read_trained(run, "stage2", config.select)
     settings = checkpoint["settings"]
-    _, held_out = artifacts.read_fold(data, fold, settings)
-    fingerprint = artifacts.fingerprint(run.best("stage1"))
-    artifacts.require_features_of(run, fingerprint)
-    if settings["stage1"] != fingerprint:
-        raise artifacts.ArtifactError(f"{run.best('stage2')} was trained on features of another {run.best('stage1').name}: run train_stage2.py again")
+    _, held_out = read_fold(data, fold, settings)
+    weights = fingerprint(run.best("stage1"))
+    require_features_of(run, weights)
+    if settings["stage1"] != weights:
+        raise ArtifactError(
+            f"{run.best('stage2')} was trained on features of another {run.best('stage1').name}: run train_stage2.py again"
+        )
 
-    dataset = SequenceDataset(run, held_out, artifacts.read_pickle(data.geometry), settings["cut"], seed=0, step=settings["step"])
+    dataset = SequenceDataset(
+        run, held_out, read_pickle(data.geometry), settings["cut"], seed=0, step=settings["step"]
+    )
     if dataset.channels != settings["channels"]:
-        raise artifacts.ArtifactError(f"the features are {dataset.channels} wide, the transformer reads {settings['channels']}: run train_stage2.py again")
+        raise ArtifactError(
+            f"the features are {dataset.channels} wide, the transformer reads {settings['channels']}: run train_stage2.py again"
+        )
     model = build_transformer(settings, checkpoint["weights"], device)
     loader = make_loader(dataset, config.batch_size, workers=0, collate=pad_sequences)
-    probabilities = engine.predict(loader, lambda batch: predict_batch(model, batch, settings["stage1_share"], device), device, "held-out series")
-    return held_out, pd.concat([held_out[["SeriesInstanceUID"]], pd.DataFrame(probabilities, columns=list(LABELS))], axis=1)
+    probabilities = predict(
+        loader,
+        lambda batch: predict_series(model, batch, settings["stage1_share"], device),
+        device,
+        "held-out series",
+    )
+    return held_out, pd.concat(
+        [held_out[["SeriesInstanceUID"]], pd.DataFrame(probabilities, columns=list(LABELS))], axis=1
+    )
 
 
 if __name__ == "__main__":

@@ -23,24 +23,44 @@ from typing import Literal
 
 import pandas as pd
 
-from src import artifacts, data_report, ranks
-from src.array_writer import has_arrays, remove_partial
-from src.artifacts import ArtifactError, DataFolder
-from src.runtime import OK, SOME_FAILED, progress, run_script
-from src.series_arrays import Job, prepare_series, survey_series
-from src.workers import Failure, Limits, run_in_workers
+from src import distributed
+from src.artifacts.files import read_json, write_pickle
+from src.artifacts.paths import ArtifactError, DataFolder
+from src.artifacts.provenance import settle
+from src.artifacts.tables import read_train, write_table
+from src.preprocess.array_files import has_arrays, remove_partial
+from src.preprocess.series_job import Job, geometry, prepare_series, slice_uids, survey_series
+from src.preprocess.survey import print_doubts, print_failures, report
+from src.progress import progress
+from src.script import OK, SOME_FAILED, run_script
+from src.worker_pool import Failure, Limits, run_in_workers
 
-FACTS_IN_META = ("length", "h", "w", "mod", "plane", "orientation", "slice_spacing", "row_spacing", "column_spacing", "patient_id")
+FACTS_IN_META = (
+    "length",
+    "h",
+    "w",
+    "mod",
+    "plane",
+    "orientation",
+    "slice_spacing",
+    "row_spacing",
+    "column_spacing",
+    "patient_id",
+)
 
 
 @dataclass
 class Config:
     data_dir: Path = Path("data")  # the challenge's tables and series/; all results go there, too
     image_size: int = 512  # pixels, rows and columns of every image
-    mr_window: Literal["percentile", "fixed"] = "percentile"  # fixed: -1200..4000, for weights trained with the published window
+    mr_window: Literal["percentile", "fixed"] = (
+        "percentile"  # fixed: -1200..4000, for weights trained with the published window
+    )
     write_slices: bool = True  # also one file a slice; without, half the disk is enough
     workers: int = 2  # processes
-    shard: str | None = None  # i/n: only every n-th series, beginning with the i-th; a last run without it writes the tables
+    shard: str | None = (
+        None  # i/n: only every n-th series, beginning with the i-th; a last run without it writes the tables
+    )
     check: bool = False  # write no arrays: only report what the series are, on screen and in data/series_report.csv
     time_limit: int = 600  # seconds a series may take
     memory_limit: float = 8.0  # GiB of address space a worker may take
@@ -49,35 +69,42 @@ class Config:
 def main(config: Config, submit: Callable = run_in_workers) -> pd.DataFrame:
     """The series that failed. submit: has the jobs done, here or elsewhere, as `run_in_workers` does (tools/preprocess_with_dask.py)."""
     data = DataFolder(config.data_dir)
-    train = artifacts.read_train(data)
+    train = read_train(data)
     part = config.shard or "1/1"
-    uids = ranks.share(train.SeriesInstanceUID.tolist(), part)
+    uids = distributed.share(train.SeriesInstanceUID.tolist(), part)
     if config.check:
         facts, failed = run_all(survey_series, config, uids, submit)
-        data_report.report(data, train, facts, failed)
+        report(data, train, facts, failed)
         return some_left(failed, uids, data.series_report)
 
     settings = {"image_size": config.image_size, "mr_window": config.mr_window}
-    artifacts.settle(data.array_settings, settings, "give the same settings, or another --data-dir", part)
-    missing = [uid for uid in uids if not has_arrays(data, uid, config.image_size, config.write_slices)]
+    settle(data.array_settings, settings, "give the same settings, or another --data-dir", part)
+    missing = [
+        uid for uid in uids if not has_arrays(data, uid, config.image_size, config.write_slices)
+    ]
     print(f"{len(uids)} series, {len(uids) - len(missing)} of them done before")
     _, failed = run_all(prepare_series, config, missing, submit)
     print(f"{len(uids) - len(failed)} of {len(uids)} series are ready")
-    data_report.print_failures(failed)
+    print_failures(failed)
     if config.shard:
         print(f"shard {config.shard} is done; a last run without --shard writes the tables")
         return failed
 
-    artifacts.write_table(data.failed_series, failed)
+    write_table(data.failed_series, failed)
     some_left(failed, uids, data.failed_series)
     facts = write_tables(data, train[~train.SeriesInstanceUID.isin(failed.SeriesInstanceUID)])
-    data_report.print_doubts(facts)
+    print_doubts(facts)
     return failed
 
 
-def run_all(function: Callable[[Job], dict | Failure], config: Config, uids: list[str], submit: Callable) -> tuple[dict[str, dict], pd.DataFrame]:
+def run_all(
+    function: Callable[[Job], dict | Failure], config: Config, uids: list[str], submit: Callable
+) -> tuple[dict[str, dict], pd.DataFrame]:
     """({uid: facts} of the series that went well, SeriesInstanceUID, reason and detail of the others)."""
-    jobs = [Job(config.data_dir, uid, config.image_size, config.mr_window, config.write_slices) for uid in uids]
+    jobs = [
+        Job(config.data_dir, uid, config.image_size, config.mr_window, config.write_slices)
+        for uid in uids
+    ]
     results = submit(function, jobs, config.workers, Limits(config.time_limit, config.memory_limit))
     facts, failed, slices = {}, [], 0
     try:
@@ -89,7 +116,10 @@ def run_all(function: Callable[[Job], dict | Failure], config: Config, uids: lis
                     facts[job.uid] = outcome
                     slices += outcome["length"]
                 bar.update()
-                bar.set_postfix_str(f"{slices / max(bar.format_dict['elapsed'], 1e-3):.0f} slices/s, {len(failed)} failed", refresh=False)
+                bar.set_postfix_str(
+                    f"{slices / max(bar.format_dict['elapsed'], 1e-3):.0f} slices/s, {len(failed)} failed",
+                    refresh=False,
+                )
     finally:
         remove_partial(DataFolder(config.data_dir), [uid for uid in uids if uid not in facts])
     return facts, pd.DataFrame(failed, columns=["SeriesInstanceUID", "reason", "detail"])
@@ -104,11 +134,11 @@ def some_left(failed: pd.DataFrame, uids: list[str], table: Path) -> pd.DataFram
 
 def write_tables(data: DataFolder, prepared: pd.DataFrame) -> dict[str, dict]:
     """Gather the facts of the prepared series (rows of train.csv) into the tables that later stages read; the facts."""
-    facts = {uid: artifacts.read_json(data.facts(uid)) for uid in prepared.SeriesInstanceUID}
-    artifacts.write_pickle(data.slice_uids, data_report.slice_uids(facts))
-    artifacts.write_pickle(data.geometry, data_report.geometry(facts))
+    facts = {uid: read_json(data.facts(uid)) for uid in prepared.SeriesInstanceUID}
+    write_pickle(data.slice_uids, slice_uids(facts))
+    write_pickle(data.geometry, geometry(facts))
     columns = {name: [fact[name] for fact in facts.values()] for name in FACTS_IN_META}
-    artifacts.write_table(data.train_meta, prepared.assign(**columns))
+    write_table(data.train_meta, prepared.assign(**columns))
     return facts
 
 

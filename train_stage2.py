@@ -13,15 +13,23 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from src import artifacts, engine, ranks
-from src.artifacts import DataFolder, RunFolder
-from src.datasets import STEPS, SequenceDataset, pad_sequences
+from src import distributed
+from src.artifacts.checkpoints import read_checkpoint, write_checkpoint
+from src.artifacts.files import read_pickle
+from src.artifacts.paths import DataFolder, RunFolder
+from src.artifacts.provenance import fingerprint, require_features_of
+from src.artifacts.tables import fold_settings, read_fold
+from src.device import autocast, choose_device, precision, to_device
+from src.inference.held_out import predict, predict_series
 from src.labels import LABELS
-from src.loaders import make_loader
-from src.losses import focal_loss
-from src.run import Run
-from src.runtime import run_script
-from src.sequence_transformer import new_transformer, series_probabilities
+from src.networks.sequence_transformer import new_transformer
+from src.sampling.loader import make_loader
+from src.sampling.sequence_dataset import SequenceDataset, pad_sequences
+from src.sampling.slices import STEPS
+from src.script import run_script, settings_of
+from src.training.learner import Learner, fit, scores_or_none
+from src.training.losses import focal_loss
+from src.training.run_folder import Run
 
 
 @dataclass
@@ -38,7 +46,9 @@ class Config:
     dropout: float = 0.15  # share of hidden values that training drops
     attention_dropout: float = 0.05  # share of attention weights that training drops
     stage1_share: float = 0.6  # weight of stage 1's highest logit over the slices in the prediction, 0..1; 0: the transformer alone, as published
-    cut: int = 192  # slices; of a series twice as long or longer only every (length // cut)-th is read
+    cut: int = (
+        192  # slices; of a series twice as long or longer only every (length // cut)-th is read
+    )
 
     epochs: int = 12  # passes over the training series
     batch_size: int = 32  # series a step, over all GPUs
@@ -54,41 +64,69 @@ class Config:
 
 
 def main(config: Config) -> dict | None:
-    device = engine.choose_device(config.device)
-    data, folder = DataFolder(config.data_dir), RunFolder(config.model_dir, config.encoder, config.fold)
-    stage1 = artifacts.read_checkpoint(folder.best("stage1"), ("weights", "settings"))
-    series, inside = artifacts.read_fold(data, config.fold, stage1["settings"])
-    geometry = artifacts.read_pickle(data.geometry)
-    fingerprint = artifacts.fingerprint(folder.best("stage1"))
-    artifacts.require_features_of(folder, fingerprint)
+    device = choose_device(config.device)
+    data, folder = (
+        DataFolder(config.data_dir),
+        RunFolder(config.model_dir, config.encoder, config.fold),
+    )
+    stage1 = read_checkpoint(folder.best("stage1"), ("weights", "settings"))
+    series, inside = read_fold(data, config.fold, stage1["settings"])
+    geometry = read_pickle(data.geometry)
+    weights = fingerprint(folder.best("stage1"))
+    require_features_of(folder, weights)
 
     outside = series[series.fold != config.fold]
     training = SequenceDataset(folder, outside, geometry, config.cut, config.seed, step=None)
-    loader = make_loader(training, config.batch_size, config.workers, config.seed, collate=pad_sequences)
-    held_out_loaders = {step: held_out_loader(folder, inside, geometry, config, step) for step in STEPS}
+    loader = make_loader(
+        training, config.batch_size, config.workers, config.seed, collate=pad_sequences
+    )
+    held_out_loaders = {
+        step: held_out_loader(folder, inside, geometry, config, step) for step in STEPS
+    }
     truth = inside[list(LABELS)].to_numpy()
 
-    settings = engine.settings_of(config)
-    settings |= artifacts.fold_settings(data, inside) | {"channels": training.channels, "stage1": fingerprint}
+    settings = settings_of(config)
+    settings |= fold_settings(data, inside) | {"channels": training.channels, "stage1": weights}
     torch.manual_seed(config.seed)
-    learner = engine.Learner(new_transformer(settings), device, config.lr, config.weight_decay, int(config.warmup_epochs * len(loader)), config.ema_decay)
+    learner = Learner(
+        new_transformer(settings),
+        device,
+        config.lr,
+        config.weight_decay,
+        int(config.warmup_epochs * len(loader)),
+        config.ema_decay,
+    )
     run = Run(folder, "stage2", settings, Path(__file__), config.resume)
-    if ranks.first() and not run.resumed:
+    if distributed.first() and not run.resumed:
         folder.inference.unlink(missing_ok=True)  # of an earlier run
-    run.say(f"{len(outside)} training series, {len(inside)} held out, {ranks.world()} x {device}, {engine.precision(device)}")
+    run.say(
+        f"{len(outside)} training series, {len(inside)} held out, {distributed.world()} x {device}, {precision(device)}"
+    )
 
     def evaluate(average: torch.nn.Module) -> tuple[dict | None, dict]:
         """The scores of the better step, and which it is."""
         scores = {}
         for step, loader in held_out_loaders.items():
-            predict = partial(predict_batch, average, share=config.stage1_share, device=device)
-            probabilities = engine.predict(loader, predict, device, f"held-out series, step {step}")
-            scores[step] = engine.scores_or_none(truth, probabilities)
+            probabilities_of = partial(
+                predict_series, average, share=config.stage1_share, device=device
+            )
+            probabilities = predict(
+                loader, probabilities_of, device, f"held-out series, step {step}"
+            )
+            scores[step] = scores_or_none(truth, probabilities)
         better = max(STEPS, key=lambda step: scores[step]["score"] if scores[step] else -np.inf)
         return scores[better], {"step": better}
 
-    best = engine.fit(learner, run, loader, config.epochs, 1, lambda model, batch: batch_loss(model, batch, device), evaluate)
-    if ranks.first():
+    best = fit(
+        learner,
+        run,
+        loader,
+        config.epochs,
+        1,
+        lambda model, batch: batch_loss(model, batch, device),
+        evaluate,
+    )
+    if distributed.first():
         join(folder, stage1, outside[list(LABELS)].mean().tolist())
     return best
 
@@ -101,24 +139,26 @@ def held_out_loader(folder: RunFolder, series, geometry: dict, config: Config, s
 
 def batch_loss(model: torch.nn.Module, batch: dict, device: torch.device) -> torch.Tensor:
     """Focal loss of the series' labels."""
-    batch = engine.to_device(batch, device)
-    with engine.autocast(device):
+    batch = to_device(batch, device)
+    with autocast(device):
         logits = model(batch["features"], batch["positions"], batch["present"])
     return focal_loss(logits, batch["labels"])
 
 
-def predict_batch(model: torch.nn.Module, batch: dict, share: float, device: torch.device) -> torch.Tensor:
-    """Probabilities (B, 14) of series."""
-    return series_probabilities(model, engine.to_device(batch, device), share)
-
-
 def join(folder: RunFolder, stage1: dict, prior: list[float]) -> None:
     """Both stages' best weights in one file: all that is needed beside the DICOM. prior: frequency of each label, for series that cannot be read."""
-    stage2 = artifacts.read_checkpoint(folder.best("stage2"), ("weights", "settings"))
-    joined = {"stage1": stage1["weights"], "stage1_settings": stage1["settings"], "stage2": stage2["weights"], "stage2_settings": stage2["settings"]}
+    stage2 = read_checkpoint(folder.best("stage2"), ("weights", "settings"))
+    joined = {
+        "stage1": stage1["weights"],
+        "stage1_settings": stage1["settings"],
+        "stage2": stage2["weights"],
+        "stage2_settings": stage2["settings"],
+    }
     joined["prior"] = prior
-    artifacts.write_checkpoint(folder.inference, joined)
-    print(f"both stages, step {stage2['settings']['step']}, epoch {stage2['epoch']}: {folder.inference}")
+    write_checkpoint(folder.inference, joined)
+    print(
+        f"both stages, step {stage2['settings']['step']}, epoch {stage2['epoch']}: {folder.inference}"
+    )
 
 
 if __name__ == "__main__":

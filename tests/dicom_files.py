@@ -10,7 +10,12 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
 from pydicom.tag import Tag
-from pydicom.uid import CTImageStorage, EnhancedMRImageStorage, ExplicitVRLittleEndian, MRImageStorage
+from pydicom.uid import (
+    CTImageStorage,
+    EnhancedMRImageStorage,
+    ExplicitVRLittleEndian,
+    MRImageStorage,
+)
 
 SERIES_UID = "1.2.3"
 SPACING = (2.5, 0.75, 0.5)  # mm between slices, rows, columns
@@ -25,7 +30,11 @@ def tilted(axes: np.ndarray, degrees: float = 14.0) -> np.ndarray:
     """Axes turned about two of the patient's axes."""
     angle = np.radians(degrees)
     c, s = np.cos(angle), np.sin(angle)
-    return axes @ np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]]) @ np.array([[1, 0, 0], [0, c, s], [0, -s, c]])
+    return (
+        axes
+        @ np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]])
+        @ np.array([[1, 0, 0], [0, c, s], [0, -s, c]])
+    )
 
 
 def volume(shape=(7, 12, 10), seed: int = 0, low: int = 0, high: int = 4000) -> np.ndarray:
@@ -38,7 +47,9 @@ def places(axes: np.ndarray, count: int, spacing: float = SPACING[0]) -> np.ndar
     return np.array([-30.0, -20.0, 10.0]) + np.arange(count)[:, None] * spacing * axes[0]
 
 
-def stored_as(images: np.ndarray, axes: np.ndarray, points: np.ndarray, code: str, spacing=SPACING[1:]) -> tuple:
+def stored_as(
+    images: np.ndarray, axes: np.ndarray, points: np.ndarray, code: str, spacing=SPACING[1:]
+) -> tuple:
     """The same slices as a scanner with other directions in the plane stores them.
 
     (images, points, orientation (6), spacing of rows and columns). code: mirror rows (Y) and columns (X), then transpose (T): what
@@ -50,9 +61,19 @@ def stored_as(images: np.ndarray, axes: np.ndarray, points: np.ndarray, code: st
     if "Y" in code:
         images, points, down = images[:, ::-1], points + (height - 1) * row_spacing * down, -down
     if "X" in code:
-        images, points, across = images[:, :, ::-1], points + (width - 1) * column_spacing * across, -across
+        images, points, across = (
+            images[:, :, ::-1],
+            points + (width - 1) * column_spacing * across,
+            -across,
+        )
     if "T" in code:
-        images, down, across, row_spacing, column_spacing = images.swapaxes(1, 2), across, down, column_spacing, row_spacing
+        images, down, across, row_spacing, column_spacing = (
+            images.swapaxes(1, 2),
+            across,
+            down,
+            column_spacing,
+            row_spacing,
+        )
     return images, points, [*across, *down], (row_spacing, column_spacing)
 
 
@@ -62,7 +83,12 @@ def dataset(pixels: np.ndarray, modality: str = "MR", **tags) -> Dataset:
     data.file_meta = FileMetaDataset()
     data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     data.SOPClassUID = CTImageStorage if modality == "CT" else MRImageStorage
-    data.Modality, data.PatientID, data.SeriesInstanceUID, data.SOPInstanceUID = modality, "p1", SERIES_UID, f"{SERIES_UID}.1"
+    data.Modality, data.PatientID, data.SeriesInstanceUID, data.SOPInstanceUID = (
+        modality,
+        "p1",
+        SERIES_UID,
+        f"{SERIES_UID}.1",
+    )
     data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
     data.Rows, data.Columns = pixels.shape[-2:]
     bits = pixels.itemsize * 8
@@ -92,13 +118,38 @@ def save(data: Dataset, path: Path) -> Path:
     return path
 
 
-def write_slices(folder: Path, images: np.ndarray, points, orientation, spacing=SPACING[1:], names=None, order=None, **tags) -> Path:
+def write_slices(
+    folder: Path,
+    images: np.ndarray,
+    points,
+    orientation,
+    spacing=SPACING[1:],
+    names=None,
+    order=None,
+    **tags,
+) -> Path:
     """One file a slice. order: index of the slice that was acquired k-th; names: file name of each slice."""
     order = range(len(images)) if order is None else order
     for instance, k in enumerate(order, 1):
         position = None if points is None else list(map(float, points[k]))
-        geometry = {} if position is None else {"ImagePositionPatient": position, "ImageOrientationPatient": list(map(float, orientation))}
-        data = dataset(images[k], **{"InstanceNumber": instance, "SOPInstanceUID": f"{SERIES_UID}.{k + 1}", "PixelSpacing": list(spacing)} | geometry | tags)
+        geometry = (
+            {}
+            if position is None
+            else {
+                "ImagePositionPatient": position,
+                "ImageOrientationPatient": list(map(float, orientation)),
+            }
+        )
+        data = dataset(
+            images[k],
+            **{
+                "InstanceNumber": instance,
+                "SOPInstanceUID": f"{SERIES_UID}.{k + 1}",
+                "PixelSpacing": list(spacing),
+            }
+            | geometry
+            | tags,
+        )
         save(data, folder / (f"{k:03d}.dcm" if names is None else names[k]))
     return folder
 
@@ -111,16 +162,30 @@ def write_axial(folder: Path, images: np.ndarray, **options) -> Path:
 
 def write_frames(path: Path, images: np.ndarray, points, orientation, slopes=None, **tags) -> Path:
     """One enhanced multi-frame file; images in stored order. The rescale stands in the functional groups only."""
-    data = dataset(images, SOPClassUID=EnhancedMRImageStorage, NumberOfFrames=len(images), PixelSpacing=None, **tags)
+    data = dataset(
+        images,
+        SOPClassUID=EnhancedMRImageStorage,
+        NumberOfFrames=len(images),
+        PixelSpacing=None,
+        **tags,
+    )
     shared = Dataset()
-    shared.PixelMeasuresSequence = Sequence([_item(PixelSpacing=list(SPACING[1:]), SliceThickness=SPACING[0])])
-    shared.PlaneOrientationSequence = Sequence([_item(ImageOrientationPatient=list(map(float, orientation)))])
+    shared.PixelMeasuresSequence = Sequence(
+        [_item(PixelSpacing=list(SPACING[1:]), SliceThickness=SPACING[0])]
+    )
+    shared.PlaneOrientationSequence = Sequence(
+        [_item(ImageOrientationPatient=list(map(float, orientation)))]
+    )
     data.SharedFunctionalGroupsSequence = Sequence([shared])
     groups = []
     for k, point in enumerate(points):
-        group = _item(PlanePositionSequence=Sequence([_item(ImagePositionPatient=list(map(float, point)))]))
+        group = _item(
+            PlanePositionSequence=Sequence([_item(ImagePositionPatient=list(map(float, point)))])
+        )
         slope = 1 if slopes is None else slopes[k]
-        group.PixelValueTransformationSequence = Sequence([_item(RescaleSlope=slope, RescaleIntercept=0, RescaleType="US")])
+        group.PixelValueTransformationSequence = Sequence(
+            [_item(RescaleSlope=slope, RescaleIntercept=0, RescaleType="US")]
+        )
         groups.append(group)
     data.PerFrameFunctionalGroupsSequence = Sequence(groups)
     return save(data, path)
@@ -176,11 +241,29 @@ def jpeg_lossless(image: np.ndarray) -> bytes:
         size = int(abs(difference)).bit_length()
         bits.append(f"{size:05b}")  # the Huffman table gives each size a code of 5 bits
         if size:
-            bits.append(format(difference if difference > 0 else difference + (1 << size) - 1, f"0{size}b"))
+            bits.append(
+                format(difference if difference > 0 else difference + (1 << size) - 1, f"0{size}b")
+            )
     text = "".join(bits)
     text += "1" * (-len(text) % 8)
     scan = int(text, 2).to_bytes(len(text) // 8, "big").replace(b"\xff", b"\xff\x00")
     counts = bytes([0, 0, 0, 0, 17] + [0] * 11)
     table = b"\xff\xc4" + (2 + 1 + 16 + 17).to_bytes(2, "big") + b"\x00" + counts + bytes(range(17))
-    frame = b"\xff\xc3" + (11).to_bytes(2, "big") + bytes([12]) + height.to_bytes(2, "big") + width.to_bytes(2, "big") + bytes([1, 1, 0x11, 0])
-    return b"\xff\xd8" + frame + table + b"\xff\xda" + (8).to_bytes(2, "big") + bytes([1, 1, 0, 1, 0, 0]) + scan + b"\xff\xd9"
+    frame = (
+        b"\xff\xc3"
+        + (11).to_bytes(2, "big")
+        + bytes([12])
+        + height.to_bytes(2, "big")
+        + width.to_bytes(2, "big")
+        + bytes([1, 1, 0x11, 0])
+    )
+    return (
+        b"\xff\xd8"
+        + frame
+        + table
+        + b"\xff\xda"
+        + (8).to_bytes(2, "big")
+        + bytes([1, 1, 0, 1, 0, 0])
+        + scan
+        + b"\xff\xd9"
+    )

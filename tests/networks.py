@@ -4,11 +4,13 @@ from pathlib import Path
 
 import torch
 
-from src import artifacts
-from src.artifacts import DataFolder, RunFolder
+from src.artifacts.checkpoints import read_checkpoint, write_checkpoint
+from src.artifacts.paths import DataFolder, RunFolder
+from src.artifacts.provenance import fingerprint
+from src.artifacts.tables import fold_settings, read_fold, read_folds
 from src.labels import LABELS
-from src.sequence_transformer import new_transformer
-from src.slice_cnn import SliceCNN
+from src.networks.sequence_transformer import new_transformer
+from src.networks.slice_cnn import SliceCNN
 from tests.conftest import CROP
 
 ENCODER = "test_convnext"
@@ -18,25 +20,48 @@ def write_stage1(data: DataFolder, model_dir: Path, fold: int = 0, seed: int = 0
     """best_stage1.pth."""
     torch.manual_seed(seed)
     run = RunFolder(model_dir, ENCODER, fold)
-    _, held_out = artifacts.read_fold(data, fold)
-    settings = artifacts.fold_settings(data, held_out) | {"encoder": ENCODER, "crop_size": CROP, "heatmap_weight": 0.3}
+    _, held_out = read_fold(data, fold)
+    settings = fold_settings(data, held_out) | {
+        "encoder": ENCODER,
+        "crop_size": CROP,
+        "heatmap_weight": 0.3,
+    }
     weights = SliceCNN(ENCODER, heatmap=True).state_dict()
-    artifacts.write_checkpoint(run.best("stage1"), {"weights": weights, "settings": settings, "epoch": 1})
+    write_checkpoint(run.best("stage1"), {"weights": weights, "settings": settings, "epoch": 1})
     return run
 
 
-def write_both(data: DataFolder, model_dir: Path, fold: int = 0, seed: int = 0, cut: int = 192) -> RunFolder:
+def write_both(
+    data: DataFolder, model_dir: Path, fold: int = 0, seed: int = 0, cut: int = 192
+) -> RunFolder:
     """best_stage1.pth, best_stage2.pth and weights_inference.pth, for step 2."""
     run = write_stage1(data, model_dir, fold, seed)
-    stage1 = artifacts.read_checkpoint(run.best("stage1"), ())
+    stage1 = read_checkpoint(run.best("stage1"), ())
     channels = SliceCNN(ENCODER, heatmap=True).channels
-    shape = {"channels": channels, "width": 16, "layers": 2, "heads": 1, "dropout": 0.0, "attention_dropout": 0.0}
+    shape = {
+        "channels": channels,
+        "width": 16,
+        "layers": 2,
+        "heads": 1,
+        "dropout": 0.0,
+        "attention_dropout": 0.0,
+    }
     fold_of = {name: stage1["settings"][name] for name in ("held_out", "image_size", "mr_window")}
-    settings = fold_of | shape | {"cut": cut, "step": 2, "stage1_share": 0.4, "stage1": artifacts.fingerprint(run.best("stage1"))}
+    settings = (
+        fold_of
+        | shape
+        | {"cut": cut, "step": 2, "stage1_share": 0.4, "stage1": fingerprint(run.best("stage1"))}
+    )
     weights = new_transformer(settings).state_dict()
-    artifacts.write_checkpoint(run.best("stage2"), {"weights": weights, "settings": settings, "epoch": 1})
-    series = artifacts.read_folds(data)
+    write_checkpoint(run.best("stage2"), {"weights": weights, "settings": settings, "epoch": 1})
+    series = read_folds(data)
     prior = series[series.fold != fold][list(LABELS)].mean().tolist()
-    joined = {"prior": prior, "stage1": stage1["weights"], "stage1_settings": stage1["settings"], "stage2": weights, "stage2_settings": settings}
-    artifacts.write_checkpoint(run.inference, joined)
+    joined = {
+        "prior": prior,
+        "stage1": stage1["weights"],
+        "stage1_settings": stage1["settings"],
+        "stage2": weights,
+        "stage2_settings": settings,
+    }
+    write_checkpoint(run.inference, joined)
     return run

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.augment import Augmentation, crops, draw, warp
+from src.sampling.augment import Augmentation, crops, draw, warp
 
 SIZE, CROP = 64, 56
 STILL = Augmentation(mirror=0, affine=0, spoil=0, drift=0)
@@ -15,15 +15,25 @@ STILL = Augmentation(mirror=0, affine=0, spoil=0, drift=0)
 
 def images(count=4, seed=0):
     smooth = np.random.default_rng(seed).random((count, 3, SIZE, SIZE), np.float32)
-    return torch.from_numpy(np.stack([[cv2.GaussianBlur(channel, (0, 0), 3) * 5 for channel in sample] for sample in smooth]))
+    return torch.from_numpy(
+        np.stack(
+            [[cv2.GaussianBlur(channel, (0, 0), 3) * 5 for channel in sample] for sample in smooth]
+        )
+    )
 
 
 def collate(draws):
-    return {name: torch.from_numpy(np.stack([d.tensors()[name] for d in draws])) for name in draws[0].tensors()}
+    return {
+        name: torch.from_numpy(np.stack([d.tensors()[name] for d in draws]))
+        for name in draws[0].tensors()
+    }
 
 
 def draws_of(augmentation, count=4, seed=0, mirrorable=True):
-    return [draw(augmentation, np.random.default_rng([seed, k]), SIZE, CROP, mirrorable) for k in range(count)]
+    return [
+        draw(augmentation, np.random.default_rng([seed, k]), SIZE, CROP, mirrorable)
+        for k in range(count)
+    ]
 
 
 def test_batched_affine_equals_cv2_sample_by_sample():
@@ -33,13 +43,24 @@ def test_batched_affine_equals_cv2_sample_by_sample():
         for channel, result in zip(sample, out, strict=True):
             least = sample.min()
             flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-            expected = cv2.warpAffine(channel - least, drawn.matrix.astype(np.float64), (CROP, CROP), flags=flags, borderValue=0) + least
+            expected = (
+                cv2.warpAffine(
+                    channel - least,
+                    drawn.matrix.astype(np.float64),
+                    (CROP, CROP),
+                    flags=flags,
+                    borderValue=0,
+                )
+                + least
+            )
             np.testing.assert_allclose(result, expected, atol=0.02)
 
 
 def test_distortion_equals_cv2_remap():
     batch, draws = images(30), draws_of(Augmentation(mirror=0, affine=0, spoil=1, drift=0), 30)
-    distorted = [k for k, drawn in enumerate(draws) if not np.array_equal(drawn.columns, np.arange(CROP))]
+    distorted = [
+        k for k, drawn in enumerate(draws) if not np.array_equal(drawn.columns, np.arange(CROP))
+    ]
     assert distorted
     warped = warp(batch, collate(draws)).numpy()
     for k in distorted:
@@ -57,7 +78,9 @@ def test_holes_hide_a_share_of_the_picture_and_show_background():
     shares = np.array([(sample == 0.25).all(axis=0).mean() for sample in warped])
     holes = np.array([drawn.hole_rows.any() for drawn in draws])
     assert (shares[~holes] < 0.01).all()
-    grids = np.array([drawn.hole_rows[0].any() and not drawn.hole_rows[1:].any() for drawn in draws])
+    grids = np.array(
+        [drawn.hole_rows[0].any() and not drawn.hole_rows[1:].any() for drawn in draws]
+    )
     assert grids.sum() > 30
     assert shares[grids].mean() == pytest.approx(0.4**2, abs=0.03)
     boxes = holes & ~grids
@@ -77,7 +100,13 @@ def test_no_draw_is_a_plain_crop():
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10_000))
 def test_points_go_where_the_picture_goes(seed):
-    drawn = draw(Augmentation(affine=1, spoil=1, quarter_turns=True, drift=0), np.random.default_rng(seed), SIZE, CROP, True)
+    drawn = draw(
+        Augmentation(affine=1, spoil=1, quarter_turns=True, drift=0),
+        np.random.default_rng(seed),
+        SIZE,
+        CROP,
+        True,
+    )
     point = np.random.default_rng(seed).uniform(22, 42, (1, 2))
     y, x = np.mgrid[:SIZE, :SIZE]
     blob = np.exp(-((x - point[0, 0]) ** 2 + (y - point[0, 1]) ** 2) / 1.5).astype(np.float32)
@@ -112,7 +141,9 @@ def test_quarter_turns_are_exact():
 
 def test_without_draws_the_batch_is_cropped_at_its_centre():
     batch = images()
-    torch.testing.assert_close(crops({"images": batch.half()}, CROP), batch.half().float()[..., 4:60, 4:60])
+    torch.testing.assert_close(
+        crops({"images": batch.half()}, CROP), batch.half().float()[..., 4:60, 4:60]
+    )
 
 
 def test_each_piece_happens_as_often_as_it_should():
@@ -120,10 +151,14 @@ def test_each_piece_happens_as_often_as_it_should():
     drawn = [draw(settings, generator, SIZE, CROP, mirrorable=True) for _ in range(400)]
     assert np.mean([one.mirrored for one in drawn]) == pytest.approx(settings.mirror, abs=0.08)
     drifts = np.array([one.drift for one in drawn])
-    assert drifts.min() == pytest.approx(-settings.drift, abs=1e-3) and drifts.max() == pytest.approx(settings.drift, abs=1e-3)
+    assert drifts.min() == pytest.approx(
+        -settings.drift, abs=1e-3
+    ) and drifts.max() == pytest.approx(settings.drift, abs=1e-3)
     turned = [one.matrix[0, 1] != 0 for one in drawn]
     assert np.mean(turned) == pytest.approx(settings.affine, abs=0.08)
-    spoiled = [one.hole_columns.any() or not np.array_equal(one.columns, np.arange(CROP)) for one in drawn]
+    spoiled = [
+        one.hole_columns.any() or not np.array_equal(one.columns, np.arange(CROP)) for one in drawn
+    ]
     assert np.mean(spoiled) == pytest.approx(settings.spoil, abs=0.08)
 
 
@@ -132,4 +167,6 @@ def test_drift_is_added_to_the_whole_sample():
     still = [replace(one, drift=np.float32(0)) for one in drawn]
     difference = warp(batch, collate(drawn)) - warp(batch, collate(still))
     for k, one in enumerate(drawn):
-        torch.testing.assert_close(difference[k], torch.full_like(difference[k], float(one.drift)), atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            difference[k], torch.full_like(difference[k], float(one.drift)), atol=1e-5, rtol=0
+        )

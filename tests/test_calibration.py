@@ -6,8 +6,8 @@ from scipy import optimize, special, stats
 from sklearn import metrics as reference
 from sklearn.calibration import calibration_curve
 
-from src import calibration
-from src.calibration import (
+from src.evaluation import calibration
+from src.evaluation.calibration import (
     COLDEST,
     FEWEST,
     HOTTEST,
@@ -34,7 +34,9 @@ def example(rows=400, seed=0, heat=1.0):
 def test_logit_and_sigmoid_are_those_of_scipy_and_finite_at_the_ends():
     probabilities = np.linspace(0.001, 0.999, 50)
     np.testing.assert_allclose(logit(probabilities), special.logit(probabilities), rtol=1e-12)
-    np.testing.assert_allclose(sigmoid(np.linspace(-700, 700, 51)), special.expit(np.linspace(-700, 700, 51)), rtol=1e-12)
+    np.testing.assert_allclose(
+        sigmoid(np.linspace(-700, 700, 51)), special.expit(np.linspace(-700, 700, 51)), rtol=1e-12
+    )
     assert np.isfinite(logit(np.array([0.0, 1.0]))).all()
 
 
@@ -45,14 +47,20 @@ def test_temperature_one_is_identity():
 
 def test_log_loss_equals_scikit_learn():
     truth, logits = example()
-    assert log_loss(truth, logits) == pytest.approx(reference.log_loss(truth, special.expit(logits)), rel=1e-10)
+    assert log_loss(truth, logits) == pytest.approx(
+        reference.log_loss(truth, special.expit(logits)), rel=1e-10
+    )
 
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("heat", [0.4, 1.0, 4.0])
 def test_temperature_has_the_least_log_loss(seed, heat):
     truth, logits = example(200, seed, heat)
-    best = optimize.minimize_scalar(lambda t: reference.log_loss(truth, special.expit(logits / t)), bounds=(COLDEST, HOTTEST), options={"xatol": 1e-9})
+    best = optimize.minimize_scalar(
+        lambda t: reference.log_loss(truth, special.expit(logits / t)),
+        bounds=(COLDEST, HOTTEST),
+        options={"xatol": 1e-9},
+    )
     assert fit_temperature(truth, logits) == pytest.approx(best.x, rel=1e-4)
 
 
@@ -64,7 +72,9 @@ def test_temperature_of_logits_that_are_scaled_is_the_scale(heat):
 @given(st.floats(0.2, 5))
 def test_scaled_logits_have_the_scaled_temperature(scale):
     truth, logits = example(100, seed=1)
-    assert fit_temperature(truth, scale * logits) == pytest.approx(scale * fit_temperature(truth, logits), rel=1e-6)
+    assert fit_temperature(truth, scale * logits) == pytest.approx(
+        scale * fit_temperature(truth, logits), rel=1e-6
+    )
 
 
 def test_labels_without_enough_of_both_classes_keep_one():
@@ -84,7 +94,11 @@ def test_perfect_and_reversed_order_end_at_the_bounds():
 
 def two_labels():
     first, second = example(300, 0, 2.0), example(300, 1, 0.5)
-    return np.column_stack([first[0], second[0]]), np.column_stack([first[1], second[1]]), np.arange(300) % 3
+    return (
+        np.column_stack([first[0], second[0]]),
+        np.column_stack([first[1], second[1]]),
+        np.arange(300) % 3,
+    )
 
 
 def test_crossfitted_logits_are_cooled_by_the_other_parts():
@@ -109,7 +123,9 @@ def test_labels_of_a_part_do_not_touch_its_own_logits():
 def test_reliability_is_the_quantile_curve_of_scikit_learn():
     truth, logits = example(1000)
     predicted, observed, counts = reliability(truth, sigmoid(logits))
-    expected = calibration_curve(truth, sigmoid(logits), n_bins=calibration.BINS, strategy="quantile")
+    expected = calibration_curve(
+        truth, sigmoid(logits), n_bins=calibration.BINS, strategy="quantile"
+    )
     np.testing.assert_allclose((observed, predicted), expected, rtol=1e-12)
     assert counts.tolist() == [100] * 10
 
@@ -124,7 +140,12 @@ def test_calibration_error_by_hand():
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 4)), min_size=1, max_size=60), st.randoms())
 def test_the_order_of_the_rows_does_not_matter(rows, random):
     shuffled = random.sample(rows, len(rows))
-    errors = [calibration_error(np.array([row[0] for row in each]), np.array([row[1] / 4 for row in each])) for each in (rows, shuffled)]
+    errors = [
+        calibration_error(
+            np.array([row[0] for row in each]), np.array([row[1] / 4 for row in each])
+        )
+        for each in (rows, shuffled)
+    ]
     assert errors[0] == pytest.approx(errors[1], abs=1e-12)
 
 
@@ -136,12 +157,19 @@ def test_one_probability_for_all_is_calibrated_where_it_is_their_share():
 
 def test_error_by_chance_is_that_of_exact_probabilities():
     truths, probabilities = zip(*[example(200, seed) for seed in range(60)], strict=True)
-    expected = np.mean([calibration_error(truth, sigmoid(logits)) for truth, logits in zip(truths, probabilities, strict=True)])
+    expected = np.mean(
+        [
+            calibration_error(truth, sigmoid(logits))
+            for truth, logits in zip(truths, probabilities, strict=True)
+        ]
+    )
     assert chance_error(sigmoid(probabilities[0])) == pytest.approx(expected, rel=0.15)
     assert chance_error(np.array([0.0, 1.0] * 50)) == 0
 
 
-@pytest.mark.parametrize(("positive", "rows"), [(0, 20), (3, 20), (20, 20), (1, 7), (0, 181), (181, 181)])
+@pytest.mark.parametrize(
+    ("positive", "rows"), [(0, 20), (3, 20), (20, 20), (1, 7), (0, 181), (181, 181)]
+)
 def test_wilson_intervals_are_those_of_scipy_and_hold_the_share(positive, rows):
     low, high = wilson(np.array([positive / rows]), np.array([rows]))
     expected = stats.binomtest(positive, rows).proportion_ci(method="wilson")

@@ -5,24 +5,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src import artifacts
-from src.artifacts import ArtifactError, DataFolder, RunFolder
-from src.augment import Augmentation
-from src.datasets import (
-    STEPS,
-    SequenceDataset,
+from src.artifacts.files import array_layout, read_array, write_array
+from src.artifacts.paths import ArtifactError, DataFolder, RunFolder
+from src.labels import LABELS, MIRROR, PRESENT
+from src.sampling.augment import Augmentation
+from src.sampling.loader import make_loader
+from src.sampling.sequence_dataset import SequenceDataset, pad_sequences
+from src.sampling.slices import STEPS, neighbours, slice_positions, thin
+from src.sampling.spot_dataset import (
     SpotDataset,
     held_out_rows,
-    pad_sequences,
     pixel_sigma,
     read_spot_tables,
-    slice_positions,
-    thin,
     training_rows,
 )
-from src.labels import LABELS, MIRROR, PRESENT
-from src.loaders import make_loader
-from src.volume import neighbours
 from tests.conftest import CROP, IMAGE_SIZE
 
 
@@ -33,7 +29,9 @@ def tables(tiny):
 
 @pytest.fixture(scope="module")
 def training(tables):
-    return SpotDataset(tables, training_rows(tables.spots, 0), CROP, seed=1, augmentation=Augmentation())
+    return SpotDataset(
+        tables, training_rows(tables.spots, 0), CROP, seed=1, augmentation=Augmentation()
+    )
 
 
 def test_positives_are_oversampled_once_and_the_held_out_fold_is_left_out(tables):
@@ -51,7 +49,7 @@ def test_held_out_samples_are_the_slice_and_its_neighbours_at_step_1(tables):
     truth = dataset.truth()
     for k, row in enumerate(dataset.rows):
         uid, f = row["SeriesInstanceUID"], int(row["f"])
-        volume = artifacts.read_array(tables.data.sequence(uid))
+        volume = read_array(tables.data.sequence(uid))
         sample = dataset[0, k]
         np.testing.assert_array_equal(sample["images"], volume[neighbours(f, 1, len(volume))])
         window = tables.labels[uid][max(0, f - 1) : f + 2].max(axis=0)
@@ -100,7 +98,9 @@ def test_hard_slices_are_drawn_half_the_time_and_only_the_safe_ones(tables):
     safe = tables.safe[uid]
     tables.hard[uid] = np.array([aneurysm, safe[0]])
     try:
-        dataset = SpotDataset(tables, pd.DataFrame([row]), CROP, seed=0, augmentation=Augmentation())
+        dataset = SpotDataset(
+            tables, pd.DataFrame([row]), CROP, seed=0, augmentation=Augmentation()
+        )
         drawn = [dataset.draw_slice(row, np.random.default_rng(k))[0] for k in range(400)]
     finally:
         del tables.hard[uid]
@@ -114,13 +114,20 @@ def test_mirrored_samples_have_mirrored_labels_and_points(tables):
     upright = tables.meta.plane.isin(["axial", "coronal"])
     rows = spots[(spots.class_id != PRESENT) & spots.SeriesInstanceUID.map(upright)].head(4)
     still = {"affine": 0, "spoil": 0, "drift": 0}
-    plain, mirrored = (SpotDataset(tables, rows, IMAGE_SIZE, seed=0, augmentation=Augmentation(mirror=mirror, **still)) for mirror in (0, 1))
+    plain, mirrored = (
+        SpotDataset(
+            tables, rows, IMAGE_SIZE, seed=0, augmentation=Augmentation(mirror=mirror, **still)
+        )
+        for mirror in (0, 1)
+    )
     for k in range(len(rows)):
         ours, theirs = plain[0, k], mirrored[0, k]
         np.testing.assert_array_equal(ours["images"], theirs["images"])
         assert np.isfinite(ours["points"]).any()
         np.testing.assert_array_equal(theirs["labels"], ours["labels"][list(MIRROR)])
-        np.testing.assert_allclose(theirs["points"][:, 0], IMAGE_SIZE - 1 - ours["points"][:, 0], atol=1e-3)
+        np.testing.assert_allclose(
+            theirs["points"][:, 0], IMAGE_SIZE - 1 - ours["points"][:, 0], atol=1e-3
+        )
         np.testing.assert_allclose(theirs["points"][:, 1], ours["points"][:, 1], atol=1e-3)
 
 
@@ -129,7 +136,9 @@ def test_sagittal_series_are_never_mirrored(tables):
     rows = training_rows(tables.spots, 0).head(5)
     original, tables.meta = tables.meta, sagittal
     try:
-        dataset = SpotDataset(tables, rows, CROP, seed=0, augmentation=Augmentation(mirror=1, affine=0, spoil=0))
+        dataset = SpotDataset(
+            tables, rows, CROP, seed=0, augmentation=Augmentation(mirror=1, affine=0, spoil=0)
+        )
         assert all(dataset[0, k]["matrix"][0, 0] > 0 for k in range(len(rows)))
     finally:
         tables.meta = original
@@ -148,10 +157,12 @@ def test_a_faulty_array_is_named_before_training(tiny, tmp_path, fault):
     data = DataFolder(root)
     tables = read_spot_tables(data)
     uid = tables.spots.SeriesInstanceUID.iloc[0]
-    array = artifacts.read_array(data.sequence(uid))
+    array = read_array(data.sequence(uid))
     data.sequence(uid).unlink()
     if fault != "missing":
-        artifacts.write_array(data.sequence(uid), array[:-1] if fault == "short" else array.astype(np.float32))
+        write_array(
+            data.sequence(uid), array[:-1] if fault == "short" else array.astype(np.float32)
+        )
     with pytest.raises(ArtifactError, match=uid):
         SpotDataset(tables, tables.spots, CROP, seed=0, augmentation=None)
 
@@ -176,11 +187,19 @@ def test_positions_fall_back_to_slice_numbers():
 @pytest.fixture
 def features(tmp_path):
     run = RunFolder(tmp_path, "test_convnext", 0)
-    series = pd.DataFrame({"SeriesInstanceUID": ["1.1", "1.2"], **{label: [0, 1] for label in LABELS}})
+    series = pd.DataFrame(
+        {"SeriesInstanceUID": ["1.1", "1.2"], **{label: [0, 1] for label in LABELS}}
+    )
     geometry = {}
     for uid, length in (("1.1", 4), ("1.2", 400)):
-        artifacts.write_array(run.feature(uid), np.random.default_rng(length).random((2, length, 6)).astype(np.float16))
-        artifacts.write_array(run.logit(uid), np.random.default_rng(length + 1).random((2, length, len(LABELS))).astype(np.float16))
+        write_array(
+            run.feature(uid),
+            np.random.default_rng(length).random((2, length, 6)).astype(np.float16),
+        )
+        write_array(
+            run.logit(uid),
+            np.random.default_rng(length + 1).random((2, length, len(LABELS))).astype(np.float16),
+        )
         geometry[uid] = {"positions": np.arange(length) * 0.5, "frames": np.full(length, -1)}
     return run, series, geometry
 
@@ -192,12 +211,15 @@ def test_sequences_are_thinned_and_padded_to_the_longest(features, step):
     batch = next(iter(make_loader(dataset, 2, 0, collate=pad_sequences)))
     assert batch["features"].shape == (2, 200, 6)
     assert batch["present"].sum(1).tolist() == [4, 200]
-    stored = artifacts.read_array(run.feature("1.2"))[STEPS.index(step)]
+    stored = read_array(run.feature("1.2"))[STEPS.index(step)]
     np.testing.assert_array_equal(batch["features"][1], stored[::2].astype(np.float32))
     np.testing.assert_allclose(batch["positions"][1], np.arange(0, 400, 2) * 0.5)
     assert not batch["features"][0, 4:].any()
     for row, (uid, stride) in enumerate((("1.1", 1), ("1.2", 2))):
-        np.testing.assert_array_equal(batch["highest"][row], artifacts.read_array(run.logit(uid))[STEPS.index(step), ::stride].max(axis=0).astype(np.float32))
+        np.testing.assert_array_equal(
+            batch["highest"][row],
+            read_array(run.logit(uid))[STEPS.index(step), ::stride].max(axis=0).astype(np.float32),
+        )
 
 
 def test_features_of_another_length_or_width_are_refused(features):
@@ -206,11 +228,11 @@ def test_features_of_another_length_or_width_are_refused(features):
     with pytest.raises(ArtifactError, match="steps of 5 slices"):
         SequenceDataset(run, series, geometry, 192, 0, 1)
     geometry["1.1"]["positions"] = np.arange(4.0)
-    artifacts.array_layout.cache_clear()
-    artifacts.write_array(run.feature("1.1"), np.zeros((2, 4, 7), np.float16))
+    array_layout.cache_clear()
+    write_array(run.feature("1.1"), np.zeros((2, 4, 7), np.float16))
     with pytest.raises(ArtifactError, match=r"widths \[6, 7\]"):
         SequenceDataset(run, series, geometry, 192, 0, 1)
-    artifacts.array_layout.cache_clear()
+    array_layout.cache_clear()
     run.logit("1.2").unlink()
     with pytest.raises(ArtifactError, match=r"logits.1\.2\.npy"):
         SequenceDataset(run, series, geometry, 192, 0, 1)
@@ -220,44 +242,65 @@ def test_training_samples_are_their_neighbours_labels_and_points(training, table
     """By the slow definition, from the draws that are repeated here; both orders of the neighbours and both steps occur."""
     seen = set()
     plain = Augmentation(mirror=0, affine=0, spoil=0, drift=0)
-    dataset = SpotDataset(tables, pd.DataFrame(training.rows), IMAGE_SIZE, seed=1, augmentation=plain)
+    dataset = SpotDataset(
+        tables, pd.DataFrame(training.rows), IMAGE_SIZE, seed=1, augmentation=plain
+    )
     spots = tables.spots[tables.spots.class_id != PRESENT]
     for epoch in range(4):
         for index, row in enumerate(dataset.rows):
             uid, length = row["SeriesInstanceUID"], row["length"]
             slice_, step = dataset.draw_slice(row, np.random.default_rng([1, epoch, index]))
-            volume = artifacts.read_array(tables.data.sequence(uid))
+            volume = read_array(tables.data.sequence(uid))
             expected = [max(slice_ - step, 0), slice_, min(slice_ + step, length - 1)]
             sample = dataset[epoch, index]
             swapped = not np.array_equal(sample["images"], volume[expected])
-            np.testing.assert_array_equal(sample["images"], volume[expected[::-1] if swapped else expected])
-            near = spots[(spots.SeriesInstanceUID == uid) & (spots.f >= slice_ - step) & (spots.f <= slice_ + step)]
+            np.testing.assert_array_equal(
+                sample["images"], volume[expected[::-1] if swapped else expected]
+            )
+            near = spots[
+                (spots.SeriesInstanceUID == uid)
+                & (spots.f >= slice_ - step)
+                & (spots.f <= slice_ + step)
+            ]
             labels = np.zeros(len(LABELS))
             labels[near.class_id.tolist()] = 1
             labels[PRESENT] = len(near) > 0
             np.testing.assert_array_equal(sample["labels"], labels)
             assert np.isfinite(sample["points"]).all(axis=1).sum() == len(near)
             for x, y in sample["points"][: len(near)]:
-                distance = np.hypot((near.x_512 + 0.5) * IMAGE_SIZE / 512 - 0.5 - x, (near.y_512 + 0.5) * IMAGE_SIZE / 512 - 0.5 - y)
+                distance = np.hypot(
+                    (near.x_512 + 0.5) * IMAGE_SIZE / 512 - 0.5 - x,
+                    (near.y_512 + 0.5) * IMAGE_SIZE / 512 - 0.5 - y,
+                )
                 assert distance.min() < 1e-3
             seen.add((swapped, step))
     assert seen == {(False, 1), (True, 1), (False, 2), (True, 2)}
 
 
-@pytest.mark.parametrize(("orientation", "expected"), [("", (3 * 50 / (200 * 0.5), 3 * 50 / (100 * 2.0))), ("T", (3 * 50 / (100 * 2.0), 3 * 50 / (200 * 0.5)))])
+@pytest.mark.parametrize(
+    ("orientation", "expected"),
+    [
+        ("", (3 * 50 / (200 * 0.5), 3 * 50 / (100 * 2.0))),
+        ("T", (3 * 50 / (100 * 2.0), 3 * 50 / (200 * 0.5))),
+    ],
+)
 def test_sigma_is_3_mm_along_each_axis(orientation, expected):
-    meta = pd.Series({"w": 200, "h": 100, "column_spacing": 0.5, "row_spacing": 2.0, "orientation": orientation})
+    meta = pd.Series(
+        {"w": 200, "h": 100, "column_spacing": 0.5, "row_spacing": 2.0, "orientation": orientation}
+    )
     assert pixel_sigma(meta, 50).tolist() == pytest.approx(expected)
 
 
 def test_training_sequences_draw_step_and_thinning(features):
     run, series, geometry = features
     dataset = SequenceDataset(run, series, geometry, cut=192, seed=0, step=None)
-    stored = artifacts.read_array(run.feature("1.2"))
+    stored = read_array(run.feature("1.2"))
     seen = set()
     for epoch in range(40):
         sample = dataset[epoch, 1]
         chosen = np.rint(sample["positions"] / 0.5).astype(int)
-        (step,) = [k for k in STEPS if np.array_equal(sample["features"], stored[STEPS.index(k)][chosen])]
+        (step,) = [
+            k for k in STEPS if np.array_equal(sample["features"], stored[STEPS.index(k)][chosen])
+        ]
         seen.add((step, int(chosen[1] - chosen[0]), int(chosen[0])))
     assert seen == {(step, *rest) for step in STEPS for rest in ((1, 0), (2, 0), (2, 1))}

@@ -14,12 +14,15 @@ import timm.optim
 import torch
 from torch import nn
 
-import src.run
-from src import artifacts, engine
-from src.artifacts import ArtifactError, RunFolder
+import src.training.run_folder
+from src.artifacts.checkpoints import read_checkpoint
+from src.artifacts.files import read_json_lines, temporary
+from src.artifacts.paths import ArtifactError, RunFolder
+from src.device import choose_device, precision
 from src.labels import LOCATIONS
-from src.run import Run
-from src.runtime import UserError
+from src.script import UserError
+from src.training.learner import MOST_BROKEN_STEPS, Learner, fit, scores_or_none
+from src.training.run_folder import Run
 from tests.conftest import ROOT
 
 
@@ -48,7 +51,9 @@ class Batches(list):
 def new_learner(seed=0):
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.2), nn.Linear(8, 1))
-    return engine.Learner(model, torch.device("cpu"), lr=1e-2, weight_decay=0.01, warmup_steps=3, ema_decay=0.99)
+    return Learner(
+        model, torch.device("cpu"), lr=1e-2, weight_decay=0.01, warmup_steps=3, ema_decay=0.99
+    )
 
 
 def batches():
@@ -63,7 +68,15 @@ def loss_of(model, batch):
 def train(folder, epochs, values=(0.6, 0.7, 0.65, 0.8), resume=False, seed=3):
     learner = new_learner()
     run = Run(folder, "stage1", {"seed": seed}, Path(__file__), resume)
-    best = engine.fit(learner, run, batches(), epochs, 1, loss_of, lambda _: (scores(values[run.epoch]) if values[run.epoch] else None, {"step": 1}))
+    best = fit(
+        learner,
+        run,
+        batches(),
+        epochs,
+        1,
+        loss_of,
+        lambda _: (scores(values[run.epoch]) if values[run.epoch] else None, {"step": 1}),
+    )
     return learner, best
 
 
@@ -89,8 +102,13 @@ def test_a_run_that_was_interrupted_ends_bit_for_bit_as_one_that_was_not(tmp_pat
     train(stopped, 2)
     resumed, _ = train(stopped, 4, resume=True)
     assert_same(expected.state_dict(), resumed.state_dict())
-    rows = [[json.loads(line) for line in folder.metrics("stage1").read_text().splitlines()] for folder in (straight, stopped)]
-    assert [(row["epoch"], row["loss"], row["scores"]) for row in rows[0]] == [(row["epoch"], row["loss"], row["scores"]) for row in rows[1]]
+    rows = [
+        [json.loads(line) for line in folder.metrics("stage1").read_text().splitlines()]
+        for folder in (straight, stopped)
+    ]
+    assert [(row["epoch"], row["loss"], row["scores"]) for row in rows[0]] == [
+        (row["epoch"], row["loss"], row["scores"]) for row in rows[1]
+    ]
 
 
 @pytest.mark.parametrize("left", [None, "", "one", "one and a half"])
@@ -107,14 +125,14 @@ def test_whatever_a_kill_left_of_the_json_lines_each_epoch_has_its_own(tmp_path,
     assert path.read_text() == expected
     train(folder, 4, resume=True)
     assert path.read_text().startswith(expected)
-    assert [row["epoch"] for row in artifacts.read_json_lines(path)] == [1, 2, 3, 4]
+    assert [row["epoch"] for row in read_json_lines(path)] == [1, 2, 3, 4]
 
 
 def test_the_best_epoch_is_the_best_and_not_the_last(tmp_path):
     folder = RunFolder(tmp_path, "net", 0)
     _, best = train(folder, 4, (0.6, 0.9, 0.7, 0.8))
     assert best == {"score": 0.9, "epoch": 2}
-    checkpoint = artifacts.read_checkpoint(folder.best("stage1"), ("weights", "settings"))
+    checkpoint = read_checkpoint(folder.best("stage1"), ("weights", "settings"))
     assert checkpoint["epoch"] == 2
     assert checkpoint["settings"] == {"seed": 3, "step": 1}
 
@@ -125,7 +143,10 @@ def test_a_missing_score_never_wins_and_never_loses_the_weights(tmp_path):
     other = RunFolder(tmp_path, "other", 0)
     learner, best = train(other, 2, (None, None))
     assert best["epoch"] == 2  # the latest
-    assert_same(artifacts.read_checkpoint(other.best("stage1"), ("weights",))["weights"], learner.average.module.state_dict())
+    assert_same(
+        read_checkpoint(other.best("stage1"), ("weights",))["weights"],
+        learner.average.module.state_dict(),
+    )
 
 
 def test_a_folder_with_a_run_is_not_taken_unasked(tmp_path):
@@ -143,7 +164,9 @@ def test_a_run_does_not_go_on_with_other_settings(tmp_path):
 
 
 def step(learner, batch, pieces=1):
-    return learner.step([lambda piece=piece: loss_of(learner.network, piece) for piece in batch.chunk(pieces)])
+    return learner.step(
+        [lambda piece=piece: loss_of(learner.network, piece) for piece in batch.chunk(pieces)]
+    )
 
 
 def poisoned():
@@ -156,13 +179,23 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_is_counted():
     learner = new_learner()
     for batch in batches()[:2]:
         step(learner, batch)
-    before = {name: value.clone() for name, value in learner.model.state_dict().items() if value.is_floating_point()}
-    moments = [value.clone() for state in learner.optimizer.state.values() for value in state.values()]
+    before = {
+        name: value.clone()
+        for name, value in learner.model.state_dict().items()
+        if value.is_floating_point()
+    }
+    moments = [
+        value.clone() for state in learner.optimizer.state.values() for value in state.values()
+    ]
     assert step(learner, poisoned()).isnan()
     assert learner.broken == 1
     for name, value in before.items():  # batch norm's statistics, too
         assert torch.equal(value, learner.model.state_dict()[name]), name
-    for value, now in zip(moments, [value for state in learner.optimizer.state.values() for value in state.values()], strict=True):
+    for value, now in zip(
+        moments,
+        [value for state in learner.optimizer.state.values() for value in state.values()],
+        strict=True,
+    ):
         assert torch.equal(value, now)
     for batch in batches():
         step(learner, batch)
@@ -173,18 +206,24 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_is_counted():
 def test_many_broken_losses_in_a_row_stop_the_run():
     learner = new_learner()
     with pytest.raises(UserError, match="not finite"):
-        for _ in range(2 * engine.MOST_BROKEN_STEPS):
+        for _ in range(2 * MOST_BROKEN_STEPS):
             step(learner, poisoned())
 
 
 def test_a_step_in_pieces_is_the_step_in_one():
     """Without batch norm and dropout, which see the pieces one by one."""
-    learners = [engine.Learner(nn.Linear(4, 1), torch.device("cpu"), 1e-2, 0.01, 3, 0.99) for _ in range(2)]
+    learners = [
+        Learner(nn.Linear(4, 1), torch.device("cpu"), 1e-2, 0.01, 3, 0.99) for _ in range(2)
+    ]
     learners[1].model.load_state_dict(learners[0].model.state_dict())
     for batch in batches():
-        losses = [step(learner, batch, pieces) for learner, pieces in zip(learners, (1, 4), strict=True)]
+        losses = [
+            step(learner, batch, pieces) for learner, pieces in zip(learners, (1, 4), strict=True)
+        ]
         assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-5)
-    for first, second in zip(learners[0].model.parameters(), learners[1].model.parameters(), strict=True):
+    for first, second in zip(
+        learners[0].model.parameters(), learners[1].model.parameters(), strict=True
+    ):
         torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-6)
 
 
@@ -192,21 +231,25 @@ def test_killed_while_saving_20_times_the_last_state_is_always_whole(tmp_path):
     """SIGKILL at the k-th write of the last state's bytes, in a process of its own; then the run goes on."""
     folder = RunFolder(tmp_path, "net", 0)
     train(folder, 1)
-    process = multiprocessing.get_context("spawn").Process(target=be_killed_20_times, args=(folder,))
+    process = multiprocessing.get_context("spawn").Process(
+        target=be_killed_20_times, args=(folder,)
+    )
     process.start()
     process.join()
     assert process.exitcode == 0
     train(folder, 4, resume=True)
     straight = RunFolder(tmp_path, "straight", 0)
     train(straight, 4)
-    states = [artifacts.read_checkpoint(one.last("stage1"), ("learner", "epoch")) for one in (folder, straight)]
+    states = [
+        read_checkpoint(one.last("stage1"), ("learner", "epoch")) for one in (folder, straight)
+    ]
     assert_same(states[0]["learner"], states[1]["learner"])
 
 
 def be_killed_20_times(folder):
     """In a process of its own, which has computed nothing: its forks can."""
     torch.set_num_threads(1)
-    src.run.draw_progress = lambda *_: None  # half a second in each of them
+    src.training.run_folder.draw_progress = lambda *_: None  # half a second in each of them
     for k in range(20):
         child = os.fork()
         if child == 0:
@@ -216,7 +259,7 @@ def be_killed_20_times(folder):
             os._exit(0)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         assert code == -signal.SIGKILL, f"kill {k} came too late"
-        state = artifacts.read_checkpoint(folder.last("stage1"), ("learner", "epoch"))
+        state = read_checkpoint(folder.last("stage1"), ("learner", "epoch"))
         assert 1 <= state["epoch"] < 4
 
 
@@ -225,7 +268,7 @@ def die_in_write(path, after):
     real_save, real_replace = torch.save, os.replace
 
     def save(content, file):
-        if artifacts.temporary(path).name not in str(getattr(file, "name", "")):
+        if temporary(path).name not in str(getattr(file, "name", "")):
             return real_save(content, file)
         if after < 18:
             import io
@@ -255,29 +298,39 @@ def test_each_epoch_leaves_a_picture_and_a_line(tmp_path):
 
 
 def test_cpu_runs_in_float32_and_a_missing_gpu_is_said(monkeypatch):
-    assert engine.precision(torch.device("cpu")) == torch.float32
+    assert precision(torch.device("cpu")) == torch.float32
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert engine.choose_device("auto").type == "cpu"
+    assert choose_device("auto").type == "cpu"
     with pytest.raises(UserError, match="--device"):
-        engine.choose_device("cuda")
+        choose_device("cuda")
 
 
-@pytest.mark.parametrize(("capability", "dtype"), [((9, 0), torch.bfloat16), ((8, 0), torch.bfloat16), ((7, 5), torch.float16)])
+@pytest.mark.parametrize(
+    ("capability", "dtype"),
+    [((9, 0), torch.bfloat16), ((8, 0), torch.bfloat16), ((7, 5), torch.float16)],
+)
 def test_gpus_run_in_the_half_precision_that_they_have(monkeypatch, capability, dtype):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
-    assert engine.precision(torch.device("cuda")) == dtype
+    assert precision(torch.device("cuda")) == dtype
 
 
 def test_scores_or_none():
     truth = np.zeros((4, 14), int)
-    assert engine.scores_or_none(truth, np.full((4, 14), 0.5)) is None
+    assert scores_or_none(truth, np.full((4, 14), 0.5)) is None
     truth[:2] = 1
-    assert engine.scores_or_none(truth, np.full((4, 14), 0.5))["score"] == 0.5
+    assert scores_or_none(truth, np.full((4, 14), 0.5))["score"] == 0.5
 
 
 def test_the_learner_does_what_the_method_says():
     """Against a slow loop: AutoClip, timm's Mars, warm-up, EMA of every third step from the first on."""
-    learner = engine.Learner(nn.Linear(4, 1), torch.device("cpu"), lr=1e-2, weight_decay=0.1, warmup_steps=5, ema_decay=0.9)
+    learner = Learner(
+        nn.Linear(4, 1),
+        torch.device("cpu"),
+        lr=1e-2,
+        weight_decay=0.1,
+        warmup_steps=5,
+        ema_decay=0.9,
+    )
     plain = nn.Linear(4, 1)
     plain.load_state_dict(learner.model.state_dict())
     optimizer = timm.optim.Mars(plain.parameters(), lr=1e-2, weight_decay=0.1)
@@ -304,9 +357,17 @@ def test_the_learner_does_what_the_method_says():
 def test_the_average_is_what_is_evaluated_and_kept(tmp_path):
     folder, learner, seen = RunFolder(tmp_path, "net", 0), new_learner(), []
     run = Run(folder, "stage1", {"seed": 3}, Path(__file__), resume=False)
-    engine.fit(learner, run, batches(), 1, 1, loss_of, lambda model: (seen.append(model) or scores(0.5), {}))
+    fit(
+        learner,
+        run,
+        batches(),
+        1,
+        1,
+        loss_of,
+        lambda model: (seen.append(model) or scores(0.5), {}),
+    )
     assert seen == [learner.average.module] and not seen[0].training
-    kept = artifacts.read_checkpoint(folder.best("stage1"), ("weights",))["weights"]
+    kept = read_checkpoint(folder.best("stage1"), ("weights",))["weights"]
     assert_same(kept, learner.average.module.state_dict())
     assert not torch.equal(kept["0.weight"], learner.model.state_dict()["0.weight"])
 
@@ -325,12 +386,16 @@ def test_a_full_disk_ends_training_with_a_sentence_and_a_whole_state(tmp_path, m
     folder = RunFolder(tmp_path, "net", 0)
     train(folder, 1)
     folder.log("stage1").unlink()
-    for path in (folder.log("stage1"), artifacts.temporary(folder.metrics("stage1")), artifacts.temporary(folder.curves("stage1"))):
+    for path in (
+        folder.log("stage1"),
+        temporary(folder.metrics("stage1")),
+        temporary(folder.curves("stage1")),
+    ):
         path.symlink_to("/dev/full")
         with pytest.raises(ArtifactError, match="No space left"):
             train(folder, 3, resume=True)
         path.unlink(missing_ok=True)
-        assert artifacts.read_checkpoint(folder.last("stage1"), ("learner",))["epoch"] == 1
+        assert read_checkpoint(folder.last("stage1"), ("learner",))["epoch"] == 1
 
     def full(*_):
         raise RuntimeError("PytorchStreamWriter failed writing file data/3")
@@ -348,7 +413,7 @@ def test_freed_memory_is_kept_for_the_next_batch(kept):
     """Counted by the pages that the system makes anew. A block of 24 MiB has 6,144 of them."""
     program = f"""
 import resource, torch
-from src.engine import choose_device
+from src.device import choose_device
 torch.set_num_threads(1)
 choose_device("cpu") if {kept} else None
 for turn in range(6):
@@ -358,5 +423,13 @@ for turn in range(6):
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
     environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
     assert (int(done.stdout) < 1000) == kept, done.stdout

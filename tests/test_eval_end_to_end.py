@@ -8,10 +8,12 @@ import pytest
 import eval_end_to_end
 import eval_stage2
 import extract_features
-from src import artifacts, dicom
-from src.artifacts import DataFolder
+from src.artifacts.checkpoints import read_checkpoint, write_checkpoint
+from src.artifacts.paths import DataFolder, RunFolder
+from src.artifacts.tables import read_fold, read_folds
+from src.dicom import series
 from src.labels import LABELS, MIRROR
-from src.runtime import UserError
+from src.script import UserError
 from tests.conftest import FOLDS
 from tests.dicom_files import volume, write_axial
 from tests.networks import ENCODER, write_both
@@ -25,7 +27,9 @@ def trained(tiny, tmp_path_factory):
 
 
 def evaluate(data, model_dir, **options):
-    return eval_end_to_end.main(eval_end_to_end.Config(data.root, model_dir, encoder=ENCODER, device="cpu", **options))
+    return eval_end_to_end.main(
+        eval_end_to_end.Config(data.root, model_dir, encoder=ENCODER, device="cpu", **options)
+    )
 
 
 def predictions_of(run) -> pd.DataFrame:
@@ -35,7 +39,7 @@ def predictions_of(run) -> pd.DataFrame:
 def test_all_folds_pooled_each_series_by_the_network_that_never_saw_it(tiny, trained):
     model_dir, runs = trained
     scores, failed = evaluate(tiny, model_dir, fold="all")
-    pooled = predictions_of(artifacts.RunFolder(model_dir, ENCODER, "all"))
+    pooled = predictions_of(RunFolder(model_dir, ENCODER, "all"))
     assert scores["n_series"] == len(pooled) == 24
     assert failed.empty
     for fold, run in enumerate(runs):
@@ -47,10 +51,12 @@ def test_all_folds_pooled_each_series_by_the_network_that_never_saw_it(tiny, tra
 def test_the_same_as_stage_2_from_arrays(tiny, trained):
     model_dir, _ = trained
     for fold in range(FOLDS):
-        extract_features.main(extract_features.Config(tiny.root, model_dir, fold, "cpu", ENCODER, series="held-out"))
+        extract_features.main(
+            extract_features.Config(tiny.root, model_dir, fold, "cpu", ENCODER, series="held-out")
+        )
     eval_stage2.main(eval_stage2.Config(tiny.root, model_dir, "all", "cpu", ENCODER))
     evaluate(tiny, model_dir, fold="all")
-    run = artifacts.RunFolder(model_dir, ENCODER, "all")
+    run = RunFolder(model_dir, ENCODER, "all")
     stage2 = pd.read_csv(run.predictions("stage2")).set_index("SeriesInstanceUID")[list(LABELS)]
     assert len(stage2) == 24
     np.testing.assert_allclose(predictions_of(run).loc[stage2.index], stage2, atol=1e-4)
@@ -60,10 +66,14 @@ def test_only_slices_that_are_used_are_read(tiny, trained, monkeypatch):
     """CT with its fixed window: at step 2 and a stride of 2, every other file. MR: all, for the window of the series."""
     model_dir, _ = trained
     pixels = Counter()
-    real = dicom.iter_words
-    monkeypatch.setattr(dicom, "iter_words", lambda slices: pixels.update([slices[0].file.modality] * len(slices)) or real(slices))
+    real = series.iter_words
+    monkeypatch.setattr(
+        series,
+        "iter_words",
+        lambda slices: pixels.update([slices[0].file.modality] * len(slices)) or real(slices),
+    )
     evaluate(tiny, model_dir, fold="all")
-    folds = artifacts.read_folds(tiny)
+    folds = read_folds(tiny)
     slices = folds.groupby("mod").length.sum()
     looked_at = 8 * (folds["mod"] == "CT").sum()  # to judge an intercept, at most
     assert pixels["MR"] == slices["MR"]
@@ -74,11 +84,13 @@ def test_both_steps_and_the_mirror_are_means_over_views(tiny, trained):
     """Against views made by hand: the same network read from other weights files."""
     model_dir, runs = trained
     run = runs[0]
-    joined = artifacts.read_checkpoint(run.inference, ())
+    joined = read_checkpoint(run.inference, ())
     whole = run.inference.read_bytes()
     by_step = {}
     for step in (1, 2):
-        artifacts.write_checkpoint(run.inference, joined | {"stage2_settings": joined["stage2_settings"] | {"step": step}})
+        write_checkpoint(
+            run.inference, joined | {"stage2_settings": joined["stage2_settings"] | {"step": step}}
+        )
         evaluate(tiny, model_dir)
         by_step[step] = predictions_of(run)
     run.inference.write_bytes(whole)
@@ -86,7 +98,7 @@ def test_both_steps_and_the_mirror_are_means_over_views(tiny, trained):
     np.testing.assert_allclose(predictions_of(run), (by_step[1] + by_step[2]) / 2, atol=1e-5)
     evaluate(tiny, model_dir, mirror=True)
     mirrored = 2 * predictions_of(run) - by_step[2]  # what the second view must have said
-    plane = artifacts.read_folds(tiny).set_index("SeriesInstanceUID").plane[mirrored.index]
+    plane = read_folds(tiny).set_index("SeriesInstanceUID").plane[mirrored.index]
     same = np.isclose(mirrored, by_step[2], atol=1e-5).all(axis=1)
     assert same[plane == "sagittal"].all()  # left and right are no axis of the image
     assert not same[plane == "axial"].any()
@@ -98,10 +110,16 @@ def test_the_mirrored_view_of_a_mirrored_head_is_the_head(tiny, trained, monkeyp
     evaluate(tiny, model_dir, mirror=True)
     straight = predictions_of(runs[0])
     real = eval_end_to_end.stacked
-    monkeypatch.setattr(eval_end_to_end, "stacked", lambda images, count: np.ascontiguousarray(real(images, count)[..., ::-1]))
+    monkeypatch.setattr(
+        eval_end_to_end,
+        "stacked",
+        lambda images, count: np.ascontiguousarray(real(images, count)[..., ::-1]),
+    )
     evaluate(tiny, model_dir, mirror=True)
     other = predictions_of(runs[0]).to_numpy()[:, list(MIRROR)]
-    axial = (artifacts.read_folds(tiny).set_index("SeriesInstanceUID").plane[straight.index] == "axial").to_numpy()
+    axial = (
+        read_folds(tiny).set_index("SeriesInstanceUID").plane[straight.index] == "axial"
+    ).to_numpy()
     np.testing.assert_allclose(other[axial], straight.to_numpy()[axial], atol=1e-5)
 
 
@@ -110,7 +128,7 @@ def spoilt(tiny, tmp_path) -> DataFolder:
     """The tiny data set of which two held-out series of fold 0 cannot be read."""
     data = DataFolder(tmp_path / "data")
     shutil.copytree(tiny.root, data.root)
-    first, second = artifacts.read_fold(data, 0)[1].SeriesInstanceUID[:2]
+    first, second = read_fold(data, 0)[1].SeriesInstanceUID[:2]
     shutil.rmtree(data.series(first))
     for path in data.series(second).iterdir():
         path.write_text("not an image")
@@ -120,7 +138,7 @@ def spoilt(tiny, tmp_path) -> DataFolder:
 def test_a_bad_series_is_a_row_with_a_reason(spoilt, trained, capsys):
     model_dir, runs = trained
     scores, failed = evaluate(spoilt, model_dir)
-    _, held_out = artifacts.read_fold(spoilt, 0)
+    _, held_out = read_fold(spoilt, 0)
     assert failed.SeriesInstanceUID.tolist() == held_out.SeriesInstanceUID.tolist()[:2]
     assert failed.reason.tolist() == ["missing", "not_dicom"]
     assert scores["n_series"] == len(held_out) - 2
@@ -131,14 +149,16 @@ def test_a_bad_series_is_a_row_with_a_reason(spoilt, trained, capsys):
 def test_a_bad_series_is_predicted_by_the_prior_where_asked(spoilt, trained):
     model_dir, runs = trained
     scores, failed = evaluate(spoilt, model_dir, prior=True)
-    series, held_out = artifacts.read_fold(spoilt, 0)
+    series, held_out = read_fold(spoilt, 0)
     assert scores["n_series"] == len(held_out)
     expected = series[series.fold != 0][list(LABELS)].mean()
-    np.testing.assert_allclose(predictions_of(runs[0]).loc[failed.SeriesInstanceUID], [expected] * 2)
+    np.testing.assert_allclose(
+        predictions_of(runs[0]).loc[failed.SeriesInstanceUID], [expected] * 2
+    )
 
 
 def test_all_series_bad_is_an_error_not_a_score(spoilt, trained):
-    for uid in artifacts.read_fold(spoilt, 0)[1].SeriesInstanceUID:
+    for uid in read_fold(spoilt, 0)[1].SeriesInstanceUID:
         shutil.rmtree(spoilt.series(uid), ignore_errors=True)
     with pytest.raises(UserError, match="none of the"):
         evaluate(spoilt, trained[0])
@@ -147,12 +167,14 @@ def test_all_series_bad_is_an_error_not_a_score(spoilt, trained):
 @pytest.mark.parametrize("length", [1, 2, 3000])
 def test_series_of_any_length(length, tiny, trained, tmp_path):
     data = DataFolder(tmp_path)
-    joined = artifacts.read_checkpoint(trained[1][0].inference, ())
+    joined = read_checkpoint(trained[1][0].inference, ())
     joined["stage2_settings"] = joined["stage2_settings"] | {"cut": 192}
     model = eval_end_to_end.BothStages(joined, eval_end_to_end.engine.choose_device("cpu"))
     write_axial(data.series("1.2"), volume((length, 12, 12)))
     failed = []
-    ((uid, *probabilities),) = eval_end_to_end.predict_all(model, data, ["1.2"], 64, eval_end_to_end.Clock(), failed)
+    ((uid, *probabilities),) = eval_end_to_end.predict_all(
+        model, data, ["1.2"], 64, eval_end_to_end.Clock(), failed
+    )
     assert failed == []
     assert uid == "1.2"
     assert np.isfinite(probabilities).all() and len(probabilities) == 14

@@ -9,21 +9,30 @@ import pytest
 import torch
 
 import extract_features
-from src import artifacts
-from src.artifacts import DataFolder, RunFolder
+from src.artifacts.checkpoints import read_checkpoint
+from src.artifacts.files import read_array, write_array, write_json
+from src.artifacts.paths import DataFolder, RunFolder
+from src.artifacts.tables import read_folds, write_table
+from src.inference.encode import CACHED_IMAGES, encode_series
 from src.labels import LABELS
-from src.slice_cnn import CACHED_IMAGES, SliceCNN, build_slice_cnn, encode_series
-from src.volume import centre_crop, neighbours
+from src.networks.slice_cnn import SliceCNN, build_slice_cnn
+from src.sampling.slices import centre_crop, neighbours
 from tests.conftest import CROP, ROOT
 from tests.networks import ENCODER, write_stage1
 
 
 def extract(data, model_dir, **options) -> int:
-    return extract_features.main(extract_features.Config(data.root, model_dir, encoder=ENCODER, device="cpu", **options))
+    return extract_features.main(
+        extract_features.Config(data.root, model_dir, encoder=ENCODER, device="cpu", **options)
+    )
 
 
 def files_of(run: RunFolder) -> dict[str, bytes]:
-    return {f"{path.parent.name}/{path.name}": path.read_bytes() for folder in (run.features, run.logits) for path in sorted(folder.glob("*.npy"))}
+    return {
+        f"{path.parent.name}/{path.name}": path.read_bytes()
+        for folder in (run.features, run.logits)
+        for path in sorted(folder.glob("*.npy"))
+    }
 
 
 @pytest.fixture(scope="module")
@@ -37,38 +46,54 @@ def extracted(tiny, tmp_path_factory):
 
 def test_features_are_those_of_each_slice_and_its_neighbours(tiny, extracted):
     """Against the network itself, slice by slice."""
-    checkpoint = artifacts.read_checkpoint(extracted.best("stage1"), ())
+    checkpoint = read_checkpoint(extracted.best("stage1"), ())
     model = build_slice_cnn(checkpoint["settings"], checkpoint["weights"], torch.device("cpu"))
-    for row in artifacts.read_folds(tiny).head(3).itertuples():
+    for row in read_folds(tiny).head(3).itertuples():
         prepared = np.load(tiny.sequence(row.SeriesInstanceUID)).astype(np.float32)
-        features, logits = np.load(extracted.feature(row.SeriesInstanceUID)), np.load(extracted.logit(row.SeriesInstanceUID))
+        features, logits = (
+            np.load(extracted.feature(row.SeriesInstanceUID)),
+            np.load(extracted.logit(row.SeriesInstanceUID)),
+        )
         for k, step in enumerate((1, 2)):
             for slice_ in range(row.length):
-                three = prepared[[max(slice_ - step, 0), slice_, min(slice_ + step, row.length - 1)]]
+                three = prepared[
+                    [max(slice_ - step, 0), slice_, min(slice_ + step, row.length - 1)]
+                ]
                 with torch.inference_mode():
-                    out = model(torch.from_numpy(np.ascontiguousarray(centre_crop(three, CROP)))[None])
-                np.testing.assert_allclose(features[k, slice_], out.features[0], rtol=2e-3, atol=2e-3)
+                    out = model(
+                        torch.from_numpy(np.ascontiguousarray(centre_crop(three, CROP)))[None]
+                    )
+                np.testing.assert_allclose(
+                    features[k, slice_], out.features[0], rtol=2e-3, atol=2e-3
+                )
                 np.testing.assert_allclose(logits[k, slice_], out.logits[0], rtol=2e-3, atol=2e-3)
 
 
 def test_each_array_is_read_once(tiny, tmp_path, monkeypatch):
     read = Counter()
-    real = artifacts.read_array
-    monkeypatch.setattr(artifacts, "read_array", lambda path: read.update([path.stem]) or real(path))
+    real = read_array
+    monkeypatch.setattr(
+        extract_features, "read_array", lambda path: read.update([path.stem]) or real(path)
+    )
     write_stage1(tiny, tmp_path)
     extract(tiny, tmp_path)
-    assert read == Counter(artifacts.read_folds(tiny).SeriesInstanceUID)
+    assert read == Counter(read_folds(tiny).SeriesInstanceUID)
 
 
 def test_batches_are_full_across_series():
     """Series of 1 to 9 slices: each batch but the last is as large as asked, and what comes out does not depend on it."""
     torch.manual_seed(0)
     model = SliceCNN(ENCODER, heatmap=True).eval()
-    series = [(k, torch.rand(length, CROP, CROP).half() * 5, neighbours(np.arange(length), 2, length)) for k, length in enumerate((1, 9, 2, 5, 30, 1, 1))]
+    series = [
+        (k, torch.rand(length, CROP, CROP).half() * 5, neighbours(np.arange(length), 2, length))
+        for k, length in enumerate((1, 9, 2, 5, 30, 1, 1))
+    ]
     sizes = []
     model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     expected = list(encode_series(model, series, 1))
-    assert [len(features) for _, features, _ in expected] == [len(volume) for _, volume, _ in series]
+    assert [len(features) for _, features, _ in expected] == [
+        len(volume) for _, volume, _ in series
+    ]
     for batch_size in (7, 64):
         sizes.clear()
         for first, second in zip(expected, encode_series(model, series, batch_size), strict=True):
@@ -146,7 +171,9 @@ print(killed)
 
 
 def python(code: str, *arguments) -> str:
-    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -179,9 +206,13 @@ def test_memory_does_not_grow_with_the_number_of_series(tmp_path):
 def made_up(root: Path, count: int) -> DataFolder:
     """Prepared arrays and the table of folds of so many series."""
     data, length = DataFolder(root), 12
-    rows = [{"SeriesInstanceUID": f"1.2.{k}", "fold": k % 2, "length": length} | dict.fromkeys(LABELS, k % 2) for k in range(count)]
-    artifacts.write_table(data.folds(2), pd.DataFrame(rows).assign(orientation="", patient_id=""))
-    artifacts.write_json(data.array_settings, {"image_size": 96, "mr_window": "percentile"})
+    rows = [
+        {"SeriesInstanceUID": f"1.2.{k}", "fold": k % 2, "length": length}
+        | dict.fromkeys(LABELS, k % 2)
+        for k in range(count)
+    ]
+    write_table(data.folds(2), pd.DataFrame(rows).assign(orientation="", patient_id=""))
+    write_json(data.array_settings, {"image_size": 96, "mr_window": "percentile"})
     for row in rows:
-        artifacts.write_array(data.sequence(row["SeriesInstanceUID"]), np.zeros((length, 96, 96), np.float16))
+        write_array(data.sequence(row["SeriesInstanceUID"]), np.zeros((length, 96, 96), np.float16))
     return data

@@ -22,11 +22,25 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
-from src.artifacts import ArtifactError, DataFolder
+from src.artifacts.paths import ArtifactError, DataFolder
 from src.dicom import DicomError, open_series, read_series
-from tests.dicom_files import AXES, compressed, dataset, jpeg_2000, jpeg_lossless, places, raw_text, save, volume, write_axial, write_frames
+from tests.dicom_files import (
+    AXES,
+    compressed,
+    dataset,
+    jpeg_2000,
+    jpeg_lossless,
+    places,
+    raw_text,
+    save,
+    volume,
+    write_axial,
+    write_frames,
+)
 
-JPEG, JPEG_LOSSLESS, JPEG_LS, JPEG_2000 = (f"1.2.840.10008.1.2.4.{number}" for number in (50, 70, 80, 90))
+JPEG, JPEG_LOSSLESS, JPEG_LS, JPEG_2000 = (
+    f"1.2.840.10008.1.2.4.{number}" for number in (50, 70, 80, 90)
+)
 
 
 def reason(folder: Path) -> str:
@@ -52,13 +66,25 @@ def test_a_file_without_bytes_is_left_out(tmp_path):
     assert np.array_equal(series.pixels, volume()) and series.dropped == [("empty.dcm", "empty")]
 
 
-@pytest.mark.parametrize("content", [b"<html>sign in</html>" * 50, b"x" * 128 + b"DICM" + b"<html>sign in</html>" * 50, b"\x08\x00 hm", b"a note"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"<html>sign in</html>" * 50,
+        b"x" * 128 + b"DICM" + b"<html>sign in</html>" * 50,
+        b"\x08\x00 hm",
+        b"a note",
+    ],
+)
 def test_text_saved_as_dicom(content, tmp_path):
     (tmp_path / "page.dcm").write_bytes(content)
     assert reason(tmp_path) == "not_dicom"
 
 
-@pytest.mark.parametrize("kept", [40, 131, 140, 200, 0.5, -1], ids=["preamble", "magic", "meta", "meta end", "header", "pixels"])
+@pytest.mark.parametrize(
+    "kept",
+    [40, 131, 140, 200, 0.5, -1],
+    ids=["preamble", "magic", "meta", "meta end", "header", "pixels"],
+)
 def test_a_file_that_is_cut(kept, tmp_path):
     whole = save(dataset(volume()[0]), tmp_path / "whole.dcm").read_bytes()
     header = len(whole) - volume()[0].nbytes
@@ -72,7 +98,9 @@ KINDS = ("plain", "deflated", "RLE", "JPEG", "JPEG lossless", "JPEG-LS", "JPEG 2
 def test_a_sequence_that_is_cut(tmp_path):
     whole = save(dataset(volume()[0]), tmp_path / "file").read_bytes()
     meta_end = 144 + struct.unpack("<I", whole[140:144])[0]
-    (tmp_path / "file").write_bytes(whole[:meta_end] + struct.pack("<HH2sHI", 0x0008, 0x1140, b"SQ", 0, 0xFFFFFFFF))
+    (tmp_path / "file").write_bytes(
+        whole[:meta_end] + struct.pack("<HH2sHI", 0x0008, 0x1140, b"SQ", 0, 0xFFFFFFFF)
+    )
     assert reason(tmp_path) == "truncated"
 
 
@@ -106,14 +134,29 @@ def test_every_cut_is_the_whole_or_a_reason(kind, tmp_path):
             results.add("equal")
         except DicomError as error:
             results.add(error.reason)
-    assert results <= {"equal", "empty", "truncated", "not_dicom", "no_pixels", "decode_error", "bad_header"}
+    assert results <= {
+        "equal",
+        "empty",
+        "truncated",
+        "not_dicom",
+        "no_pixels",
+        "decode_error",
+        "bad_header",
+    }
     assert "truncated" in results
 
 
 REASONS = set(
     "truncated not_dicom no_pixels decode_error bad_header bad_rescale too_large too_deep colour unsupported_bits other_modality missing_decoder".split()
 )
-MEANING = ("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PhotometricInterpretation", "NumberOfFrames")
+MEANING = (
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "PhotometricInterpretation",
+    "NumberOfFrames",
+)
 
 
 @pytest.fixture(scope="module")
@@ -122,22 +165,43 @@ def flipped_files(tmp_path_factory) -> dict[str, tuple]:
     folder = tmp_path_factory.mktemp("flips")
     axes = AXES["axial"]
     paths = {kind: save(encoded(kind), folder / kind / "file") for kind in KINDS}
-    paths["frames"] = write_frames(folder / "frames" / "file", volume((3, 4, 4)), places(axes, 3), [*axes[2], *axes[1]])
-    files = {kind: (path, path.read_bytes(), open_series(path).slices[0].file.offset, read_series(path).pixels) for kind, path in paths.items()}
+    paths["frames"] = write_frames(
+        folder / "frames" / "file", volume((3, 4, 4)), places(axes, 3), [*axes[2], *axes[1]]
+    )
+    files = {
+        kind: (
+            path,
+            path.read_bytes(),
+            open_series(path).slices[0].file.offset,
+            read_series(path).pixels,
+        )
+        for kind, path in paths.items()
+    }
     return files | {"memory": peak_memory()}
 
 
 def peak_memory() -> int:
     """Bytes of memory that this process has held at once, decoders included."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
 
 
 @settings(max_examples=800, deadline=5000)
-@given(kind=st.sampled_from([*KINDS, "frames"]), in_pixels=st.booleans(), at=st.floats(0, 1, exclude_max=True), value=st.integers(0, 255))
+@given(
+    kind=st.sampled_from([*KINDS, "frames"]),
+    in_pixels=st.booleans(),
+    at=st.floats(0, 1, exclude_max=True),
+    value=st.integers(0, 255),
+)
 def test_flipped_bytes(kind, in_pixels, at, value, flipped_files):
     """A flip may fall on a pixel or a number, where nothing tells: then it is what another reader makes of it, whole and finite."""
     path, whole, pixels_start, truth = flipped_files[kind]
-    start, end = (pixels_start, len(whole)) if in_pixels and kind != "deflated" else (132, pixels_start if kind != "deflated" else len(whole))
+    start, end = (
+        (pixels_start, len(whole))
+        if in_pixels and kind != "deflated"
+        else (132, pixels_start if kind != "deflated" else len(whole))
+    )
     offset = start + int(at * (end - start))
     path.write_bytes(whole[:offset] + bytes([value]) + whole[offset + 1 :])
     try:
@@ -244,7 +308,9 @@ def test_a_deflate_bomb(where, tmp_path):
     packer = zlib.compressobj(1, wbits=-zlib.MAX_WBITS)
     bomb = [struct.pack("<HH2sHI", 0x0009, 0x0010, b"OB", 0, 400 << 20), *[bytes(1 << 20)] * 400]
     parts = [*bomb, content] if where == "header" else [content, *bomb]
-    path.write_bytes(whole[:start] + b"".join(packer.compress(part) for part in parts) + packer.flush())
+    path.write_bytes(
+        whole[:start] + b"".join(packer.compress(part) for part in parts) + packer.flush()
+    )
     with at_most(megabytes=100):
         if where == "header":
             assert reason(tmp_path) in ("truncated", "not_dicom", "no_pixels")
@@ -254,7 +320,10 @@ def test_a_deflate_bomb(where, tmp_path):
 
 def test_nested_sequences(tmp_path):
     whole = save(dataset(volume()[0]), tmp_path / "file").read_bytes()
-    item, end_item, end = (struct.pack("<HHI", 0xFFFE, tag, length) for tag, length in ((0xE000, 0xFFFFFFFF), (0xE00D, 0), (0xE0DD, 0)))
+    item, end_item, end = (
+        struct.pack("<HHI", 0xFFFE, tag, length)
+        for tag, length in ((0xE000, 0xFFFFFFFF), (0xE00D, 0), (0xE0DD, 0))
+    )
     sequence = struct.pack("<HH2sHI", 0x0008, 0x1140, b"SQ", 0, 0xFFFFFFFF)
     meta_end = 144 + struct.unpack("<I", whole[140:144])[0]
     nested = (sequence + item) * 400 + (end_item + end) * 400
@@ -262,13 +331,22 @@ def test_nested_sequences(tmp_path):
     assert reason(tmp_path) == "too_deep"
 
 
-@pytest.mark.parametrize(("syntax", "remedy"), [(JPEG_2000, "pip install pillow"), (JPEG_LS, "pip install pyjpegls"), ("1.2.840.10008.1.2.4.100", "convert")])
+@pytest.mark.parametrize(
+    ("syntax", "remedy"),
+    [
+        (JPEG_2000, "pip install pillow"),
+        (JPEG_LS, "pip install pyjpegls"),
+        ("1.2.840.10008.1.2.4.100", "convert"),
+    ],
+)
 def test_a_missing_decoder(syntax, remedy, tmp_path, monkeypatch):
     save(compressed(dataset(volume()[0]), syntax, [b"12345678"]), tmp_path / "file")
     monkeypatch.setattr("pydicom.pixels.decoders.base.Decoder.is_available", False)
     with pytest.raises(DicomError, match=remedy) as caught:
         open_series(tmp_path)
-    assert caught.value.reason == "missing_decoder" and pydicom.uid.UID(syntax).name in str(caught.value)
+    assert caught.value.reason == "missing_decoder" and pydicom.uid.UID(syntax).name in str(
+        caught.value
+    )
 
 
 @pytest.mark.parametrize("syntax", [JPEG, JPEG_LOSSLESS, JPEG_LS, JPEG_2000, str(RLELossless)])
@@ -305,7 +383,9 @@ def test_compressed_syntaxes_decode(tmp_path):
         "RLE": dataset(image, **twelve),
         "JPEG-LS": dataset(image, **twelve),
         "deflated": dataset(image, **twelve),
-        "JPEG lossless": compressed(dataset(image, **twelve), JPEG_LOSSLESS, [jpeg_lossless(image)]),
+        "JPEG lossless": compressed(
+            dataset(image, **twelve), JPEG_LOSSLESS, [jpeg_lossless(image)]
+        ),
         "JPEG 2000": compressed(dataset(image), JPEG_2000, [jpeg_2000(image)]),
         "JPEG": compressed(dataset(smooth), JPEG, [cv2.imencode(".jpg", smooth)[1].tobytes()]),
     }
@@ -314,19 +394,25 @@ def test_compressed_syntaxes_decode(tmp_path):
     files["deflated"].file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     for name, data in files.items():
         save(data, tmp_path / name / "file")
-        difference = np.abs(read_series(tmp_path / name).pixels[0] - (smooth if name == "JPEG" else image)).max()
+        difference = np.abs(
+            read_series(tmp_path / name).pixels[0] - (smooth if name == "JPEG" else image)
+        ).max()
         assert difference <= (4 if name == "JPEG" else 0), name
 
 
 def test_compressed_frames_in_any_order(tmp_path):
     images, axes = volume((5, 8, 8), high=4096), AXES["axial"]
     order = [3, 0, 4, 1, 2]
-    path = write_frames(tmp_path / "file", images[order], places(axes, 5)[order], [*axes[2], *axes[1]])
+    path = write_frames(
+        tmp_path / "file", images[order], places(axes, 5)[order], [*axes[2], *axes[1]]
+    )
     save(compressed(pydicom.dcmread(path), JPEG_2000, [jpeg_2000(images[k]) for k in order]), path)
     assert np.array_equal(read_series(tmp_path).pixels, images)
 
 
-@pytest.mark.parametrize(("index", "instance"), [(4, 99), (0, 15)], ids=["last", "right after the first"])
+@pytest.mark.parametrize(
+    ("index", "instance"), [(4, 99), (0, 15)], ids=["last", "right after the first"]
+)
 def test_duplicates(index, instance, tmp_path):
     """The first by instance number is kept; a repeat at one position begins no other pass."""
     write_axial(tmp_path, volume())
@@ -336,7 +422,11 @@ def test_duplicates(index, instance, tmp_path):
         save(data, path)
     shutil.copy(tmp_path / "002.dcm", tmp_path / "copy.dcm")
     again = pydicom.dcmread(tmp_path / f"{index:03d}.dcm")
-    again.SOPInstanceUID, again.InstanceNumber, again.PixelData = "1.2.3.77", instance, bytes(len(again.PixelData))
+    again.SOPInstanceUID, again.InstanceNumber, again.PixelData = (
+        "1.2.3.77",
+        instance,
+        bytes(len(again.PixelData)),
+    )
     save(again, tmp_path / "again.dcm")
     series = read_series(tmp_path)
     assert np.array_equal(series.pixels, volume())
@@ -348,10 +438,26 @@ def test_mixed_series_sizes_orientations_and_spacings(tmp_path):
     write_axial(tmp_path, volume())
     point = [0.0, 0.0, 4.0]
     odd = {
-        "other_series": dataset(volume()[0], SeriesInstanceUID="1.9", ImagePositionPatient=point, ImageOrientationPatient=[1, 0, 0, 0, 1, 0]),
-        "other_size": dataset(volume((1, 8, 8))[0], ImagePositionPatient=point, ImageOrientationPatient=[1, 0, 0, 0, 1, 0]),
-        "other_orientation": dataset(volume()[0], ImagePositionPatient=point, ImageOrientationPatient=[1, 0, 0, 0, 0, -1]),
-        "other_spacing": dataset(volume()[0], ImagePositionPatient=point, ImageOrientationPatient=[1, 0, 0, 0, 1, 0], PixelSpacing=[1, 1]),
+        "other_series": dataset(
+            volume()[0],
+            SeriesInstanceUID="1.9",
+            ImagePositionPatient=point,
+            ImageOrientationPatient=[1, 0, 0, 0, 1, 0],
+        ),
+        "other_size": dataset(
+            volume((1, 8, 8))[0],
+            ImagePositionPatient=point,
+            ImageOrientationPatient=[1, 0, 0, 0, 1, 0],
+        ),
+        "other_orientation": dataset(
+            volume()[0], ImagePositionPatient=point, ImageOrientationPatient=[1, 0, 0, 0, 0, -1]
+        ),
+        "other_spacing": dataset(
+            volume()[0],
+            ImagePositionPatient=point,
+            ImageOrientationPatient=[1, 0, 0, 0, 1, 0],
+            PixelSpacing=[1, 1],
+        ),
         "other_modality": dataset(volume()[0], modality="PT"),
     }
     for number, (name, data) in enumerate(odd.items()):
@@ -362,13 +468,18 @@ def test_mixed_series_sizes_orientations_and_spacings(tmp_path):
     assert sorted(series.dropped) == sorted((name, name) for name in odd)
 
 
-@pytest.mark.parametrize("fault", ["no position", "same position", "no orientation", "few without position", "nothing at all"])
+@pytest.mark.parametrize(
+    "fault",
+    ["no position", "same position", "no orientation", "few without position", "nothing at all"],
+)
 def test_order_without_positions(fault, tmp_path):
     images = volume()
     write_axial(tmp_path, images, order=[0, 1, 2, 3, 4, 5, 6], names=list("gbadfec"))
     for path in tmp_path.iterdir():
         data = pydicom.dcmread(path)
-        if fault in ("no position", "nothing at all") or (fault == "few without position" and path.name == "d"):
+        if fault in ("no position", "nothing at all") or (
+            fault == "few without position" and path.name == "d"
+        ):
             del data.ImagePositionPatient
         elif fault == "same position":
             data.ImagePositionPatient = [1, 2, 3]
@@ -387,10 +498,14 @@ def test_order_without_positions(fault, tmp_path):
     }
     assert series.warnings[0] == notes[fault]
     if fault == "few without position":
-        assert series.dropped == [("d", "no_position")] and np.array_equal(series.pixels, np.delete(images, 3, axis=0))
+        assert series.dropped == [("d", "no_position")] and np.array_equal(
+            series.pixels, np.delete(images, 3, axis=0)
+        )
     else:
         assert np.array_equal(series.pixels, images) and not series.dropped
-        assert (series.positions is None) == (fault in ("no position", "same position", "nothing at all"))
+        assert (series.positions is None) == (
+            fault in ("no position", "same position", "nothing at all")
+        )
 
 
 @pytest.mark.parametrize(
@@ -418,7 +533,9 @@ def test_rescale(slope, intercept, expected, tmp_path):
     if isinstance(expected, str):
         assert reason(tmp_path) == expected
     else:
-        np.testing.assert_allclose(read_series(tmp_path).pixels[0], expected(volume()[0].astype(float)), rtol=1e-6)
+        np.testing.assert_allclose(
+            read_series(tmp_path).pixels[0], expected(volume()[0].astype(float)), rtol=1e-6
+        )
 
 
 def test_slope_and_intercept_of_each_slice(tmp_path):
@@ -437,10 +554,22 @@ def test_forms_of_pixels(tmp_path):
         "8 bit": (dataset(np.array([[0, 255]], np.uint8)), [[0, 255]]),
         "32 bit": (dataset(np.array([[0, 70000]], np.uint32)), [[0, 70000]]),
         "16 bit signed": (dataset(np.array([[-5, 7]], np.int16)), [[-5, 7]]),
-        "12 bit in 16": (dataset(stored, BitsStored=12, HighBit=11), [[0, 1, 2047], [2048, 4095, 4095]]),
-        "signed 12 bit in 16": (dataset(stored, BitsStored=12, HighBit=11, PixelRepresentation=1), [[0, 1, 2047], [-2048, -1, -1]]),
-        "12 high bits": (dataset(np.array([[0x1230, 0xFFFF]], np.uint16), BitsStored=12, HighBit=15), [[0x123, 0xFFF]]),
-        "MONOCHROME1": (dataset(stored, BitsStored=12, HighBit=11, PhotometricInterpretation="MONOCHROME1"), [[4095, 4094, 2048], [2047, 0, 0]]),
+        "12 bit in 16": (
+            dataset(stored, BitsStored=12, HighBit=11),
+            [[0, 1, 2047], [2048, 4095, 4095]],
+        ),
+        "signed 12 bit in 16": (
+            dataset(stored, BitsStored=12, HighBit=11, PixelRepresentation=1),
+            [[0, 1, 2047], [-2048, -1, -1]],
+        ),
+        "12 high bits": (
+            dataset(np.array([[0x1230, 0xFFFF]], np.uint16), BitsStored=12, HighBit=15),
+            [[0x123, 0xFFF]],
+        ),
+        "MONOCHROME1": (
+            dataset(stored, BitsStored=12, HighBit=11, PhotometricInterpretation="MONOCHROME1"),
+            [[4095, 4094, 2048], [2047, 0, 0]],
+        ),
     }
     for name, (data, expected) in cases.items():
         save(data, tmp_path / name / "file")
@@ -448,10 +577,20 @@ def test_forms_of_pixels(tmp_path):
 
 
 def test_pixels_that_are_not_grey_or_not_plain(tmp_path):
-    colour = dataset(np.zeros((4, 12), np.uint8), SamplesPerPixel=3, PhotometricInterpretation="RGB", PlanarConfiguration=0, Columns=4)
+    colour = dataset(
+        np.zeros((4, 12), np.uint8),
+        SamplesPerPixel=3,
+        PhotometricInterpretation="RGB",
+        PlanarConfiguration=0,
+        Columns=4,
+    )
     palette = dataset(np.zeros((4, 4), np.uint8), PhotometricInterpretation="PALETTE COLOR")
     odd = dataset(volume()[0], BitsAllocated=12, BitsStored=12, HighBit=11)
-    for name, data, expected in (("rgb", colour, "colour"), ("palette", palette, "colour"), ("odd", odd, "unsupported_bits")):
+    for name, data, expected in (
+        ("rgb", colour, "colour"),
+        ("palette", palette, "colour"),
+        ("odd", odd, "unsupported_bits"),
+    ):
         save(data, tmp_path / name / "file")
         assert reason(tmp_path / name) == expected
 
@@ -462,7 +601,11 @@ def test_float_pixels(bits, tmp_path):
         data = dataset(volume((2, 2)))
         del data.PixelData, data.BitsStored, data.HighBit, data.PixelRepresentation
         data.BitsAllocated = bits
-        setattr(data, "FloatPixelData" if bits == 32 else "DoubleFloatPixelData", np.array([0, -2.25, bad, 3], f"f{bits // 8}").tobytes())
+        setattr(
+            data,
+            "FloatPixelData" if bits == 32 else "DoubleFloatPixelData",
+            np.array([0, -2.25, bad, 3], f"f{bits // 8}").tobytes(),
+        )
         save(data, tmp_path / name / "file")
     assert read_series(tmp_path / "good").pixels[0].tolist() == [[0, -2.25], [1.5, 3]]
     assert reason(tmp_path / "nan") == reason(tmp_path / "inf") == "non_finite"
@@ -489,7 +632,12 @@ def test_links(tmp_path):
     os.mkfifo(folder / "pipe")
     series = read_series(folder)
     assert np.array_equal(series.pixels, volume())
-    assert sorted(series.dropped) == [("a", "unreadable"), ("b", "unreadable"), ("gone", "unreadable"), ("pipe", "not_dicom")]
+    assert sorted(series.dropped) == [
+        ("a", "unreadable"),
+        ("b", "unreadable"),
+        ("gone", "unreadable"),
+        ("pipe", "not_dicom"),
+    ]
 
 
 def test_odd_names(tmp_path):
@@ -506,11 +654,21 @@ def test_a_damaged_slice_costs_only_itself(tmp_path):
     path = tmp_path / "003.dcm"
     path.write_bytes(path.read_bytes()[:-7])
     series = read_series(tmp_path)
-    assert np.array_equal(series.pixels, np.delete(volume(), 3, axis=0)) and series.dropped == [("003.dcm", "truncated")]
-    assert len(series.sop_uids) == len(series.frames) == len(series.positions) == 6 and "1 gaps" in series.warnings[0]
+    assert np.array_equal(series.pixels, np.delete(volume(), 3, axis=0)) and series.dropped == [
+        ("003.dcm", "truncated")
+    ]
+    assert (
+        len(series.sop_uids) == len(series.frames) == len(series.positions) == 6
+        and "1 gaps" in series.warnings[0]
+    )
     data = pydicom.dcmread(tmp_path / "005.dcm")
     save(compressed(data, JPEG_LS, [b"noise" * 9]), tmp_path / "005.dcm")
     series = read_series(tmp_path)
-    assert np.array_equal(series.pixels, np.delete(volume(), [3, 5], axis=0)) and ("005.dcm", "decode_error") in series.dropped
+    assert (
+        np.array_equal(series.pixels, np.delete(volume(), [3, 5], axis=0))
+        and ("005.dcm", "decode_error") in series.dropped
+    )
     assert len(series.sop_uids) == len(series.frames) == len(series.positions) == 5
-    assert series.warnings == ["2 gaps of up to 5.00 mm, the median distance is 2.50 mm"]  # one sentence for both
+    assert series.warnings == [
+        "2 gaps of up to 5.00 mm, the median distance is 2.50 mm"
+    ]  # one sentence for both

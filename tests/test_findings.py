@@ -4,15 +4,29 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.dicom import canonical_point, open_series, read_series, stored_point
-from src.findings import LEAST, REACH, SlicePeaks, find, merge, peaks_of, prepared_pixel_mm
+from src.dicom import open_series, read_series
+from src.inference.findings import (
+    LEAST,
+    REACH,
+    SlicePeaks,
+    find,
+    merge,
+    peaks_of,
+    prepared_pixel_mm,
+)
 from src.labels import LABELS, LOCATIONS, PRESENT
-from src.volume import centre_crop, original_point, prepare, resized_point
+from src.orientation import canonical_point, stored_point
+from src.preprocess.images import prepare
+from src.sampling.slices import centre_crop, original_point, resized_point
 from tests.dicom_files import AXES, SPACING, places, stored_as, volume, write_frames, write_slices
 
 
-def gaussian(side: int, x: float, y: float, height: float = 0.9, sigma: float = 1.5) -> torch.Tensor:
-    rows, columns = torch.meshgrid(torch.arange(side) + 0.0, torch.arange(side) + 0.0, indexing="ij")
+def gaussian(
+    side: int, x: float, y: float, height: float = 0.9, sigma: float = 1.5
+) -> torch.Tensor:
+    rows, columns = torch.meshgrid(
+        torch.arange(side) + 0.0, torch.arange(side) + 0.0, indexing="ij"
+    )
     return height * torch.exp(-((columns - x) ** 2 + (rows - y) ** 2) / (2 * sigma**2))
 
 
@@ -33,7 +47,10 @@ def test_a_peak_at_the_edge_stays_in_the_image():
 def test_two_aneurysms_on_a_slice_are_two_peaks():
     heat = torch.maximum(gaussian(20, 4, 5, 0.9), gaussian(20, 15, 14, 0.5))
     peaks = peaks_of(heat[None], np.array([1.0]), crop=20)
-    assert [(round(x), round(y)) for x, y in zip(peaks.x[:2], peaks.y[:2], strict=True)] == [(4, 5), (15, 14)]
+    assert [(round(x), round(y)) for x, y in zip(peaks.x[:2], peaks.y[:2], strict=True)] == [
+        (4, 5),
+        (15, 14),
+    ]
     np.testing.assert_allclose(peaks.score[:2], [0.9, 0.5], rtol=1e-4)
 
 
@@ -45,7 +62,11 @@ def test_peaks_of_neighbouring_slices_are_one_finding_and_far_ones_are_not():
     assert [(best, near.tolist()) for best, near in found] == [(1, [0, 1, 2]), (3, [3])]
 
 
-@given(st.sampled_from(["", "T", "X", "Y", "TX", "TY", "XY", "TXY"]), st.floats(-0.5, 9.5), st.floats(-0.5, 11.5))
+@given(
+    st.sampled_from(["", "T", "X", "Y", "TX", "TY", "XY", "TXY"]),
+    st.floats(-0.5, 9.5),
+    st.floats(-0.5, 11.5),
+)
 def test_stored_points_undo_canonical_ones(orientation, x, y):
     there = canonical_point(x, y, orientation, height=12, width=10)
     assert stored_point(*there, orientation, height=12, width=10) == pytest.approx((x, y))
@@ -53,7 +74,9 @@ def test_stored_points_undo_canonical_ones(orientation, x, y):
 
 @given(st.floats(0, 500), st.integers(3, 600), st.integers(3, 600))
 def test_original_points_undo_resized_ones(position, length, size):
-    assert original_point(resized_point(position, length, size), length, size) == pytest.approx(position, abs=1e-6)
+    assert original_point(resized_point(position, length, size), length, size) == pytest.approx(
+        position, abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("plane", AXES)
@@ -71,7 +94,9 @@ def test_a_bright_spot_is_found_in_the_original_image(plane, code, storage, tmp_
     if storage == "files":
         folder = write_slices(tmp_path / "1.2.3", stored, points, orientation, spacing)
     else:
-        folder = write_frames(tmp_path / "1.2.3" / "a.dcm", stored[::-1], points[::-1], orientation).parent
+        folder = write_frames(
+            tmp_path / "1.2.3" / "a.dcm", stored[::-1], points[::-1], orientation
+        ).parent
     series = read_series(folder)
     prepared = centre_crop(prepare(series, size, "percentile"), crop).astype(np.float32)
     heat = torch.from_numpy(np.where(prepared > 4.5, prepared / 5, 0.0)).float()
@@ -79,7 +104,11 @@ def test_a_bright_spot_is_found_in_the_original_image(plane, code, storage, tmp_
     slices = np.full((5, len(LABELS)), 0.1)
     slices[slice_, [4, PRESENT]] = 0.9
     found = find(open_series(folder), np.arange(5), slices, heat, size, crop)[0]
-    assert (found.label, found.slice, found.sop_uid) == (LOCATIONS[4], slice_, series.sop_uids[slice_])
+    assert (found.label, found.slice, found.sop_uid) == (
+        LOCATIONS[4],
+        slice_,
+        series.sop_uids[slice_],
+    )
     assert found.frame == (1 if storage == "frames" else -1)
     image = series.pixels[found.slice]
     assert image[round(found.y), round(found.x)] == image.max() == 4000

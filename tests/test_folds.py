@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.folds import deal, patients
 from src.labels import LABELS, MODALITIES, PRESENT
-from src.runtime import UserError
+from src.sampling.folds import deal, patients
+from src.script import UserError
 
 
 def table(rows=300, seed=0, patients_share=0.1):
@@ -19,7 +19,9 @@ def table(rows=300, seed=0, patients_share=0.1):
     series["Modality"] = generator.choice(MODALITIES, rows)
     series["PatientSex"] = generator.choice(["Female", "Male"], rows)
     shared = generator.random(rows) < patients_share
-    series["patient_id"] = np.where(shared, "P" + (np.arange(rows) // 2).astype(str), series.SeriesInstanceUID)
+    series["patient_id"] = np.where(
+        shared, "P" + (np.arange(rows) // 2).astype(str), series.SeriesInstanceUID
+    )
     return series
 
 

@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src import artifacts
+from src.artifacts.checkpoints import read_joined
+from src.artifacts.paths import RunFolder
 from src.labels import LABELS
-from src.runtime import UserError
+from src.script import UserError
 from tests.networks import ENCODER, write_both
 from tools import kaggle_server
 from tools.kaggle_server import Config, Server
@@ -57,14 +58,19 @@ def gateway(monkeypatch):
         def serve(self):
             type(self).rows = "served"
 
-    package, module = types.ModuleType("kaggle_evaluation"), types.ModuleType("kaggle_evaluation.rsna_inference_server")
+    package, module = (
+        types.ModuleType("kaggle_evaluation"),
+        types.ModuleType("kaggle_evaluation.rsna_inference_server"),
+    )
     module.RSNAInferenceServer = RSNAInferenceServer
     monkeypatch.setitem(sys.modules, "kaggle_evaluation", package)
     monkeypatch.setitem(sys.modules, "kaggle_evaluation.rsna_inference_server", module)
     return RSNAInferenceServer
 
 
-def test_thirty_series_a_third_of_them_broken_are_thirty_valid_rows_in_order(tiny, networks, gateway, tmp_path):
+def test_thirty_series_a_third_of_them_broken_are_thirty_valid_rows_in_order(
+    tiny, networks, gateway, tmp_path
+):
     uids = [path.name for path in sorted((tiny.root / "series").iterdir())]
     gateway.folders, broken = [], []
     for number in range(30):
@@ -79,8 +85,12 @@ def test_thirty_series_a_third_of_them_broken_are_thirty_valid_rows_in_order(tin
     assert len(gateway.rows) == 30
     table = pd.concat(gateway.rows, ignore_index=True)
     assert list(table.columns) == list(LABELS) and all(len(row) == 1 for row in gateway.rows)
-    assert np.isfinite(table).all(axis=None) and table.min(axis=None) >= 0 and table.max(axis=None) <= 1
-    prior = artifacts.read_joined(artifacts.RunFolder(networks, ENCODER, 0))["prior"]
+    assert (
+        np.isfinite(table).all(axis=None)
+        and table.min(axis=None) >= 0
+        and table.max(axis=None) <= 1
+    )
+    prior = read_joined(RunFolder(networks, ENCODER, 0))["prior"]
     assert [number for number in range(30) if np.allclose(table.loc[number], prior)] == broken
     alone = Server(config(networks, tmp_path)).predict(str(gateway.folders[0]))
     np.testing.assert_allclose(table.loc[[0]], alone, atol=1e-6)

@@ -20,5 +20,12 @@ def test_presence_is_the_last_of_14():
 
 
 def test_labels_are_spelled_once():
-    found = subprocess.run(["git", "grep", "-l", "--untracked", LABELS[11], "--", "*.py"], cwd=ROOT, capture_output=True, text=True)
-    assert [name for name in found.stdout.split() if not name.startswith("tests/")] == ["src/labels.py"]
+    found = subprocess.run(
+        ["git", "grep", "-l", "--untracked", LABELS[11], "--", "*.py"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert [name for name in found.stdout.split() if not name.startswith("tests/")] == [
+        "src/labels.py"
+    ]

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torchvision.ops import sigmoid_focal_loss
 
-from src.losses import SMALLEST_SIGMA, focal_loss, heat_target, heatmap_loss
+from src.training.losses import SMALLEST_SIGMA, focal_loss, heat_target, heatmap_loss
 
 
 def test_focal_loss_equals_torchvision():
@@ -36,7 +36,9 @@ def test_heat_target_is_the_gaussian_pixel_by_pixel():
 
 def test_a_narrow_spot_between_two_cells_is_still_seen():
     points, sigma = torch.tensor([[[31.5, 31.5]]]), torch.full((1, 2), 0.1)
-    assert heat_target(points, sigma, (8, 8), 64).max() == pytest.approx(np.exp(-0.25 / SMALLEST_SIGMA**2), rel=1e-5)
+    assert heat_target(points, sigma, (8, 8), 64).max() == pytest.approx(
+        np.exp(-0.25 / SMALLEST_SIGMA**2), rel=1e-5
+    )
 
 
 def test_heatmap_loss_is_least_at_the_target_and_defined_without_aneurysm():

@@ -9,14 +9,34 @@ import pydicom
 import pytest
 
 from src.labels import LABELS, LOCATIONS, MODALITIES, PRESENT
-from src.runtime import UserError
-from tools.demo_scan import MODALITY_SHARE, to_stored
-from tools.demo_scan import draw_scan as draw_one_scan
-from tools.make_demo_data import LOCATION_COUNTS, SETTINGS, Config, deal, draw_head, main, plan_locations, render, same_patient
-from tools.phantom_anatomy import sample_anatomy
+from src.script import UserError
+from tools.make_demo_data import (
+    LOCATION_COUNTS,
+    SETTINGS,
+    Config,
+    deal,
+    draw_head,
+    main,
+    plan_locations,
+    render,
+    same_patient,
+)
+from tools.phantom.anatomy import sample_anatomy
+from tools.phantom.scan import MODALITY_SHARE, to_stored
+from tools.phantom.scan import draw_scan as draw_one_scan
 
 SMALL = dict(series=36, matrix=48, slices=12, seed=3)
-KEPT_TAGS = ("SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID", "PatientID", "SOPClassUID", "Rows", "Columns", "BitsStored", "PixelRepresentation")
+KEPT_TAGS = (
+    "SeriesInstanceUID",
+    "StudyInstanceUID",
+    "FrameOfReferenceUID",
+    "PatientID",
+    "SOPClassUID",
+    "Rows",
+    "Columns",
+    "BitsStored",
+    "PixelRepresentation",
+)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +48,9 @@ def demo(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def shuffled(demo, tmp_path_factory):
-    config = replace(demo, out=tmp_path_factory.mktemp("shuffled") / "data", workers=1, shuffle_labels=True)
+    config = replace(
+        demo, out=tmp_path_factory.mktemp("shuffled") / "data", workers=1, shuffle_labels=True
+    )
     main(config)
     return config
 
@@ -36,13 +58,18 @@ def shuffled(demo, tmp_path_factory):
 @pytest.fixture(scope="module")
 def files(demo):
     """{uid: files of the series} and index of each series in the plan."""
-    found = {folder.name: [pydicom.dcmread(path) for path in sorted(folder.iterdir())] for folder in (demo.out / "series").iterdir()}
+    found = {
+        folder.name: [pydicom.dcmread(path) for path in sorted(folder.iterdir())]
+        for folder in (demo.out / "series").iterdir()
+    }
     numbers = {uid_of(demo, index): index for index in range(demo.series)}
     return found, numbers
 
 
 def uid_of(config, index):
-    return pydicom.uid.generate_uid(entropy_srcs=[f"demo {config.seed} {index}", "SeriesInstanceUID"])
+    return pydicom.uid.generate_uid(
+        entropy_srcs=[f"demo {config.seed} {index}", "SeriesInstanceUID"]
+    )
 
 
 def tables(config):
@@ -50,18 +77,32 @@ def tables(config):
 
 
 def contents(config):
-    return {path.relative_to(config.out): path.read_bytes() for path in (config.out / "series").rglob("*.dcm")}
+    return {
+        path.relative_to(config.out): path.read_bytes()
+        for path in (config.out / "series").rglob("*.dcm")
+    }
 
 
 def positions(datasets):
     """{(SOP UID, stored frame): position}, direction along a row, direction down a column."""
     first = datasets[0]
     if "NumberOfFrames" not in first:
-        return {(d.SOPInstanceUID, -1): d.ImagePositionPatient for d in datasets}, first.ImageOrientationPatient, first.PixelSpacing
+        return (
+            {(d.SOPInstanceUID, -1): d.ImagePositionPatient for d in datasets},
+            first.ImageOrientationPatient,
+            first.PixelSpacing,
+        )
     shared = first.SharedFunctionalGroupsSequence[0]
     frames = enumerate(first.PerFrameFunctionalGroupsSequence)
-    places = {(first.SOPInstanceUID, k): frame.PlanePositionSequence[0].ImagePositionPatient for k, frame in frames}
-    return places, shared.PlaneOrientationSequence[0].ImageOrientationPatient, shared.PixelMeasuresSequence[0].PixelSpacing
+    places = {
+        (first.SOPInstanceUID, k): frame.PlanePositionSequence[0].ImagePositionPatient
+        for k, frame in frames
+    }
+    return (
+        places,
+        shared.PlaneOrientationSequence[0].ImageOrientationPatient,
+        shared.PixelMeasuresSequence[0].PixelSpacing,
+    )
 
 
 def test_every_file_reads_back_and_lies_where_its_uids_say(demo, files):
@@ -82,13 +123,29 @@ def test_every_file_reads_back_and_lies_where_its_uids_say(demo, files):
 
 def test_tables_have_the_challenge_s_shape(demo):
     train, localizers = tables(demo)
-    assert list(train.columns) == ["SeriesInstanceUID", "PatientAge", "PatientSex", "Modality", *LABELS]
-    assert list(localizers.columns) == ["SeriesInstanceUID", "SOPInstanceUID", "coordinates", "location"]
+    assert list(train.columns) == [
+        "SeriesInstanceUID",
+        "PatientAge",
+        "PatientSex",
+        "Modality",
+        *LABELS,
+    ]
+    assert list(localizers.columns) == [
+        "SeriesInstanceUID",
+        "SOPInstanceUID",
+        "coordinates",
+        "location",
+    ]
     assert len(train) == demo.series
     assert set(train.Modality) <= set(MODALITIES)
     assert (train[LABELS[PRESENT]] == train[list(LOCATIONS)].max(axis=1)).all()
     listed = {(row.SeriesInstanceUID, row.location) for row in localizers.itertuples()}
-    labelled = {(row.SeriesInstanceUID, name) for _, row in train.iterrows() for name in LOCATIONS if row[name]}
+    labelled = {
+        (row.SeriesInstanceUID, name)
+        for _, row in train.iterrows()
+        for name in LOCATIONS
+        if row[name]
+    }
     assert listed == labelled
     for row in localizers.itertuples():
         keys = list(ast.literal_eval(row.coordinates))
@@ -110,8 +167,17 @@ def test_the_localizers_point_at_aneurysms(demo, files):
         change = np.abs(picture.astype(float) - healthy[frame])
         y, x = round(at["y"]), round(at["x"])
         near = change[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2].max()
-        assert near > 0.15 * np.ptp(healthy[frame][healthy[frame] < np.percentile(healthy[frame], 99)]) or near > 100 * here.scan.gain / here.scan.slope
-        kinds.add("reversed" if "f" in at and here.scan.order[0] else "multi-frame" if "f" in at else "slices")
+        assert (
+            near > 0.15 * np.ptp(healthy[frame][healthy[frame] < np.percentile(healthy[frame], 99)])
+            or near > 100 * here.scan.gain / here.scan.slope
+        )
+        kinds.add(
+            "reversed"
+            if "f" in at and here.scan.order[0]
+            else "multi-frame"
+            if "f" in at
+            else "slices"
+        )
     assert "slices" in kinds
     assert "reversed" in kinds
 
@@ -149,14 +215,19 @@ def test_the_same_settings_give_the_same_tables(demo, tmp_path):
 def test_shuffled_tables_are_the_same_labels_in_other_places(demo, shuffled):
     (train, localizers), (other, others) = tables(demo), tables(shuffled)
     names = list(LABELS)
-    assert sorted(map(tuple, train[names].to_numpy())) == sorted(map(tuple, other[names].to_numpy()))
+    assert sorted(map(tuple, train[names].to_numpy())) == sorted(
+        map(tuple, other[names].to_numpy())
+    )
     assert (train[names].to_numpy() != other[names].to_numpy()).any()
     assert sorted(localizers.location) == sorted(others.location)
     rows = other.set_index("SeriesInstanceUID")
     for row in others.itertuples():
         assert rows.loc[row.SeriesInstanceUID, row.location] == 1
         path = shuffled.out / "series" / row.SeriesInstanceUID / f"{row.SOPInstanceUID}.dcm"
-        at, dataset = ast.literal_eval(row.coordinates), pydicom.dcmread(path, stop_before_pixels=True)
+        at, dataset = (
+            ast.literal_eval(row.coordinates),
+            pydicom.dcmread(path, stop_before_pixels=True),
+        )
         assert ("f" in at) == ("NumberOfFrames" in dataset)
         assert at.get("f", 0) < dataset.get("NumberOfFrames", 1)
         assert -0.5 <= at["x"] <= dataset.Columns
@@ -167,7 +238,11 @@ def test_the_label_changes_the_aneurysm_alone(demo):
     for index in range(6):
         healthy, ill = draw_head(demo, index, []), draw_head(demo, index, [4, 11])
         assert [a.label for a in ill.aneurysms] == [4, 11]
-        assert (healthy.age, healthy.sex, healthy.scan.modality) == (ill.age, ill.sex, ill.scan.modality)
+        assert (healthy.age, healthy.sex, healthy.scan.modality) == (
+            ill.age,
+            ill.sex,
+            ill.scan.modality,
+        )
         assert healthy.scan.grid.shape == ill.scan.grid.shape
         np.testing.assert_array_equal(healthy.scan.grid.origin, ill.scan.grid.origin)
         np.testing.assert_array_equal(healthy.scan.order, ill.scan.order)
@@ -188,8 +263,12 @@ def test_shares_of_locations_are_the_challenge_s():
     plan = plan_locations(4348, 0)
     assert np.mean([len(hand) > 0 for hand in plan]) == pytest.approx(0.429, abs=0.01)
     assert np.mean([len(hand) > 1 for hand in plan if hand]) == pytest.approx(0.157, abs=0.02)
-    counts = np.bincount(np.concatenate([hand for hand in plan if hand]).astype(int), minlength=PRESENT)
-    np.testing.assert_allclose(counts / counts.sum(), np.array(LOCATION_COUNTS) / sum(LOCATION_COUNTS), atol=0.006)
+    counts = np.bincount(
+        np.concatenate([hand for hand in plan if hand]).astype(int), minlength=PRESENT
+    )
+    np.testing.assert_allclose(
+        counts / counts.sum(), np.array(LOCATION_COUNTS) / sum(LOCATION_COUNTS), atol=0.006
+    )
     assert all(len(set(hand)) == len(hand) for hand in plan)
 
 
@@ -197,7 +276,9 @@ def test_series_of_one_patient_share_its_labels():
     first, plan = same_patient(4348, 0), plan_locations(4348, 0)
     again = np.flatnonzero(first != np.arange(4348))
     assert 0.02 < len(again) / 4348 < 0.04
-    assert all(plan[index] == plan[first[index]] and first[first[index]] == first[index] for index in again)
+    assert all(
+        plan[index] == plan[first[index]] and first[first[index]] == first[index] for index in again
+    )
 
 
 def test_deal_is_in_proportion_and_whole():
@@ -210,7 +291,9 @@ def test_shares_of_scans_are_the_challenge_s():
     anatomy = sample_anatomy(np.random.default_rng(0))
     scans = [draw_one_scan(np.random.default_rng([5, k]), anatomy, 96, 28) for k in range(1500)]
     modalities = np.array([scan.modality for scan in scans])
-    np.testing.assert_allclose([np.mean(modalities == name) for name in MODALITIES], MODALITY_SHARE, atol=0.04)
+    np.testing.assert_allclose(
+        [np.mean(modalities == name) for name in MODALITIES], MODALITY_SHARE, atol=0.04
+    )
     normals = np.abs([scan.grid.axes[0] for scan in scans]).argmax(1)
     assert 0.95 < np.mean(normals == 2) < 0.98
     assert {0, 1} <= set(normals)
@@ -220,7 +303,11 @@ def test_shares_of_scans_are_the_challenge_s():
     assert np.mean([scan.intercept == -1024 for scan in ct]) == pytest.approx(0.75, abs=0.05)
     assert all(scan.signed == (scan.intercept == 0) for scan in ct)
     assert len({scan.grid.shape[1:] for scan in scans}) > 4
-    turns = [np.degrees(np.arctan2(*(scan.grid.axes[2] @ scan.pose.rotation)[[1, 0]])) for scan in scans if np.abs(scan.grid.axes[0]).argmax() == 2]
+    turns = [
+        np.degrees(np.arctan2(*(scan.grid.axes[2] @ scan.pose.rotation)[[1, 0]]))
+        for scan in scans
+        if np.abs(scan.grid.axes[0]).argmax() == 2
+    ]
     assert np.abs(turns).max() < 11
     assert np.mean(np.abs(turns) < 8) > 0.98
 

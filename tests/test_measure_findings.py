@@ -2,21 +2,24 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src import artifacts
-from src.artifacts import EncoderFolder, RunFolder
+from src.artifacts.files import read_json
+from src.artifacts.paths import EncoderFolder, RunFolder
+from src.artifacts.tables import read_fold, read_table
 from src.dicom import open_series
-from src.findings import Finding
+from src.inference.ensemble import Prediction, Predictor
+from src.inference.findings import Finding
 from src.labels import LABELS, LOCATIONS
-from src.predictor import Prediction, Predictor
-from src.runtime import UserError
-from src.spots import parse_coordinates
+from src.sampling.spots import parse_coordinates
+from src.script import UserError
 from tests.dicom_files import AXES, SPACING, places, volume, write_slices
 from tests.networks import ENCODER, write_both
 from tools import measure_findings
 from tools.measure_findings import Config, finding_row, place, summary
 
 
-def finding_at(slice_: int, x: float, y: float, probability: float, label: str = LOCATIONS[0]) -> Finding:
+def finding_at(
+    slice_: int, x: float, y: float, probability: float, label: str = LOCATIONS[0]
+) -> Finding:
     return Finding(label, probability, slice_, "1.2", -1, x, y, None, None)
 
 
@@ -28,8 +31,12 @@ def networks(tiny, tmp_path):
 def test_places_are_millimetres_of_the_stored_image(tmp_path):
     """Spacings that all differ, and a series that tells none."""
     axes = AXES["axial"]
-    folder = write_slices(tmp_path / "a", volume((3, 12, 10)), places(axes, 3), [*axes[2], *axes[1]])
-    np.testing.assert_allclose(place(open_series(folder), 1, 4.0, 6.0), [4 * SPACING[2], 6 * SPACING[1], 10 + SPACING[0]])
+    folder = write_slices(
+        tmp_path / "a", volume((3, 12, 10)), places(axes, 3), [*axes[2], *axes[1]]
+    )
+    np.testing.assert_allclose(
+        place(open_series(folder), 1, 4.0, 6.0), [4 * SPACING[2], 6 * SPACING[1], 10 + SPACING[0]]
+    )
     bare = write_slices(tmp_path / "b", volume((3, 12, 10)), None, None, PixelSpacing=None)
     np.testing.assert_allclose(place(open_series(bare), 1, 4.0, 6.0), [4 * 0.5, 6 * 0.5, 1.0])
 
@@ -37,7 +44,12 @@ def test_places_are_millimetres_of_the_stored_image(tmp_path):
 def test_a_finding_is_judged_by_the_nearest_aneurysm():
     truth = [(LOCATIONS[1], np.array([0.0, 0.0, 0.0])), (LOCATIONS[2], np.array([30.0, 0.0, 0.0]))]
     row = finding_row("1.2", 0, finding_at(0, 0, 0, 0.9), np.array([27.0, 4.0, 12.0]), truth)
-    assert (row["location"], row["mm"], row["mm_along"], row["mm_in_plane"]) == (LOCATIONS[2], 13.0, 12.0, 5.0)
+    assert (row["location"], row["mm"], row["mm_along"], row["mm_in_plane"]) == (
+        LOCATIONS[2],
+        13.0,
+        12.0,
+        5.0,
+    )
     assert finding_row("1.2", 0, finding_at(0, 0, 0, 0.9), np.zeros(3), [])["mm"] == np.inf
 
 
@@ -52,20 +64,43 @@ def test_the_froc_equals_counting():
             hit = generator.random() if generator.random() < 0.8 else 0.0
             aneurysms.append({"SeriesInstanceUID": uid, "location": LOCATIONS[3], "hit_by": hit})
             found.append(
-                {"SeriesInstanceUID": uid, "rank": 0, "probability": hit, "label": LOCATIONS[3 if series % 4 == 1 else 2], "location": LOCATIONS[3], "mm": 5.0}
+                {
+                    "SeriesInstanceUID": uid,
+                    "rank": 0,
+                    "probability": hit,
+                    "label": LOCATIONS[3 if series % 4 == 1 else 2],
+                    "location": LOCATIONS[3],
+                    "mm": 5.0,
+                }
             )
         for rank in range(1, 4):
-            found.append({"SeriesInstanceUID": uid, "rank": rank, "probability": generator.random() * 0.8, "label": LOCATIONS[0], "location": "", "mm": np.inf})
+            found.append(
+                {
+                    "SeriesInstanceUID": uid,
+                    "rank": rank,
+                    "probability": generator.random() * 0.8,
+                    "label": LOCATIONS[0],
+                    "location": "",
+                    "mm": np.inf,
+                }
+            )
     found = pd.DataFrame(found).assign(mm_along=1.5, mm_in_plane=2.5)
     table = {
-        row["name"]: row["value"] for row in summary(found, pd.DataFrame([*everything, {"SeriesInstanceUID": "1.99", "read": False}]), pd.DataFrame(aneurysms))
+        row["name"]: row["value"]
+        for row in summary(
+            found,
+            pd.DataFrame([*everything, {"SeriesInstanceUID": "1.99", "read": False}]),
+            pd.DataFrame(aneurysms),
+        )
     }
     hits = np.array([row["hit_by"] for row in aneurysms])
     wrong = found[found.mm > 10].probability.to_numpy()
     for rate in (0.25, 0.5, 1.0, 2.0):
         allowed = [t for t in (*wrong, 0.0) if (wrong > t).sum() <= rate * 40]
         expected = (hits > min(allowed)).mean()
-        assert table[f"aneurysms hit at {rate:g} false findings a series"].startswith(f"{expected:.3f}")
+        assert table[f"aneurysms hit at {rate:g} false findings a series"].startswith(
+            f"{expected:.3f}"
+        )
     assert table["series, of which could be read; aneurysms in these"] == "41, 40; 20"
     assert table["    median distance along the slices, in the plane"] == "1.5 mm, 2.5 mm"
     assert table["    location named rightly, of those within 10 mm"] == "0.500"
@@ -73,23 +108,29 @@ def test_the_froc_equals_counting():
 
 def test_perfect_findings_hit_everything_and_files_are_written(tiny, networks, monkeypatch, capsys):
     """Findings put on the localizers themselves, through the whole tool."""
-    localizers = artifacts.read_table(tiny.localizers)
+    localizers = read_table(tiny.localizers)
 
     def predict(self, prepared, batch_size, least):
         series, found = prepared.series, []
-        for row in localizers[localizers.SeriesInstanceUID == series.slices[0].file.series_uid].itertuples():
+        for row in localizers[
+            localizers.SeriesInstanceUID == series.slices[0].file.series_uid
+        ].itertuples():
             x, y, frame = parse_coordinates(row.coordinates)
             stored = zip(series.sop_uids, series.frames.tolist(), strict=True)
-            slice_ = next(k for k, (uid, number) in enumerate(stored) if uid == row.SOPInstanceUID and number in (-1, frame))
+            slice_ = next(
+                k
+                for k, (uid, number) in enumerate(stored)
+                if uid == row.SOPInstanceUID and number in (-1, frame)
+            )
             found.append(finding_at(slice_, x, y, 0.9, row.location))
         return Prediction(np.zeros(len(LABELS)), np.arange(1), np.zeros((1, 14)), None, found, 40)
 
     monkeypatch.setattr(Predictor, "predict", predict)
-    _, held_out = artifacts.read_fold(tiny, 0)
+    _, held_out = read_fold(tiny, 0)
     measure_findings.main(Config(tiny.root, networks, ENCODER, 0, "cpu"))
     shown = capsys.readouterr().out
     run = RunFolder(networks, ENCODER, 0)
-    held_out_folds, *rows = artifacts.read_json(EncoderFolder(networks, ENCODER).localisation)["rows"]
+    held_out_folds, *rows = read_json(EncoderFolder(networks, ENCODER).localisation)["rows"]
     assert held_out_folds["value"] == "0"
     assert all(f"{row['value']}" in shown for row in rows)
     assert rows[0]["value"].startswith(f"{len(held_out)}, ")

@@ -5,8 +5,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score, roc_curve
 
+from src.evaluation.metrics import (
+    MetricError,
+    auc,
+    drawn_counts,
+    intervals,
+    join_by_uid,
+    mean_location,
+    roc_band,
+    roc_points,
+    weighted_auc,
+    weighted_score,
+)
 from src.labels import LABELS, PRESENT
-from src.metrics import MetricError, auc, drawn_counts, intervals, join_by_uid, mean_location, roc_band, roc_points, weighted_auc, weighted_score
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=2, max_size=60))
@@ -43,7 +54,11 @@ def test_a_location_without_both_classes_is_left_out_and_shown():
     assert scores["score"] == pytest.approx(0.5 * scores["present"] + 0.5 * np.mean(others))
 
 
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5), st.integers(0, 3)), min_size=1, max_size=40))
+@given(
+    st.lists(
+        st.tuples(st.booleans(), st.integers(0, 5), st.integers(0, 3)), min_size=1, max_size=40
+    )
+)
 def test_auc_of_rows_that_occur_several_times_equals_scikit_learn(rows):
     truth, scores, counts = (np.array(column) for column in zip(*rows, strict=True))
     there = truth[counts > 0]
@@ -66,8 +81,12 @@ def test_intervals_are_percentiles_of_scores_of_drawn_series():
         rows = generator.integers(0, 80, 80)
         plain.append(weighted_score(truth[rows], probabilities[rows]))
     for name in ("score", "present"):
-        assert ends[name] == pytest.approx(np.percentile([draw[name] for draw in plain], (2.5, 97.5)), abs=0.03)
-    assert ends["mean_location"] == pytest.approx(np.percentile([mean_location(draw) for draw in plain], (2.5, 97.5)), abs=0.03)
+        assert ends[name] == pytest.approx(
+            np.percentile([draw[name] for draw in plain], (2.5, 97.5)), abs=0.03
+        )
+    assert ends["mean_location"] == pytest.approx(
+        np.percentile([mean_location(draw) for draw in plain], (2.5, 97.5)), abs=0.03
+    )
     expected = np.percentile([draw["locations"][LABELS[0]] for draw in plain], (2.5, 97.5))
     assert ends["locations"][LABELS[0]] == pytest.approx(expected, abs=0.04)
     assert ends["locations"][LABELS[4]] is None
@@ -91,7 +110,9 @@ def test_roc_band_is_of_curves_of_drawn_rows():
     truth, scores, grid = truth[:, 0], np.round(probabilities[:, 0], 1), np.linspace(0, 1, 11)
     curves = []
     for counts in drawn_counts(60, 50, seed=3).astype(int):
-        false, true, _ = roc_curve(np.repeat(truth, counts), np.repeat(scores, counts), drop_intermediate=False)
+        false, true, _ = roc_curve(
+            np.repeat(truth, counts), np.repeat(scores, counts), drop_intermediate=False
+        )
         curves.append(np.interp(grid, false, true))
     band = roc_band(truth, scores, grid, 50, seed=3)
     np.testing.assert_allclose(band, np.percentile(curves, (2.5, 97.5), axis=0), atol=1e-12)
@@ -99,7 +120,11 @@ def test_roc_band_is_of_curves_of_drawn_rows():
 
 
 def test_roc_band_leaves_out_draws_without_both_classes():
-    truth, scores, grid = np.arange(40) == 7, np.arange(40) / 40, np.linspace(0, 1, 5)  # one positive: missing in a third of the draws
+    truth, scores, grid = (
+        np.arange(40) == 7,
+        np.arange(40) / 40,
+        np.linspace(0, 1, 5),
+    )  # one positive: missing in a third of the draws
     assert np.isfinite(roc_band(truth, scores, grid, 50)).all()
     assert np.isnan(roc_band(np.zeros(40), scores, grid, 50)).all()
 
@@ -121,12 +146,17 @@ def test_no_presence_contrast_is_a_clear_error():
 def tables():
     truth, probabilities = example(5)
     uids = pd.DataFrame({"SeriesInstanceUID": [f"1.{k}" for k in range(5)]})
-    return [pd.concat([uids, pd.DataFrame(values, columns=list(LABELS))], axis=1) for values in (truth, probabilities)]
+    return [
+        pd.concat([uids, pd.DataFrame(values, columns=list(LABELS))], axis=1)
+        for values in (truth, probabilities)
+    ]
 
 
 def test_predictions_are_joined_by_uid_not_by_position():
     truth, predictions = tables()
-    labels, probabilities = join_by_uid(truth, predictions.sample(frac=1, random_state=1), ["SeriesInstanceUID"])
+    labels, probabilities = join_by_uid(
+        truth, predictions.sample(frac=1, random_state=1), ["SeriesInstanceUID"]
+    )
     np.testing.assert_array_equal(labels, truth[list(LABELS)])
     np.testing.assert_array_equal(probabilities, predictions[list(LABELS)])
 

@@ -5,11 +5,12 @@ import shutil
 import numpy as np
 import pytest
 
-from src import artifacts
-from src.artifacts import DataFolder, RunFolder
-from src.datasets import read_spot_tables
+from src.artifacts.files import read_pickle, write_array
+from src.artifacts.paths import DataFolder, RunFolder
+from src.artifacts.tables import read_folds
 from src.labels import LABELS
-from src.runtime import UserError
+from src.sampling.spot_dataset import read_spot_tables
+from src.script import UserError
 from tools import mine_hard_negatives
 from tools.mine_hard_negatives import Config
 
@@ -22,22 +23,29 @@ def predicted(tiny, tmp_path):
     data = DataFolder(tmp_path / "data")
     shutil.copytree(tiny.root, data.root)
     logits = {}
-    for row in artifacts.read_folds(data).itertuples():
+    for row in read_folds(data).itertuples():
         generator = np.random.default_rng(len(logits))
-        logits[row.SeriesInstanceUID] = generator.normal(-3, 1.5, (2, row.length, len(LABELS))).astype(np.float16)
+        logits[row.SeriesInstanceUID] = generator.normal(
+            -3, 1.5, (2, row.length, len(LABELS))
+        ).astype(np.float16)
         run = RunFolder(tmp_path / "model", ENCODER, row.fold)
-        artifacts.write_array(run.logit(row.SeriesInstanceUID), logits[row.SeriesInstanceUID])
+        write_array(run.logit(row.SeriesInstanceUID), logits[row.SeriesInstanceUID])
     return data, Config(data.root, tmp_path / "model", ENCODER, threshold=0.4, montage=5), logits
 
 
 def test_it_finds_what_the_slow_definition_finds(predicted):
     data, config, logits = predicted
     mine_hard_negatives.main(config)
-    hard, safe = artifacts.read_pickle(data.hard_slices), artifacts.read_pickle(data.safe_slices)
+    hard, safe = read_pickle(data.hard_slices), read_pickle(data.safe_slices)
     expected = {}
     for uid, both in logits.items():
         probabilities = 1 / (1 + np.exp(-both.astype(np.float64)))
-        over = [k for k in range(both.shape[1]) if k in safe.get(uid, ()) and max((probabilities[0, k] + probabilities[1, k]) / 2) >= 0.4]
+        over = [
+            k
+            for k in range(both.shape[1])
+            if k in safe.get(uid, ())
+            and max((probabilities[0, k] + probabilities[1, k]) / 2) >= 0.4
+        ]
         expected |= {uid: over} if over else {}
     assert {uid: slices.tolist() for uid, slices in hard.items()} == expected and len(expected) > 5
     assert all(slices.dtype == np.int64 for slices in hard.values())

@@ -5,7 +5,7 @@ import timm.optim
 import torch
 from torch import nn
 
-from src.optim import AutoClip, Mars, MovingAverage, ramped_decay, warmup
+from src.training.optim import AutoClip, Mars, MovingAverage, ramped_decay, warmup
 
 CPU = torch.device("cpu")
 
@@ -89,10 +89,15 @@ def gradients(model, step, scale):
         parameter.grad = torch.randn(parameter.shape, generator=generator) * scale
 
 
-@pytest.mark.parametrize("scale", [0.05, 3.0])  # below and above the unit norm that the corrected gradient is clipped to
+@pytest.mark.parametrize(
+    "scale", [0.05, 3.0]
+)  # below and above the unit norm that the corrected gradient is clipped to
 def test_mars_equals_timm_s(scale):
     ours, theirs = small_network(), small_network()
-    optimizers = [Mars(ours.parameters(), lr=3e-3, weight_decay=0.05), timm.optim.Mars(theirs.parameters(), lr=3e-3, weight_decay=0.05)]
+    optimizers = [
+        Mars(ours.parameters(), lr=3e-3, weight_decay=0.05),
+        timm.optim.Mars(theirs.parameters(), lr=3e-3, weight_decay=0.05),
+    ]
     for step in range(30):
         for model, optimizer in zip((ours, theirs), optimizers, strict=True):
             gradients(model, step, scale)
@@ -104,7 +109,9 @@ def test_mars_equals_timm_s(scale):
 def test_a_step_that_is_not_usable_never_happened():
     """Whatever its gradients were; the first step, too."""
     disturbed, plain = small_network(), small_network()
-    optimizers = [Mars(model.parameters(), lr=3e-3, weight_decay=0.05) for model in (disturbed, plain)]
+    optimizers = [
+        Mars(model.parameters(), lr=3e-3, weight_decay=0.05) for model in (disturbed, plain)
+    ]
     for step in range(6):
         if step in (0, 3):
             gradients(disturbed, 99, float("nan"))

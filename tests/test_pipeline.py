@@ -18,19 +18,34 @@ import eval_stage2
 import extract_features
 import train_stage1
 import train_stage2
-from src import artifacts
-from src.artifacts import DataFolder, RunFolder
+from src.artifacts.checkpoints import read_checkpoint, write_checkpoint
+from src.artifacts.paths import DataFolder, RunFolder
+from src.artifacts.provenance import fingerprint, keep_features_of
+from src.artifacts.tables import read_folds, read_meta
 from src.labels import LABELS, LOCATIONS
-from src.runtime import UserError
+from src.script import UserError
 from tests.conftest import CROP, FOLDS, IMAGE_SIZE, ROOT, help_of
-from tools import show_scores
 
-SCRIPTS = ["preprocess_data", "create_folds", "train_stage1", "eval_stage1", "extract_features", "train_stage2", "eval_stage2", "eval_end_to_end"]
+SCRIPTS = [
+    "preprocess_data",
+    "create_folds",
+    "train_stage1",
+    "eval_stage1",
+    "extract_features",
+    "train_stage2",
+    "eval_stage2",
+    "eval_end_to_end",
+]
 ENCODER = "test_convnext"
 
 
 def run(script, *flags, cwd=ROOT):
-    return subprocess.run([sys.executable, ROOT / f"{script}.py", *map(str, flags)], cwd=cwd, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, ROOT / f"{script}.py", *map(str, flags)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -40,21 +55,57 @@ def walked(tiny_dicom, tmp_path_factory):
     data, model = cwd / "my data", cwd / "my model"
     shutil.copytree(tiny_dicom, data)
     shutil.rmtree(next((data / "series").iterdir()))  # one series is missing
-    network = ["--data-dir", "my data", "--model-dir", "my model", "--fold", 0, "--encoder", ENCODER]
+    network = [
+        "--data-dir",
+        "my data",
+        "--model-dir",
+        "my model",
+        "--fold",
+        0,
+        "--encoder",
+        ENCODER,
+    ]
     flags = {
         "preprocess_data": ["--data-dir", "my data", "--image-size", IMAGE_SIZE, "--workers", 1],
         "create_folds": ["--data-dir", "my data", "--folds", FOLDS],
-        "train_stage1": [*network, "--no-pretrained", "--crop-size", CROP, "--epochs", 2, "--batch-size", 8, "--lr", 1e-3, "--workers", 0],
+        "train_stage1": [
+            *network,
+            "--no-pretrained",
+            "--crop-size",
+            CROP,
+            "--epochs",
+            2,
+            "--batch-size",
+            8,
+            "--lr",
+            1e-3,
+            "--workers",
+            0,
+        ],
         "eval_stage1": [*network, "--workers", 0],
         "extract_features": network,
-        "train_stage2": [*network, "--width", 32, "--epochs", 2, "--lr", 1e-3, "--batch-size", 4, "--cut", 4],  # thinned: 14 slices
+        "train_stage2": [
+            *network,
+            "--width",
+            32,
+            "--epochs",
+            2,
+            "--lr",
+            1e-3,
+            "--batch-size",
+            4,
+            "--cut",
+            4,
+        ],  # thinned: 14 slices
         "eval_stage2": network,
         "eval_end_to_end": network,
     }
     results = {}
     for script in SCRIPTS:
         results[script] = run(script, *flags[script], cwd=cwd)
-        assert results[script].returncode in (0, 3), f"{script}: {results[script].stdout}\n{results[script].stderr}"
+        assert results[script].returncode in (0, 3), (
+            f"{script}: {results[script].stdout}\n{results[script].stderr}"
+        )
     return DataFolder(data), RunFolder(model, ENCODER, 0), results, flags, cwd
 
 
@@ -63,25 +114,45 @@ def test_a_missing_series_is_a_row_and_all_others_are_done(walked):
     failed = pd.read_csv(data.failed_series)
     assert failed.reason.tolist() == ["missing"]
     assert results["preprocess_data"].returncode == 3
-    assert len(artifacts.read_meta(data)) == 23
+    assert len(read_meta(data)) == 23
 
 
 def test_all_artifacts_have_the_promised_names_and_shapes(walked):
     data, run_folder, *_ = walked
-    meta = artifacts.read_folds(data)
+    meta = read_folds(data)
     for row in meta.itertuples():
         sequence = np.load(data.root / "npy_sequence" / f"{row.SeriesInstanceUID}.npy")
-        assert (sequence.shape, sequence.dtype) == ((row.length, IMAGE_SIZE, IMAGE_SIZE), np.float16)
+        assert (sequence.shape, sequence.dtype) == (
+            (row.length, IMAGE_SIZE, IMAGE_SIZE),
+            np.float16,
+        )
         assert 0 <= sequence.min() <= sequence.max() <= 5
-        last = np.load(data.root / "npy_slice" / row.SeriesInstanceUID / f"{row.length - 1:04d}.npy")
+        last = np.load(
+            data.root / "npy_slice" / row.SeriesInstanceUID / f"{row.length - 1:04d}.npy"
+        )
         np.testing.assert_array_equal(last, sequence[-1])
         features = np.load(run_folder.root / "features" / f"{row.SeriesInstanceUID}.npy")
         logits = np.load(run_folder.root / "logits" / f"{row.SeriesInstanceUID}.npy")
         assert (features.shape[:2], features.dtype) == ((2, row.length), np.float16)
         assert logits.shape == (2, row.length, 14)
-    for name in ("train_meta.csv", f"train_{FOLDS}_folds.csv", f"train_stage1_{FOLDS}_folds.csv", "slice_uids_dict.pkl", "label_dict.pkl", "f_dict_sample.pkl"):
+    for name in (
+        "train_meta.csv",
+        f"train_{FOLDS}_folds.csv",
+        f"train_stage1_{FOLDS}_folds.csv",
+        "slice_uids_dict.pkl",
+        "label_dict.pkl",
+        "f_dict_sample.pkl",
+    ):
         assert (data.root / name).exists()
-    for name in ("best_stage1.pth", "log_stage1.txt", "train_stage1.py", "best_stage2.pth", "log_stage2.txt", "train_stage2.py", "weights_inference.pth"):
+    for name in (
+        "best_stage1.pth",
+        "log_stage1.txt",
+        "train_stage1.py",
+        "best_stage2.pth",
+        "log_stage2.txt",
+        "train_stage2.py",
+        "weights_inference.pth",
+    ):
         assert (run_folder.root / name).exists()
 
 
@@ -89,10 +160,16 @@ def test_all_artifacts_have_the_promised_names_and_shapes(walked):
 def test_scores_and_predictions_have_the_promised_form(walked, evaluation):
     _, run_folder, results, _, _ = walked
     scores = json.loads((run_folder.root / f"scores_{evaluation}.json").read_text())
-    assert set(scores) == {"score", "present", "locations", "n_series"} | ({"intervals", "groups"} if evaluation != "stage1" else set())
+    assert set(scores) == {"score", "present", "locations", "n_series"} | (
+        {"intervals", "groups"} if evaluation != "stage1" else set()
+    )
     assert list(scores["locations"]) == list(LOCATIONS)
     predictions = pd.read_csv(run_folder.predictions(evaluation))
-    assert list(predictions.columns) == ["SeriesInstanceUID", *(["slice"] if evaluation == "stage1" else []), *LABELS]
+    assert list(predictions.columns) == [
+        "SeriesInstanceUID",
+        *(["slice"] if evaluation == "stage1" else []),
+        *LABELS,
+    ]
     assert predictions[list(LABELS)].stack().between(0, 1).all()
     printed = results[f"eval_{evaluation}"].stdout
     assert f"{scores['score']:.3f}" in printed.splitlines()[-1]
@@ -100,19 +177,12 @@ def test_scores_and_predictions_have_the_promised_form(walked, evaluation):
         assert label in printed
 
 
-def test_the_table_of_scores_shows_what_the_evaluations_wrote(walked):
-    _, run_folder, *_ = walked
-    table = show_scores.main(show_scores.Config(model_dir=run_folder.root.parents[1], encoder=ENCODER)).splitlines()
-    scores = [artifacts.read_json(run_folder.scores(name)) for name in show_scores.EVALUATIONS]
-    assert table[0].split()[-3:] == list(show_scores.EVALUATIONS)
-    assert [line.split("  ")[0] for line in table[1:-1]] == list(LABELS)
-    assert table[-1].split()[-3:] == [f"{score['score']:.3f}" for score in scores]
-    assert table[-2].split()[-3:] == [f"{score['present']:.3f}" for score in scores]
-
-
 def test_end_to_end_equals_stage_2(walked):
     _, run_folder, *_ = walked
-    tables = [pd.read_csv(run_folder.predictions(name)).set_index("SeriesInstanceUID") for name in ("stage2", "end_to_end")]
+    tables = [
+        pd.read_csv(run_folder.predictions(name)).set_index("SeriesInstanceUID")
+        for name in ("stage2", "end_to_end")
+    ]
     np.testing.assert_allclose(tables[1].loc[tables[0].index], tables[0], atol=2e-3)
     assert tables[0].std().max() > 0
 
@@ -129,10 +199,10 @@ def test_what_does_not_belong_together_is_refused(walked, tmp_path):
 
     best = RunFolder(others_model, ENCODER, 0).best("stage1")
     whole = best.read_bytes()
-    checkpoint = artifacts.read_checkpoint(best, ("weights",))
-    artifacts.write_checkpoint(best, checkpoint | {"epoch": 99})
+    checkpoint = read_checkpoint(best, ("weights",))
+    write_checkpoint(best, checkpoint | {"epoch": 99})
     assert "extract_features.py" in refusal(eval_stage2, *place)
-    artifacts.keep_features_of(RunFolder(others_model, ENCODER, 0), artifacts.fingerprint(best))
+    keep_features_of(RunFolder(others_model, ENCODER, 0), fingerprint(best))
     assert "train_stage2.py" in refusal(eval_stage2, *place)
     best.write_bytes(whole)
 
@@ -150,7 +220,10 @@ def refusal(script, *flags) -> str:
 
 def test_finished_work_is_not_done_again(walked):
     data, run_folder, _, flags, cwd = walked
-    before = {path: path.stat().st_mtime_ns for path in (*data.sequences.glob("*.npy"), *run_folder.features.glob("*.npy"))}
+    before = {
+        path: path.stat().st_mtime_ns
+        for path in (*data.sequences.glob("*.npy"), *run_folder.features.glob("*.npy"))
+    }
     for script in ("preprocess_data", "extract_features"):
         run(script, *flags[script], cwd=cwd)
     assert before == {path: path.stat().st_mtime_ns for path in before}

@@ -14,15 +14,19 @@ import pytest
 import torch
 
 import eval_end_to_end
-from src import artifacts
+from src.artifacts.checkpoints import read_checkpoint, write_checkpoint
+from src.artifacts.files import write_json
+from src.artifacts.paths import EncoderFolder, RunFolder
+from src.artifacts.tables import read_fold
 from src.dicom import open_all, open_series
-from src.findings import Finding
+from src.inference.ensemble import Prediction, Predictor
+from src.inference.findings import Finding
 from src.labels import LABELS, LOCATIONS, MIRROR
-from src.predictor import Prediction, Predictor
-from src.runtime import UserError
+from src.script import UserError
 from tests.conftest import ROOT
 from tests.networks import ENCODER, write_both
-from tools import export_onnx, predict, predict_page
+from tools import export_onnx, predict
+from tools.pages import predict_page
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +40,13 @@ def networks(tiny, tmp_path_factory):
 @pytest.fixture
 def held_out(tiny):
     """Folders of series of fold 0."""
-    return [tiny.series(uid) for uid in artifacts.read_fold(tiny, 0)[1].SeriesInstanceUID]
+    return [tiny.series(uid) for uid in read_fold(tiny, 0)[1].SeriesInstanceUID]
 
 
 def run(networks, out, *folders, **options):
-    return predict.main(predict.Config(tuple(folders), out, networks, ENCODER, device="cpu", **options))
+    return predict.main(
+        predict.Config(tuple(folders), out, networks, ENCODER, device="cpu", **options)
+    )
 
 
 def test_nested_and_mixed_folders_give_one_row_a_series(tiny, networks, held_out, tmp_path, capsys):
@@ -57,18 +63,27 @@ def test_nested_and_mixed_folders_give_one_row_a_series(tiny, networks, held_out
     assert sorted(predictions.SeriesInstanceUID) == sorted(folder.name for folder in held_out[:3])
     assert failed.reason.tolist() == ["no_dicom"]
     eval_end_to_end.main(eval_end_to_end.Config(tiny.root, networks, encoder=ENCODER, device="cpu"))
-    expected = pd.read_csv(artifacts.RunFolder(networks, ENCODER, 0).predictions("end_to_end")).set_index("SeriesInstanceUID")
+    expected = pd.read_csv(RunFolder(networks, ENCODER, 0).predictions("end_to_end")).set_index(
+        "SeriesInstanceUID"
+    )
     written = pd.read_csv(tmp_path / "out" / "predictions.csv").set_index("SeriesInstanceUID")
-    np.testing.assert_allclose(written[list(LABELS)], expected.loc[written.index, list(LABELS)], atol=1e-5)
+    np.testing.assert_allclose(
+        written[list(LABELS)], expected.loc[written.index, list(LABELS)], atol=1e-5
+    )
     for uid in written.index:
         facts = json.loads((tmp_path / "out" / f"{uid}.json").read_text())
-        assert facts["probabilities"]["Aneurysm Present"] == pytest.approx(written.loc[uid, "Aneurysm Present"], abs=1e-6)
+        assert facts["probabilities"]["Aneurysm Present"] == pytest.approx(
+            written.loc[uid, "Aneurysm Present"], abs=1e-6
+        )
         assert len(facts["slices"]["slice"]) == len(facts["slices"]["probabilities"]["Basilar Tip"])
         assert f'href="{uid}.html"' in (tmp_path / "out" / "index.html").read_text()
 
 
 def test_several_folds_are_their_mean(networks, held_out, tmp_path):
-    tables = [run(networks, tmp_path / str(number), held_out[0], folds=folds)[0] for number, folds in enumerate([(0,), (1,), (0, 1)])]
+    tables = [
+        run(networks, tmp_path / str(number), held_out[0], folds=folds)[0]
+        for number, folds in enumerate([(0,), (1,), (0, 1)])
+    ]
     values = [table[list(LABELS)].to_numpy() for table in tables]
     np.testing.assert_allclose(values[2], (values[0] + values[1]) / 2, atol=1e-6)
     assert np.abs(values[0] - values[1]).max() > 1e-3
@@ -76,27 +91,41 @@ def test_several_folds_are_their_mean(networks, held_out, tmp_path):
 
 def test_onnx_files_say_the_same(tiny, networks, held_out, tmp_path):
     export_onnx.main(export_onnx.Config(networks, 0, ENCODER))
-    torch_, onnx = (run(networks, tmp_path / str(onnx), held_out[0], mirror=True, onnx=onnx)[0][list(LABELS)] for onnx in (False, True))
+    torch_, onnx = (
+        run(networks, tmp_path / str(onnx), held_out[0], mirror=True, onnx=onnx)[0][list(LABELS)]
+        for onnx in (False, True)
+    )
     np.testing.assert_allclose(onnx, torch_, atol=1e-4)
     uid = held_out[0].name
-    curves = [json.loads((tmp_path / str(onnx) / f"{uid}.json").read_text())["slices"]["probabilities"]["Aneurysm Present"] for onnx in (False, True)]
+    curves = [
+        json.loads((tmp_path / str(onnx) / f"{uid}.json").read_text())["slices"]["probabilities"][
+            "Aneurysm Present"
+        ]
+        for onnx in (False, True)
+    ]
     np.testing.assert_allclose(*curves, atol=1e-4)
 
 
 def test_calibrated_probabilities_are_those_of_divided_logits(networks, held_out, tmp_path):
     plain = run(networks, tmp_path / "plain", held_out[0])[0][list(LABELS)].to_numpy()
-    folder = artifacts.EncoderFolder(networks, ENCODER)
-    artifacts.write_json(folder.temperatures, {"temperatures": {label: 0.5 + k for k, label in enumerate(LABELS)}})
-    calibrated = run(networks, tmp_path / "calibrated", held_out[0], calibrate=True)[0][list(LABELS)].to_numpy()
+    folder = EncoderFolder(networks, ENCODER)
+    write_json(
+        folder.temperatures, {"temperatures": {label: 0.5 + k for k, label in enumerate(LABELS)}}
+    )
+    calibrated = run(networks, tmp_path / "calibrated", held_out[0], calibrate=True)[0][
+        list(LABELS)
+    ].to_numpy()
     expected = 1 / (1 + np.exp(-np.log(plain / (1 - plain)) / (0.5 + np.arange(14))))
     np.testing.assert_allclose(calibrated, expected, atol=1e-5)
 
 
 def test_folds_with_and_without_heatmap_are_not_mixed(tiny, networks, held_out, tmp_path):
     shutil.copytree(networks, tmp_path / "model")
-    other = artifacts.RunFolder(tmp_path / "model", ENCODER, 1).inference
-    joined = artifacts.read_checkpoint(other, ())
-    artifacts.write_checkpoint(other, joined | {"stage1_settings": joined["stage1_settings"] | {"heatmap_weight": 0.7}})
+    other = RunFolder(tmp_path / "model", ENCODER, 1).inference
+    joined = read_checkpoint(other, ())
+    write_checkpoint(
+        other, joined | {"stage1_settings": joined["stage1_settings"] | {"heatmap_weight": 0.7}}
+    )
     with pytest.raises(UserError, match="heatmap_weight"):
         run(tmp_path / "model", tmp_path / "out", held_out[0], folds=(0, 1))
 
@@ -104,13 +133,21 @@ def test_folds_with_and_without_heatmap_are_not_mixed(tiny, networks, held_out, 
 def test_what_the_mirrored_view_says_is_mirrored_back(networks, held_out):
     """Mirrored images, mirrored answers: slices' labels exchanged, heat on the other side."""
     predictor = Predictor(networks, ENCODER, (0,), torch.device("cpu"), mirror=True)
-    prepared = next(one for one in map(predictor.prepare, map(open_series, held_out)) if one.series.plane == "axial")
+    prepared = next(
+        one
+        for one in map(predictor.prepare, map(open_series, held_out))
+        if one.series.plane == "axial"
+    )
     plain = predictor.predict(prepared, 32)
-    mirrored = predictor.predict(replace(prepared, images=np.ascontiguousarray(prepared.images[..., ::-1])), 32)
+    mirrored = predictor.predict(
+        replace(prepared, images=np.ascontiguousarray(prepared.images[..., ::-1])), 32
+    )
     np.testing.assert_allclose(mirrored.slices[:, list(MIRROR)], plain.slices, atol=1e-5)
     torch.testing.assert_close(mirrored.heat.flip(-1), plain.heat, atol=1e-5, rtol=1e-4)
     np.testing.assert_allclose(mirrored.probabilities[list(MIRROR)], plain.probabilities, atol=1e-5)
-    np.testing.assert_allclose(predictor.probabilities(prepared, 32), plain.probabilities, atol=1e-6)
+    np.testing.assert_allclose(
+        predictor.probabilities(prepared, 32), plain.probabilities, atol=1e-6
+    )
 
 
 def test_all_bad_is_an_error_and_the_reasons_are_there(networks, tmp_path):
@@ -123,8 +160,19 @@ def test_all_bad_is_an_error_and_the_reasons_are_there(networks, tmp_path):
 
 
 def test_exit_code_3_where_some_failed(networks, held_out, tmp_path):
-    command = [sys.executable, ROOT / "tools" / "predict.py", held_out[0], tmp_path / "nowhere", "--out", tmp_path / "out"]
-    done = subprocess.run([*command, "--model-dir", networks, "--encoder", ENCODER, "--device", "cpu"], capture_output=True, text=True)
+    command = [
+        sys.executable,
+        ROOT / "tools" / "predict.py",
+        held_out[0],
+        tmp_path / "nowhere",
+        "--out",
+        tmp_path / "out",
+    ]
+    done = subprocess.run(
+        [*command, "--model-dir", networks, "--encoder", ENCODER, "--device", "cpu"],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 3, done.stderr
     assert "1 series, 1 failed" in done.stdout
 
@@ -137,7 +185,11 @@ def nasty(held_out, tmp_path):
     for path in folder.iterdir():
         dataset = pydicom.dcmread(path)
         dataset.SeriesDescription = '<script>alert(1)</script> "TOF" & more'
-        dataset.PatientName, dataset.PatientBirthDate, dataset.PatientID = "Roe^Jane", "19610203", "SECRET7"
+        dataset.PatientName, dataset.PatientBirthDate, dataset.PatientID = (
+            "Roe^Jane",
+            "19610203",
+            "SECRET7",
+        )
         dataset.save_as(path)
     (folder / "<img src=x onerror=alert(1)>.dcm").write_text("no image")
     return folder
@@ -147,13 +199,17 @@ def test_hostile_text_does_nothing_and_the_patient_stays_unnamed(networks, nasty
     for descriptions in (False, True):
         run(networks, tmp_path / "out", nasty, descriptions=descriptions)
         written = "".join(path.read_text() for path in (tmp_path / "out").iterdir())
-        assert ("&lt;script&gt;alert(1)&lt;/script&gt; &quot;TOF&quot; &amp; more" in written) == descriptions
+        assert (
+            "&lt;script&gt;alert(1)&lt;/script&gt; &quot;TOF&quot; &amp; more" in written
+        ) == descriptions
         assert "1 (not_dicom)" in written
         for secret in ("<script", "<img src=x", "Roe", "Jane", "19610203", "SECRET7"):
             assert secret not in written
 
 
-def test_a_series_that_fails_in_the_middle_costs_only_itself(networks, held_out, tmp_path, monkeypatch):
+def test_a_series_that_fails_in_the_middle_costs_only_itself(
+    networks, held_out, tmp_path, monkeypatch
+):
     real, calls = Predictor.predict, []
 
     def predict(self, prepared, batch_size):
@@ -164,11 +220,17 @@ def test_a_series_that_fails_in_the_middle_costs_only_itself(networks, held_out,
 
     monkeypatch.setattr(Predictor, "predict", predict)
     predictions, failed = run(networks, tmp_path / "out", *held_out[:3])
-    assert (len(predictions), failed.reason.tolist(), failed.name.tolist()) == (2, ["unexpected"], [held_out[1].name])
+    assert (len(predictions), failed.reason.tolist(), failed.name.tolist()) == (
+        2,
+        ["unexpected"],
+        [held_out[1].name],
+    )
     assert len(list((tmp_path / "out").glob("1.*.html"))) == 2
 
 
-def test_stopped_in_the_middle_the_tables_hold_what_was_done(networks, held_out, tmp_path, monkeypatch):
+def test_stopped_in_the_middle_the_tables_hold_what_was_done(
+    networks, held_out, tmp_path, monkeypatch
+):
     real, calls = Predictor.predict, []
 
     def predict(self, prepared, batch_size):
@@ -180,7 +242,9 @@ def test_stopped_in_the_middle_the_tables_hold_what_was_done(networks, held_out,
     monkeypatch.setattr(Predictor, "predict", predict)
     with pytest.raises(KeyboardInterrupt):
         run(networks, tmp_path / "out", *held_out[:3])
-    assert pd.read_csv(tmp_path / "out" / "predictions.csv").SeriesInstanceUID.tolist() == [held_out[0].name]
+    assert pd.read_csv(tmp_path / "out" / "predictions.csv").SeriesInstanceUID.tolist() == [
+        held_out[0].name
+    ]
     assert held_out[0].name in (tmp_path / "out" / "index.html").read_text()
 
 
@@ -193,7 +257,9 @@ def test_names_that_are_no_utf_8_and_folders_that_are_locked(networks, held_out,
     assert "udcfcdy" in (tmp_path / "out" / "failed_series.csv").read_text()
 
 
-def test_files_without_a_uid_are_one_series_a_folder_and_patients_are_never_mixed(held_out, tmp_path):
+def test_files_without_a_uid_are_one_series_a_folder_and_patients_are_never_mixed(
+    held_out, tmp_path
+):
     for number, name in enumerate(("a", "b", "c", "d")):
         folder = shutil.copytree(held_out[0], tmp_path / "all" / name)
         for path in folder.iterdir():
@@ -203,7 +269,12 @@ def test_files_without_a_uid_are_one_series_a_folder_and_patients_are_never_mixe
             dataset.save_as(path)
     found, strangers = open_all(tmp_path / "all")
     assert [uid for uid, _ in found] == ["", "", "1.2.3", "1.2.3"] and strangers == []
-    assert [len({piece.file.path.parent for piece in series.slices}) for _, series in found] == [1, 1, 1, 1]
+    assert [len({piece.file.path.parent for piece in series.slices}) for _, series in found] == [
+        1,
+        1,
+        1,
+        1,
+    ]
     length = len(list(held_out[0].iterdir()))
     assert {len({piece.file.path for piece in series.slices}) for _, series in found} == {length}
 
@@ -220,7 +291,9 @@ def prepared(networks, held_out):
 
 def test_a_page_asks_for_nothing_from_outside_and_shows_its_findings(prepared, tmp_path):
     finding = Finding(LOCATIONS[5], 0.875, 4, "1.2.3.4", 7, 10.25, 20.5, 12.0, (1.0, -0.01, 3.25))
-    page = predict_page.write_page(tmp_path, "1.2", prepared, prediction_with(torch.rand(5, 6, 6), [finding]))
+    page = predict_page.write_page(
+        tmp_path, "1.2", prepared, prediction_with(torch.rand(5, 6, 6), [finding])
+    )
     text = (tmp_path / "1.2.html").read_text()
     assert "default-src 'none'" in text
     assert set(re.findall(r'src="([a-z]+):', text)) == {"data"}

@@ -17,12 +17,23 @@ from tqdm import tqdm
 
 import preprocess_data
 from preprocess_data import Config
-from src import artifacts, workers
-from src.artifacts import ArtifactError, DataFolder
+from src import worker_pool
+from src.artifacts.files import read_array, read_json, read_pickle
+from src.artifacts.paths import ArtifactError, DataFolder
+from src.artifacts.tables import read_meta
 from src.labels import LABELS
-from src.runtime import UserError
-from src.series_arrays import prepare_series
-from tests.dicom_files import AXES, dataset, head_in_hu, places, save, volume, write_axial, write_frames
+from src.preprocess.series_job import prepare_series
+from src.script import UserError
+from tests.dicom_files import (
+    AXES,
+    dataset,
+    head_in_hu,
+    places,
+    save,
+    volume,
+    write_axial,
+    write_frames,
+)
 
 SCRIPT = Path(__file__).resolve().parents[1] / "preprocess_data.py"
 TEMPORARY = "**/.*.tmp"
@@ -30,7 +41,9 @@ SERIES = 500  # of a run that is interrupted
 
 
 def write_train(root: Path, uids: list[str]) -> None:
-    table = pd.DataFrame({"SeriesInstanceUID": uids, "PatientAge": 60, "PatientSex": "Female", "Modality": "MRA"})
+    table = pd.DataFrame(
+        {"SeriesInstanceUID": uids, "PatientAge": 60, "PatientSex": "Female", "Modality": "MRA"}
+    )
     root.mkdir(parents=True, exist_ok=True)
     table.assign(**dict.fromkeys(LABELS, 0)).to_csv(root / "train.csv", index=False)
 
@@ -38,19 +51,37 @@ def write_train(root: Path, uids: list[str]) -> None:
 def make_data(root: Path, count: int, shape=(4, 16, 14)) -> list[str]:
     uids = [f"1.2.{k}" for k in range(1, count + 1)]
     for k, uid in enumerate(uids):
-        write_axial(root / "series" / uid, volume(shape, seed=k), SeriesInstanceUID=uid, PatientID=f"patient {k // 2}")
+        write_axial(
+            root / "series" / uid,
+            volume(shape, seed=k),
+            SeriesInstanceUID=uid,
+            PatientID=f"patient {k // 2}",
+        )
     write_train(root, uids)
     return uids
 
 
 def script(root: Path, *flags: str, **options) -> subprocess.Popen:
     command = [sys.executable, str(SCRIPT), "--data-dir", str(root), "--image-size", "20", *flags]
-    options.setdefault("preexec_fn", lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a shell's background job ignores it
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, **options)
+    options.setdefault(
+        "preexec_fn", lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    )  # a shell's background job ignores it
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        **options,
+    )
 
 
 def contents(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file() and "series/" not in str(path)}
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and "series/" not in str(path)
+    }
 
 
 def run(root: Path, **options):
@@ -61,24 +92,38 @@ def test_what_it_writes(tmp_path):
     root = tmp_path / "data with spaces ü"
     uids = make_data(root, 3)
     axes = AXES["coronal"]
-    write_frames(root / "series" / "1.9" / "one", volume((4, 16, 14))[::-1], places(axes, 4)[::-1], [*axes[2], *axes[1]])
+    write_frames(
+        root / "series" / "1.9" / "one",
+        volume((4, 16, 14))[::-1],
+        places(axes, 4)[::-1],
+        [*axes[2], *axes[1]],
+    )
     write_train(root, [*uids, "1.9"])
     outcome = script(root, cwd=tmp_path)
     assert outcome.wait() == 0 and "4 of 4 series are ready" in outcome.stdout.read()
 
     data = DataFolder(root)
-    meta = artifacts.read_meta(data)
-    assert meta.columns.tolist()[-10:] == list(preprocess_data.FACTS_IN_META) and meta.plane.tolist() == ["axial"] * 3 + ["coronal"]
+    meta = read_meta(data)
+    assert meta.columns.tolist()[-10:] == list(
+        preprocess_data.FACTS_IN_META
+    ) and meta.plane.tolist() == ["axial"] * 3 + ["coronal"]
     assert meta.patient_id.tolist() == ["patient 0", "patient 0", "patient 1", "p1"]
     for uid in meta.SeriesInstanceUID:
-        array = artifacts.read_array(data.sequence(uid))
-        assert array.shape == (4, 20, 20) and array.dtype == np.float16 and array.min() >= 0 and array.max() <= 5
+        array = read_array(data.sequence(uid))
+        assert (
+            array.shape == (4, 20, 20)
+            and array.dtype == np.float16
+            and array.min() >= 0
+            and array.max() <= 5
+        )
         for k in range(4):
-            assert np.array_equal(artifacts.read_array(data.slice(uid, k)), array[k])
-    assert artifacts.read_pickle(data.slice_uids)["1.2.1"] == ["1.2.3.1", "1.2.3.2", "1.2.3.3", "1.2.3.4"]
-    geometry = artifacts.read_pickle(data.geometry)
-    assert geometry["1.2.1"]["positions"].tolist() == [10, 12.5, 15, 17.5] and geometry["1.9"]["frames"].tolist() == [3, 2, 1, 0]
-    assert artifacts.read_json(data.array_settings) == {"image_size": 20, "mr_window": "percentile"}
+            assert np.array_equal(read_array(data.slice(uid, k)), array[k])
+    assert read_pickle(data.slice_uids)["1.2.1"] == ["1.2.3.1", "1.2.3.2", "1.2.3.3", "1.2.3.4"]
+    geometry = read_pickle(data.geometry)
+    assert geometry["1.2.1"]["positions"].tolist() == [10, 12.5, 15, 17.5] and geometry["1.9"][
+        "frames"
+    ].tolist() == [3, 2, 1, 0]
+    assert read_json(data.array_settings) == {"image_size": 20, "mr_window": "percentile"}
     assert pd.read_csv(data.failed_series).empty and not list(root.glob(TEMPORARY))
 
 
@@ -87,7 +132,14 @@ def faulty(tmp_path_factory) -> Path:
     """One series of each kind of fault among good ones."""
     root = tmp_path_factory.mktemp("faulty")
     good = make_data(root, 4)
-    faults = {"1.9.1": "missing", "1.9.2": "no_dicom", "1.9.3": "not_dicom", "1.9.4": "truncated", "1.9.5": "too_large", "1.9.6": "bad_rescale"}
+    faults = {
+        "1.9.1": "missing",
+        "1.9.2": "no_dicom",
+        "1.9.3": "not_dicom",
+        "1.9.4": "truncated",
+        "1.9.5": "too_large",
+        "1.9.6": "bad_rescale",
+    }
     faults["1.9.7"] = "truncated"  # found when it is decoded
     series = root / "series"
     (series / "1.9.2").mkdir()
@@ -100,22 +152,35 @@ def faulty(tmp_path_factory) -> Path:
     for uid, claim in (("1.9.5", 500000), ("1.9.7", 3)):
         few.NumberOfFrames = claim
         save(few, series / uid / "frames.dcm")
-    save(dataset(volume()[0], RescaleSlope="1e38", RescaleIntercept=0), series / "1.9.6" / "slope.dcm")
+    save(
+        dataset(volume()[0], RescaleSlope="1e38", RescaleIntercept=0),
+        series / "1.9.6" / "slope.dcm",
+    )
     write_train(root, [*faults, *good])
-    (root / "expected.csv").write_text("\n".join(f"{uid},{reason}" for uid, reason in faults.items()))
+    (root / "expected.csv").write_text(
+        "\n".join(f"{uid},{reason}" for uid, reason in faults.items())
+    )
     return root
 
 
 def test_broken_series_are_rows_and_the_rest_is_done(faulty):
     outcome = script(faulty)
     text = outcome.communicate()[0]
-    assert outcome.returncode == 3 and "Traceback" not in text and "4 of 11 series are ready" in text
-    failed = pd.read_csv(faulty / "failed_series.csv", dtype=str)
-    assert sorted(f"{uid},{reason}" for uid, reason in zip(failed.SeriesInstanceUID, failed.reason, strict=True)) == sorted(
-        (faulty / "expected.csv").read_text().split()
+    assert (
+        outcome.returncode == 3 and "Traceback" not in text and "4 of 11 series are ready" in text
     )
+    failed = pd.read_csv(faulty / "failed_series.csv", dtype=str)
+    assert sorted(
+        f"{uid},{reason}"
+        for uid, reason in zip(failed.SeriesInstanceUID, failed.reason, strict=True)
+    ) == sorted((faulty / "expected.csv").read_text().split())
     assert failed.detail.str.len().min() > 10
-    assert sorted(artifacts.read_meta(DataFolder(faulty)).SeriesInstanceUID) == ["1.2.1", "1.2.2", "1.2.3", "1.2.4"]
+    assert sorted(read_meta(DataFolder(faulty)).SeriesInstanceUID) == [
+        "1.2.1",
+        "1.2.2",
+        "1.2.3",
+        "1.2.4",
+    ]
 
 
 def test_the_report_writes_no_arrays(faulty, tmp_path, capsys):
@@ -128,9 +193,18 @@ def test_the_report_writes_no_arrays(faulty, tmp_path, capsys):
     )
     failed = run(root, check=True)  # from headers: nothing is decoded
     text = capsys.readouterr().out
-    for line in ("5 of 11 series can be read, 19 slices", "mod                MR 5", "plane              axial 4, unknown 1", "16 x 14 4, 12 x 10 1"):
+    for line in (
+        "5 of 11 series can be read, 19 slices",
+        "mod                MR 5",
+        "plane              axial 4, unknown 1",
+        "16 x 14 4, 12 x 10 1",
+    ):
         assert line in text
-    for line in ("3, 2 of them with several series", "1 point to a slice; lost: SOPInstanceUID not in the series 1", "1 failed: too_large"):
+    for line in (
+        "3, 2 of them with several series",
+        "1 point to a slice; lost: SOPInstanceUID not in the series 1",
+        "1 failed: too_large",
+    ):
         assert line in text
     report = pd.read_csv(root / "series_report.csv")
     assert len(report) == 11 and report.reason.notna().sum() == len(failed) == 6
@@ -145,8 +219,16 @@ def test_what_the_report_says(tmp_path, capsys):
     (folders[0] / "002.dcm").unlink()
     (folders[0] / "empty.dcm").touch()
     axes = AXES["sagittal"]
-    write_frames(folders[1] / "one", volume((4, 8, 8)), places(axes, 4, spacing=4.0), [*axes[2], *axes[1]], PatientID="patient 0")
-    write_axial(folders[2], head_in_hu(slices=4), modality="CT", RescaleSlope=1, RescaleIntercept=-1024)
+    write_frames(
+        folders[1] / "one",
+        volume((4, 8, 8)),
+        places(axes, 4, spacing=4.0),
+        [*axes[2], *axes[1]],
+        PatientID="patient 0",
+    )
+    write_axial(
+        folders[2], head_in_hu(slices=4), modality="CT", RescaleSlope=1, RescaleIntercept=-1024
+    )
     data = dataset(volume()[0])
     data.compress("1.2.840.10008.1.2.5")
     save(data, folders[3] / "one")
@@ -156,12 +238,23 @@ def test_what_the_report_says(tmp_path, capsys):
     assert "syntax             Explicit VR Little Endian 3, RLE Lossless 1" in lines
     assert "slice_spacing      0%: 2.50, 5%: 2.50, 50%: 2.50, 95%: 3.85, 100%: 4.00" in lines
     assert "row_spacing        0%: 0.75, 5%: 0.75, 50%: 0.75, 95%: 0.75, 100%: 0.75" in lines
-    assert "files left out     empty 1" in lines and "plane              axial 2, sagittal 1, unknown 1" in lines
+    assert (
+        "files left out     empty 1" in lines
+        and "plane              axial 2, sagittal 1, unknown 1" in lines
+    )
     [doubts] = [line for line in lines if line.startswith("doubtful series")]
-    for doubt in ("CT stored in HU: its rescale intercept was ignored 1", "no distance between slices 1", "# gaps of up to # mm"):
+    for doubt in (
+        "CT stored in HU: its rescale intercept was ignored 1",
+        "no distance between slices 1",
+        "# gaps of up to # mm",
+    ):
         assert doubt in doubts
     report = pd.read_csv(tmp_path / "series_report.csv", index_col=0)
-    assert report.dropped[uids[0]] == "empty 1" and report.storage[uids[1]] == "multi-frame" and report.syntax[uids[3]] == "RLE Lossless"
+    assert (
+        report.dropped[uids[0]] == "empty 1"
+        and report.storage[uids[1]] == "multi-frame"
+        and report.syntax[uids[3]] == "RLE Lossless"
+    )
     assert report.warnings[uids[2]] == "CT stored in HU: its rescale intercept was ignored"
 
 
@@ -179,11 +272,15 @@ def test_a_file_name_that_is_not_utf_8(tmp_path):
     [uid] = make_data(tmp_path, 1)
     (tmp_path / "series" / "1.9").mkdir()
     for folder in (uid, "1.9"):
-        Path(os.fsdecode(os.fsencode(tmp_path / "series" / folder) + b"/bad\xff")).write_text("text " * 99)
+        Path(os.fsdecode(os.fsencode(tmp_path / "series" / folder) + b"/bad\xff")).write_text(
+            "text " * 99
+        )
     write_train(tmp_path, [uid, "1.9"])
     [detail] = run(tmp_path).detail
-    assert "bad\\udcff" in detail and pd.read_csv(tmp_path / "failed_series.csv").detail[0] == detail
-    assert artifacts.read_json(DataFolder(tmp_path).facts(uid))["dropped"] == [["bad\\udcff", "not_dicom"]]
+    assert (
+        "bad\\udcff" in detail and pd.read_csv(tmp_path / "failed_series.csv").detail[0] == detail
+    )
+    assert read_json(DataFolder(tmp_path).facts(uid))["dropped"] == [["bad\\udcff", "not_dicom"]]
     run(tmp_path, check=True)
 
 
@@ -227,7 +324,12 @@ def test_without_a_network(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(NO_NETWORK)
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     probe = "import socket; socket.create_connection(('127.0.0.1', 9))"
-    assert "no network" in subprocess.run([sys.executable, "-c", probe], env=environment, capture_output=True, text=True).stderr
+    assert (
+        "no network"
+        in subprocess.run(
+            [sys.executable, "-c", probe], env=environment, capture_output=True, text=True
+        ).stderr
+    )
     child = script(tmp_path / "data", env=environment)
     assert "2 of 2 series are ready" in child.communicate()[0] and child.returncode == 0
 
@@ -299,8 +401,11 @@ def test_killed_and_hanging_workers_cost_one_series_each(tmp_path, monkeypatch):
     (tmp_path / "series" / uids[3] / "hang").touch()
     monkeypatch.setattr(preprocess_data, "prepare_series", marked)
     failed = run(tmp_path, time_limit=1)
-    assert dict(zip(failed.SeriesInstanceUID, failed.reason, strict=True)) == {uids[1]: "crashed", uids[3]: "timeout"}
-    assert len(artifacts.read_meta(DataFolder(tmp_path))) == 4
+    assert dict(zip(failed.SeriesInstanceUID, failed.reason, strict=True)) == {
+        uids[1]: "crashed",
+        uids[3]: "timeout",
+    }
+    assert len(read_meta(DataFolder(tmp_path))) == 4
 
 
 def killed_run(root: Path, after: int, delay: float) -> bool:
@@ -308,7 +413,9 @@ def killed_run(root: Path, after: int, delay: float) -> bool:
     child = os.fork()
     if child == 0:
         os.setsid()
-        workers.clean_context = lambda module: multiprocessing.get_context("fork")  # starts 20 times faster than the script
+        worker_pool.clean_context = lambda module: multiprocessing.get_context(
+            "fork"
+        )  # starts 20 times faster than the script
         run(root, image_size=128)
         os._exit(0)
     wanted = len(list(root.glob("npy_*/*"))) + after
@@ -341,11 +448,16 @@ def test_killed_at_any_moment_and_run_again(tmp_path):
 
 def written(facts: Path) -> list[tuple[int, int]]:
     """When, and as which files, a series' facts and array were written."""
-    return [(status.st_ino, status.st_mtime_ns) for status in (facts.stat(), facts.with_suffix(".npy").stat())]
+    return [
+        (status.st_ino, status.st_mtime_ns)
+        for status in (facts.stat(), facts.with_suffix(".npy").stat())
+    ]
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
-@pytest.mark.parametrize("send", [os.kill, os.killpg])  # to the script alone, and to all its processes as a terminal does
+@pytest.mark.parametrize(
+    "send", [os.kill, os.killpg]
+)  # to the script alone, and to all its processes as a terminal does
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted(number, code, send, tmp_path):
     [uid] = make_data(tmp_path, 1, (20, 60, 50))
@@ -373,7 +485,9 @@ def test_interrupted(number, code, send, tmp_path):
 def test_interrupted_while_workers_start(tmp_path):
     make_data(tmp_path, 1)
     child = script(tmp_path)
-    while len(processes_of_session(child.pid)) < 3:  # it has a tracker of resources and a server that forks workers
+    while (
+        len(processes_of_session(child.pid)) < 3
+    ):  # it has a tracker of resources and a server that forks workers
         assert child.poll() is None
         time.sleep(0.005)
     time.sleep(0.2)  # the server imports
@@ -398,8 +512,17 @@ def test_a_full_disk(tmp_path):
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))  # noqa: E731
     child = script(tmp_path, preexec_fn=limit)
     text = child.communicate()[0]
-    assert child.returncode == 1 and "Traceback" not in text and "npy_sequence/1.2." in text and "free space" in text
-    assert not list(tmp_path.glob("npy_sequence/1*")) and not list(tmp_path.glob(TEMPORARY)) and not list(tmp_path.glob("npy_slice/*/*"))
+    assert (
+        child.returncode == 1
+        and "Traceback" not in text
+        and "npy_sequence/1.2." in text
+        and "free space" in text
+    )
+    assert (
+        not list(tmp_path.glob("npy_sequence/1*"))
+        and not list(tmp_path.glob(TEMPORARY))
+        and not list(tmp_path.glob("npy_slice/*/*"))
+    )
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):

@@ -10,9 +10,9 @@ import psutil
 import pytest
 
 import preprocess_data
-from src.artifacts import DataFolder
-from src.runtime import UserError
-from src.series_arrays import prepare_series
+from src.artifacts.paths import DataFolder
+from src.preprocess.series_job import prepare_series
+from src.script import UserError
 from tests.test_preprocess_data import contents, make_data, write_train
 from tools import preprocess_with_dask
 from tools.preprocess_with_dask import Config, check_workers, problem_of
@@ -32,15 +32,22 @@ def test_two_dask_workers_write_what_one_process_writes(tmp_path):
     uids = make_data(tmp_path / "one", 6)
     write_train(tmp_path / "one", [*uids, "1.9"])  # one is missing
     shutil.copytree(tmp_path / "one", tmp_path / "two")
-    preprocess_data.main(preprocess_data.Config(data_dir=tmp_path / "one", image_size=20, workers=1))
+    preprocess_data.main(
+        preprocess_data.Config(data_dir=tmp_path / "one", image_size=20, workers=1)
+    )
     failed = preprocess_with_dask.main(Config(data_dir=tmp_path / "two", image_size=20, workers=2))
     assert failed.reason.tolist() == ["missing"]
     one, two = contents(tmp_path / "one"), contents(tmp_path / "two")
-    failures = [table.pop("failed_series.csv").decode().replace(str(tmp_path / name), "") for table, name in ((one, "one"), (two, "two"))]
+    failures = [
+        table.pop("failed_series.csv").decode().replace(str(tmp_path / name), "")
+        for table, name in ((one, "one"), (two, "two"))
+    ]
     assert one == two and len(one) > 30 and failures[0] == failures[1]
 
 
-@pytest.mark.skipif(not Path("/proc").exists(), reason="looks for the dask worker among its parents")
+@pytest.mark.skipif(
+    not Path("/proc").exists(), reason="looks for the dask worker among its parents"
+)
 def test_a_dask_worker_that_dies_costs_at_most_one_series(tmp_path, monkeypatch):
     uids = make_data(tmp_path, 6)
     for uid, mark in ((uids[1], "kill"), (uids[3], "kill once")):
@@ -55,7 +62,9 @@ def test_only_lengths_and_reasons_come_back(tmp_path):
     [uid] = make_data(tmp_path, 1)
     limits = preprocess_data.Limits(60, 8)
     jobs = [preprocess_data.Job(tmp_path, name, 20, "percentile", False) for name in (uid, "1.9")]
-    done, missing = [preprocess_with_dask.in_own_process(prepare_series, limits, job) for job in jobs]
+    done, missing = [
+        preprocess_with_dask.in_own_process(prepare_series, limits, job) for job in jobs
+    ]
     assert done == {"length": 4} and missing.reason == "missing"
 
 
@@ -80,6 +89,9 @@ class Cluster:
 
 def test_a_worker_that_does_not_see_the_data_is_refused(tmp_path):
     check_workers(Cluster(), tmp_path)
-    with pytest.raises(UserError, match=r"tcp://here: it does not see .*/train.csv: the data must lie on a shared disk"):
+    with pytest.raises(
+        UserError,
+        match=r"tcp://here: it does not see .*/train.csv: the data must lie on a shared disk",
+    ):
         check_workers(Cluster(), tmp_path / "train.csv")
     assert problem_of(Path(os.devnull)) is None

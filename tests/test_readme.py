@@ -17,13 +17,19 @@ def test_each_command_exists_and_knows_its_flags(command):
     script, *words = command.split()
     assert (ROOT / script).exists()
     shown = help_of(script, *words[: bool(words) and not words[0].startswith("--")])
-    assert [word for word in words if word.startswith("--") and word != "--help" and word not in shown] == []
+    assert [
+        word for word in words if word.startswith("--") and word != "--help" and word not in shown
+    ] == []
 
 
 def settings_table():
     rows = re.findall(r"^\| (`--.*?) \| (.*?) \| .* \|$", README, flags=re.M)
     for flags, scripts in rows:
-        named = re.findall(r"[\w/]+\.py", scripts) or ["train_stage1.py", "train_stage2.py", "eval_stage2.py"]
+        named = re.findall(r"[\w/]+\.py", scripts) or [
+            "train_stage1.py",
+            "train_stage2.py",
+            "eval_stage2.py",
+        ]
         for script in named:
             yield from ((script, flag) for flag in re.findall(r"--[\w-]+", flags))
 

@@ -2,10 +2,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src import artifacts, metrics
-from src.artifacts import RunFolder
+from src.artifacts.files import read_json
+from src.artifacts.paths import RunFolder
+from src.evaluation import metrics
+from src.evaluation.score_report import group_table, report_series, score_table
 from src.labels import LABELS, LOCATIONS, PRESENT
-from src.score_report import group_table, report_series, score_table
 
 
 @pytest.fixture
@@ -15,10 +16,18 @@ def tables():
     labels = (generator.random((60, len(LABELS))) < 0.4).astype(int)
     labels[:, 4] = 0  # a location that never occurs
     probabilities = np.clip(0.3 * labels + 0.7 * generator.random(labels.shape), 0, 1)
-    truth = pd.DataFrame({"SeriesInstanceUID": [f"1.{k}" for k in range(60)], "Modality": ["CTA", "MRA"] * 30, "plane": ["axial"] * 58 + ["sagittal"] * 2})
+    truth = pd.DataFrame(
+        {
+            "SeriesInstanceUID": [f"1.{k}" for k in range(60)],
+            "Modality": ["CTA", "MRA"] * 30,
+            "plane": ["axial"] * 58 + ["sagittal"] * 2,
+        }
+    )
     truth = pd.concat([truth, pd.DataFrame(labels, columns=list(LABELS))], axis=1)
     truth.loc[58:, LABELS[PRESENT]] = 1  # no contrast in the sagittal series
-    predictions = pd.concat([truth[["SeriesInstanceUID"]], pd.DataFrame(probabilities, columns=list(LABELS))], axis=1)
+    predictions = pd.concat(
+        [truth[["SeriesInstanceUID"]], pd.DataFrame(probabilities, columns=list(LABELS))], axis=1
+    )
     return truth, predictions.sample(frac=1, random_state=0)
 
 
@@ -26,10 +35,14 @@ def test_scores_of_series_are_written_shown_and_split(tables, tmp_path, capsys):
     truth, predictions = tables
     run = RunFolder(tmp_path, "net", "all")
     scores = report_series(run, "stage2", truth, predictions, "title")
-    assert artifacts.read_json(run.scores("stage2")) == scores
+    assert read_json(run.scores("stage2")) == scores
     assert scores["n_series"] == 60
-    cta = truth[truth.Modality == "CTA"].merge(predictions, on="SeriesInstanceUID", suffixes=("", "_p"))
-    expected = metrics.weighted_score(cta[list(LABELS)].to_numpy(), cta[[f"{label}_p" for label in LABELS]].to_numpy())
+    cta = truth[truth.Modality == "CTA"].merge(
+        predictions, on="SeriesInstanceUID", suffixes=("", "_p")
+    )
+    expected = metrics.weighted_score(
+        cta[list(LABELS)].to_numpy(), cta[[f"{label}_p" for label in LABELS]].to_numpy()
+    )
     assert scores["groups"]["Modality"]["CTA"] == expected | {"n_series": 30}
     assert scores["groups"]["plane"]["sagittal"] == {"n_series": 2}
     low, high = scores["intervals"]["score"]
@@ -42,6 +55,14 @@ def test_scores_of_series_are_written_shown_and_split(tables, tmp_path, capsys):
 
 def test_tables_say_what_is_not_known():
     scores = {"score": 0.5, "present": 0.5, "locations": dict.fromkeys(LOCATIONS)}
-    row = next(line for line in score_table(scores, "title").splitlines() if line.startswith(LABELS[4]))
+    row = next(
+        line for line in score_table(scores, "title").splitlines() if line.startswith(LABELS[4])
+    )
     assert row.endswith("n/a")
-    assert group_table({"axial": {"n_series": 2}}, "plane").splitlines()[1].split() == ["axial", "2", "n/a", "n/a", "n/a"]
+    assert group_table({"axial": {"n_series": 2}}, "plane").splitlines()[1].split() == [
+        "axial",
+        "2",
+        "n/a",
+        "n/a",
+        "n/a",
+    ]

@@ -1,13 +1,21 @@
 import pytest
 import torch
 
-from src.sequence_transformer import DISTANCE_KNOTS, FARTHEST, DistanceBias, SequenceTransformer, gem_pool
+from src.networks.sequence_transformer import (
+    DISTANCE_KNOTS,
+    FARTHEST,
+    DistanceBias,
+    SequenceTransformer,
+    gem_pool,
+)
 
 
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    model = SequenceTransformer(channels=12, width=16, layers=3, heads=1, dropout=0.1, attention_dropout=0.1)
+    model = SequenceTransformer(
+        channels=12, width=16, layers=3, heads=1, dropout=0.1, attention_dropout=0.1
+    )
     torch.nn.init.normal_(model.distance_bias.values)
     return model.eval()
 
@@ -36,13 +44,22 @@ def test_any_length_is_finite(model):
 
 def test_only_distances_count_not_positions(model):
     features, positions, present = sequence(20)
-    torch.testing.assert_close(model(features, positions + 500, present), model(features, positions, present), atol=1e-4, rtol=1e-4)
-    assert not torch.allclose(model(features, positions * 3, present), model(features, positions, present), atol=1e-4)
+    torch.testing.assert_close(
+        model(features, positions + 500, present),
+        model(features, positions, present),
+        atol=1e-4,
+        rtol=1e-4,
+    )
+    assert not torch.allclose(
+        model(features, positions * 3, present), model(features, positions, present), atol=1e-4
+    )
 
 
 def test_the_order_of_the_slices_counts(model):
     features, positions, present = sequence(20)
-    assert not torch.allclose(model(features.flip(1), positions, present), model(features, positions, present), atol=1e-3)
+    assert not torch.allclose(
+        model(features.flip(1), positions, present), model(features, positions, present), atol=1e-3
+    )
 
 
 def test_distance_bias_is_linear_between_its_knots():
@@ -59,20 +76,33 @@ def test_distance_bias_is_linear_between_its_knots():
 
 
 def test_gem_is_the_mean_at_power_1_and_nears_the_maximum():
-    x, present = torch.rand(2, 5, 3) * 0.4 + 0.6, torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
+    x, present = (
+        torch.rand(2, 5, 3) * 0.4 + 0.6,
+        torch.tensor([[True] * 5, [True] * 3 + [False] * 2]),
+    )
     torch.testing.assert_close(gem_pool(x, present, torch.tensor(1.0))[1], x[1, :3].mean(0))
-    torch.testing.assert_close(gem_pool(x, present, torch.tensor(60.0))[0], x[0].amax(0), rtol=0.05, atol=0)
+    torch.testing.assert_close(
+        gem_pool(x, present, torch.tensor(60.0))[0], x[0].amax(0), rtol=0.05, atol=0
+    )
 
 
 def test_every_weight_learns(model):
-    fresh = SequenceTransformer(channels=12, width=16, layers=3, heads=2, dropout=0.0, attention_dropout=0.0)
+    fresh = SequenceTransformer(
+        channels=12, width=16, layers=3, heads=2, dropout=0.0, attention_dropout=0.0
+    )
     fresh(*sequence(9)).square().sum().backward()
-    assert [name for name, weight in fresh.named_parameters() if weight.grad is None or not weight.grad.any()] == []
+    assert [
+        name
+        for name, weight in fresh.named_parameters()
+        if weight.grad is None or not weight.grad.any()
+    ] == []
 
 
 def test_nearer_slices_count_more_from_the_first_step():
     out = DistanceBias()(torch.tensor([[0.0, 2.0, 20.0, 100.0]]))[0]
-    assert out[0, 0].item() == pytest.approx(0, abs=0.05) and out[0, 2].item() == pytest.approx(-1, abs=0.05)
+    assert out[0, 0].item() == pytest.approx(0, abs=0.05) and out[0, 2].item() == pytest.approx(
+        -1, abs=0.05
+    )
     torch.testing.assert_close(out, out.T)
     assert (out[0].diff() < 0).all()
 

@@ -2,9 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from src.runtime import UserError
-from src.slice_cnn import HEAT_CHANNELS, SliceCNN, build_slice_cnn, class_activation, encode, expected_position
-from src.volume import neighbours
+from src.inference.encode import encode
+from src.networks.class_activation import class_activation
+from src.networks.slice_cnn import HEAT_CHANNELS, SliceCNN, build_slice_cnn, expected_position
+from src.sampling.slices import neighbours
+from src.script import UserError
 
 CPU = torch.device("cpu")
 
@@ -53,8 +55,12 @@ def test_encode_does_not_depend_on_the_batch_size(model):
     expected = [model(volume[row].float()[None]) for row in triplets]
     for batch_size in (1, 4, 64):
         features, logits = encode(model, volume, triplets, batch_size)
-        torch.testing.assert_close(features, torch.cat([out.features for out in expected]), atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(logits, torch.cat([out.logits for out in expected]), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            features, torch.cat([out.features for out in expected]), atol=1e-5, rtol=1e-5
+        )
+        torch.testing.assert_close(
+            logits, torch.cat([out.logits for out in expected]), atol=1e-5, rtol=1e-5
+        )
 
 
 def test_weights_come_back_and_others_are_refused(model):
@@ -68,7 +74,7 @@ def test_weights_come_back_and_others_are_refused(model):
 def test_an_unknown_encoder_and_an_unreachable_hub_are_one_sentence(monkeypatch):
     with pytest.raises(UserError, match="timm knows no encoder"):
         SliceCNN("no_such_net", heatmap=False)
-    monkeypatch.setattr("src.slice_cnn._answers", lambda endpoint: False)
+    monkeypatch.setattr("src.networks.encoder._answers", lambda endpoint: False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     with pytest.raises(UserError, match="--no-pretrained"):
         SliceCNN("test_convnext.r160_in1k", heatmap=False, pretrained=True)
@@ -91,7 +97,10 @@ def test_the_heat_begins_rare_and_dropout_works_in_training_only(model):
         assert not torch.equal(fresh(images).logits, fresh(images).logits)
 
 
-@pytest.mark.parametrize(("encoder", "there"), [("test_resnet", True), ("test_convnext", True), ("resnet10t", True), ("test_vit", False)])
+@pytest.mark.parametrize(
+    ("encoder", "there"),
+    [("test_resnet", True), ("test_convnext", True), ("resnet10t", True), ("test_vit", False)],
+)
 def test_the_class_activation_map_adds_up_to_the_logit(encoder, there):
     torch.manual_seed(0)
     model = SliceCNN(encoder, heatmap=False).eval()
@@ -105,7 +114,12 @@ def test_the_class_activation_map_adds_up_to_the_logit(encoder, there):
         assert activation is None and where is None
         return
     bias = model.head[-1].bias[labels]
-    torch.testing.assert_close(activation.mean(dim=(1, 2)) + bias, out.logits[torch.arange(3), labels], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        activation.mean(dim=(1, 2)) + bias,
+        out.logits[torch.arange(3), labels],
+        atol=1e-4,
+        rtol=1e-4,
+    )
     assert where.shape[1:] == final.shape[2:] and where.min() >= 0 and where.max() <= 1
 
 

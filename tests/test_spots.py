@@ -5,9 +5,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from create_folds import label_slices
-from src import artifacts
+from src.artifacts.files import read_pickle
+from src.artifacts.tables import read_folds, read_spots
 from src.labels import LABELS, LOCATIONS, NOTHING, PRESENT
-from src.spots import DRAWN, FEWEST_SAFE, locate, locate_all, negative_slice, parse_coordinates, safe_slices, slice_labels, spot_table
+from src.sampling.spots import (
+    DRAWN,
+    FEWEST_SAFE,
+    locate,
+    locate_all,
+    negative_slice,
+    parse_coordinates,
+    safe_slices,
+    slice_labels,
+    spot_table,
+)
 
 
 def test_coordinates_are_read_as_data():
@@ -17,8 +28,20 @@ def test_coordinates_are_read_as_data():
 
 @pytest.mark.parametrize(
     "text",
-    ["__import__('os').mkdir('trace')", "{'x': 1}", "", "{'x': nan, 'y': 1}", "[1, 2]", "{'x': 1e999, 'y': 1}", "{" * 99, 7.0]
-    + [f"{{'x': 1, 'y': 2, 'f': {frame}}}" for frame in ("1.5", "[1]", "1e999", "True", "'3'", "1e999 - 1e999")],
+    [
+        "__import__('os').mkdir('trace')",
+        "{'x': 1}",
+        "",
+        "{'x': nan, 'y': 1}",
+        "[1, 2]",
+        "{'x': 1e999, 'y': 1}",
+        "{" * 99,
+        7.0,
+    ]
+    + [
+        f"{{'x': 1, 'y': 2, 'f': {frame}}}"
+        for frame in ("1.5", "[1]", "1e999", "True", "'3'", "1e999 - 1e999")
+    ],
 )
 def test_coordinates_that_are_no_data_are_refused_and_not_executed(text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -43,7 +66,9 @@ def test_safe_slices_reach_both_ends():
 
 
 def test_slice_labels_at_both_ends():
-    labels = slice_labels(5, [{"f": 0, "class_id": 3}, {"f": 4, "class_id": 11}, {"f": 4, "class_id": 12}])
+    labels = slice_labels(
+        5, [{"f": 0, "class_id": 3}, {"f": 4, "class_id": 11}, {"f": 4, "class_id": 12}]
+    )
     assert labels.shape == (5, 14)
     assert np.argwhere(labels).tolist() == [[0, 3], [0, PRESENT], [4, 11], [4, 12], [4, PRESENT]]
 
@@ -52,26 +77,55 @@ def example(frames=None, orientation=""):
     """One series of 10 slices, 40 rows, 60 columns."""
     uid = "1.2"
     labels = dict.fromkeys(LABELS, 0) | {LABELS[PRESENT]: 1, LOCATIONS[6]: 1}
-    meta = pd.DataFrame([{"SeriesInstanceUID": uid, "length": 10, "h": 40, "w": 60, "mod": "MR", "fold": 0, "orientation": orientation, **labels}])
+    meta = pd.DataFrame(
+        [
+            {
+                "SeriesInstanceUID": uid,
+                "length": 10,
+                "h": 40,
+                "w": 60,
+                "mod": "MR",
+                "fold": 0,
+                "orientation": orientation,
+                **labels,
+            }
+        ]
+    )
     meta = meta.set_index("SeriesInstanceUID", drop=False).rename_axis(None)
     uids = {uid: [f"1.2.{k}" for k in range(10)] if frames is None else ["1.2.0"] * 10}
-    geometry = {uid: {"positions": np.arange(10.0), "frames": np.full(10, -1) if frames is None else np.array(frames)}}
+    geometry = {
+        uid: {
+            "positions": np.arange(10.0),
+            "frames": np.full(10, -1) if frames is None else np.array(frames),
+        }
+    }
     return meta, uids, geometry
 
 
 def row(coordinates="{'x': 30, 'y': 10}", sop="1.2.4", uid="1.2", location=LOCATIONS[6]):
-    return pd.Series({"SeriesInstanceUID": uid, "SOPInstanceUID": sop, "coordinates": coordinates, "location": location})
+    return pd.Series(
+        {
+            "SeriesInstanceUID": uid,
+            "SOPInstanceUID": sop,
+            "coordinates": coordinates,
+            "location": location,
+        }
+    )
 
 
 def test_a_spot_lies_on_its_slice_and_in_the_prepared_image():
     spot = locate(row(), *example())
     assert (spot["f"], spot["class_id"], spot["x"], spot["y"]) == (4, 6, 30, 10)
-    assert (spot["x_512"], spot["y_512"]) == pytest.approx((30.5 * 512 / 60 - 0.5, 10.5 * 512 / 40 - 0.5))
+    assert (spot["x_512"], spot["y_512"]) == pytest.approx(
+        (30.5 * 512 / 60 - 0.5, 10.5 * 512 / 40 - 0.5)
+    )
 
 
 def test_a_transposed_image_takes_the_point_with_it():
     spot = locate(row(), *example(orientation="T"))
-    assert (spot["x_512"], spot["y_512"]) == pytest.approx((10.5 * 512 / 40 - 0.5, 30.5 * 512 / 60 - 0.5))
+    assert (spot["x_512"], spot["y_512"]) == pytest.approx(
+        (10.5 * 512 / 40 - 0.5, 30.5 * 512 / 60 - 0.5)
+    )
 
 
 def test_a_stored_frame_is_mapped_to_its_sorted_slice():
@@ -93,7 +147,9 @@ def test_a_stored_frame_is_mapped_to_its_sorted_slice():
     ],
 )
 def test_a_localizer_that_points_nowhere_is_dropped_with_its_reason(fault, frames, reason):
-    localizers = pd.DataFrame([row() if frames is None else row("{'f': 1, 'x': 3, 'y': 1}", sop="1.2.0"), fault])
+    localizers = pd.DataFrame(
+        [row() if frames is None else row("{'f': 1, 'x': 3, 'y': 1}", sop="1.2.0"), fault]
+    )
     found, dropped = locate_all(localizers, *example(frames))
     assert len(found) == 1
     assert dropped.line.tolist() == [3]
@@ -110,7 +166,9 @@ def test_a_sop_uid_of_several_slices_points_to_none():
 def test_a_series_with_a_lost_localizer_gives_no_negatives():
     meta, _, _ = example()
     meta.length = 40
-    lost = pd.DataFrame({"SeriesInstanceUID": ["1.2"], "line": [2], "reason": ["not in the series"]})
+    lost = pd.DataFrame(
+        {"SeriesInstanceUID": ["1.2"], "line": [2], "reason": ["not in the series"]}
+    )
     nothing_lost = lost.iloc[:0]
     here = [{"SeriesInstanceUID": "1.2", "f": 3, "class_id": 6, "location": LOCATIONS[6]}]
     assert "1.2" in label_slices(meta, here, nothing_lost)[1]
@@ -121,7 +179,9 @@ def test_a_series_with_a_lost_localizer_gives_no_negatives():
 def test_a_series_with_few_safe_slices_keeps_its_positives():
     meta, uids, _ = example()
     here = [{"SeriesInstanceUID": "1.2", "f": 5 - 1, "class_id": 6, "location": LOCATIONS[6]}]
-    labels, safe = label_slices(meta, here, pd.DataFrame(columns=["SeriesInstanceUID", "line", "reason"]))
+    labels, safe = label_slices(
+        meta, here, pd.DataFrame(columns=["SeriesInstanceUID", "line", "reason"])
+    )
     assert len(safe_slices(10, [4])) <= FEWEST_SAFE
     assert safe == {}
     assert labels["1.2"][4, 6] == 1
@@ -138,9 +198,9 @@ def test_negative_slices_follow_the_positives_and_depend_on_the_series_only():
 
 
 def test_the_table_of_spots_of_a_whole_data_set(tiny):
-    table, meta = artifacts.read_spots(tiny), artifacts.read_folds(tiny).set_index("SeriesInstanceUID")
+    table, meta = read_spots(tiny), read_folds(tiny).set_index("SeriesInstanceUID")
     localizers = pd.read_csv(tiny.localizers)
-    safe, labels = artifacts.read_pickle(tiny.safe_slices), artifacts.read_pickle(tiny.labels)
+    safe, labels = read_pickle(tiny.safe_slices), read_pickle(tiny.labels)
     positives, negatives = table[table.class_id != PRESENT], table[table.class_id == PRESENT]
     assert len(positives) == len(localizers)
     assert (negatives.location == NOTHING).all()
@@ -169,5 +229,7 @@ def test_an_aneurysm_without_a_place_leaves_no_safe_slices():
 
     meta[list(LABELS)] = 0
     meta["fold"], meta["mod"] = 0, "CT"
-    safe = label_slices(meta, [], pd.DataFrame({"SeriesInstanceUID": ["1.2"], "line": [2], "reason": ["x"]}))[1]
+    safe = label_slices(
+        meta, [], pd.DataFrame({"SeriesInstanceUID": ["1.2"], "line": [2], "reason": ["x"]})
+    )[1]
     assert safe == {} and spot_table([], meta, uids, safe, 0).empty

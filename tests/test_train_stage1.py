@@ -11,11 +11,11 @@ import pytest
 import torch
 
 import train_stage1
-from src import artifacts
-from src.artifacts import RunFolder
-from src.datasets import SpotDataset, held_out_rows, read_spot_tables
-from src.losses import focal_loss, heat_target, heatmap_loss
-from src.runtime import UserError
+from src.artifacts.checkpoints import read_checkpoint
+from src.artifacts.paths import RunFolder
+from src.sampling.spot_dataset import SpotDataset, held_out_rows, read_spot_tables
+from src.script import UserError
+from src.training.losses import focal_loss, heat_target, heatmap_loss
 from tests.conftest import CROP, ROOT
 from train_stage1 import Config
 
@@ -23,13 +23,36 @@ CPU = torch.device("cpu")
 
 
 def small(tiny, model_dir, **options) -> Config:
-    fixed = {"encoder": "test_convnext", "pretrained": False, "crop_size": CROP, "epochs": 1, "batch_size": 8, "lr": 1e-3, "workers": 0, "device": "cpu"}
+    fixed = {
+        "encoder": "test_convnext",
+        "pretrained": False,
+        "crop_size": CROP,
+        "epochs": 1,
+        "batch_size": 8,
+        "lr": 1e-3,
+        "workers": 0,
+        "device": "cpu",
+    }
     return Config(**{"data_dir": tiny.root, "model_dir": model_dir} | fixed | options)
 
 
 def test_the_published_settings_are_the_defaults():
-    published = {"encoder": "convnext_base.dinov3_lvd1689m", "pretrained": True, "crop_size": 448, "dropout": 0.1, "epochs": 20, "batch_size": 32}
-    published |= {"lr": 3e-5, "weight_decay": 0.01, "warmup_epochs": 1.0, "ema_decay": 0.999, "seed": 44, "heatmap_weight": 0.3}
+    published = {
+        "encoder": "convnext_base.dinov3_lvd1689m",
+        "pretrained": True,
+        "crop_size": 448,
+        "dropout": 0.1,
+        "epochs": 20,
+        "batch_size": 32,
+    }
+    published |= {
+        "lr": 3e-5,
+        "weight_decay": 0.01,
+        "warmup_epochs": 1.0,
+        "ema_decay": 0.999,
+        "seed": 44,
+        "heatmap_weight": 0.3,
+    }
     assert {name: getattr(Config(), name) for name in published} == published
 
 
@@ -37,7 +60,9 @@ def test_the_published_settings_are_the_defaults():
 def test_the_loss_is_that_of_the_labels_and_of_the_heatmap(tiny, tmp_path, weight):
     config = small(tiny, tmp_path, heatmap_weight=weight, dropout=0.0)
     tables = read_spot_tables(tiny)
-    batch = SpotDataset(tables, held_out_rows(tables.spots, 0), CROP, 0, None).__getitems__([(0, k) for k in range(6)])
+    batch = SpotDataset(tables, held_out_rows(tables.spots, 0), CROP, 0, None).__getitems__(
+        [(0, k) for k in range(6)]
+    )
     assert batch["labels"][:, :13].any() and batch["points"].isfinite().any()
     model = train_stage1.make_network(config).eval()
     margin = (batch["images"].shape[-1] - CROP) // 2
@@ -48,23 +73,35 @@ def test_the_loss_is_that_of_the_labels_and_of_the_heatmap(tiny, tmp_path, weigh
         assert target.max() > 0.5
         expected = expected + weight * heatmap_loss(out.heatmap, target)
     assert (out.heatmap is None) == (weight == 0)
-    assert train_stage1.batch_loss(model, batch, config, CPU).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert train_stage1.batch_loss(model, batch, config, CPU).item() == pytest.approx(
+        expected.item(), rel=1e-5
+    )
 
 
 def test_going_on_does_not_ask_for_the_pretrained_weights(tiny, tmp_path):
     train_stage1.main(small(tiny, tmp_path, checkpointing=True))
     with pytest.raises(UserError, match="pretrained False, not True"):
         train_stage1.main(small(tiny, tmp_path, pretrained=True, resume=True))
-    network = train_stage1.make_network(small(tiny, tmp_path, checkpoint=Path("not there")), trained=True)
+    network = train_stage1.make_network(
+        small(tiny, tmp_path, checkpoint=Path("not there")), trained=True
+    )
     assert network.channels > 0
 
 
 def test_settings_that_save_memory_change_nothing(tiny, tmp_path):
     """Computing activations twice, and the memory layout: the same weights but for rounding."""
     weights = []
-    for name, options in {"plain": {}, "twice": {"checkpointing": True}, "rows": {"channels_last": False}}.items():
+    for name, options in {
+        "plain": {},
+        "twice": {"checkpointing": True},
+        "rows": {"channels_last": False},
+    }.items():
         train_stage1.main(small(tiny, tmp_path / name, dropout=0.0, **options))
-        weights.append(artifacts.read_checkpoint(RunFolder(tmp_path / name, "test_convnext", 0).best("stage1"), ("weights",))["weights"])
+        weights.append(
+            read_checkpoint(
+                RunFolder(tmp_path / name, "test_convnext", 0).best("stage1"), ("weights",)
+            )["weights"]
+        )
     for other in weights[1:]:
         for key, value in weights[0].items():
             torch.testing.assert_close(other[key], value, atol=3e-3, rtol=0.02, msg=key)
@@ -74,7 +111,11 @@ def test_weights_do_not_depend_on_the_number_of_loader_processes(tiny, tmp_path)
     weights = []
     for workers in (0, 1, 2):
         train_stage1.main(small(tiny, tmp_path / str(workers), workers=workers))
-        weights.append(artifacts.read_checkpoint(RunFolder(tmp_path / str(workers), "test_convnext", 0).last("stage1"), ("learner",))["learner"])
+        weights.append(
+            read_checkpoint(
+                RunFolder(tmp_path / str(workers), "test_convnext", 0).last("stage1"), ("learner",)
+            )["learner"]
+        )
     for other in weights[1:]:
         for part in ("model", "average"):
             for name, value in flat(weights[0][part]).items():
@@ -86,18 +127,48 @@ def flat(state: dict) -> dict[str, torch.Tensor]:
 
 
 def test_a_killed_loader_process_ends_the_run_and_keeps_its_state(tiny, tmp_path):
-    flags = ["--encoder", "test_convnext", "--no-pretrained", "--crop-size", CROP, "--epochs", 1000, "--batch-size", 4, "--workers", 1, "--device", "cpu"]
-    command = [sys.executable, ROOT / "train_stage1.py", "--data-dir", tiny.root, "--model-dir", tmp_path, *flags]
-    process = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    flags = [
+        "--encoder",
+        "test_convnext",
+        "--no-pretrained",
+        "--crop-size",
+        CROP,
+        "--epochs",
+        1000,
+        "--batch-size",
+        4,
+        "--workers",
+        1,
+        "--device",
+        "cpu",
+    ]
+    command = [
+        sys.executable,
+        ROOT / "train_stage1.py",
+        "--data-dir",
+        tiny.root,
+        "--model-dir",
+        tmp_path,
+        *flags,
+    ]
+    process = subprocess.Popen(
+        [str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     folder = RunFolder(tmp_path, "test_convnext", 0)
     while not folder.metrics("stage1").exists():
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.05)
-    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    children = subprocess.run(
+        ["pgrep", "-P", str(process.pid)], capture_output=True, text=True
+    ).stdout.split()
     os.kill(int(children[0]), signal.SIGKILL)
     text = process.communicate(timeout=60)[0]
-    assert process.returncode == 1 and "error: a process that loads samples died" in text and "Traceback" not in text
-    assert artifacts.read_checkpoint(folder.last("stage1"), ("learner",))["epoch"] >= 1
+    assert (
+        process.returncode == 1
+        and "error: a process that loads samples died" in text
+        and "Traceback" not in text
+    )
+    assert read_checkpoint(folder.last("stage1"), ("learner",))["epoch"] >= 1
 
 
 def test_a_fold_that_was_never_dealt_is_named(tiny, tmp_path):

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import interpolate
 
-from src.volume import TOP, apply_window, centre_crop, crop_margin, neighbours, resize, resized_point, window_of
+from src.preprocess.intensity import TOP, apply_window, resize, window_of
+from src.sampling.slices import centre_crop, crop_margin, neighbours, resized_point
 
 
 def test_ct_window_is_0_to_600_hu():
@@ -18,12 +19,18 @@ def test_mr_window_comes_from_the_whole_series_and_has_no_scale():
     window = window_of(pixels, "MR")
     np.testing.assert_allclose(window, np.percentile(pixels, [1, 99.8]), rtol=1e-3)
     scaled = pixels * 7 + 300
-    np.testing.assert_allclose(apply_window(scaled, window_of(scaled, "MR")), apply_window(pixels, window), atol=2e-3)
+    np.testing.assert_allclose(
+        apply_window(scaled, window_of(scaled, "MR")), apply_window(pixels, window), atol=2e-3
+    )
 
 
 def test_published_mr_window_stays_as_a_setting():
     pixels = np.array([[[-2000.0, -1200.0, 0.0, 4000.0, 9000.0]]], np.float32)
-    np.testing.assert_allclose(apply_window(pixels, window_of(pixels, "MR", "fixed")), [[[0, 0, 1200 / 1040, TOP, TOP]]], rtol=1e-6)
+    np.testing.assert_allclose(
+        apply_window(pixels, window_of(pixels, "MR", "fixed")),
+        [[[0, 0, 1200 / 1040, TOP, TOP]]],
+        rtol=1e-6,
+    )
 
 
 def test_a_constant_series_is_finite():
@@ -42,7 +49,9 @@ def test_neighbours_repeat_the_edge_slice(length, step):
 @pytest.mark.parametrize(("shape", "size"), [((40, 64), 96), ((130, 90), 64)])
 def test_resize_equals_torch(shape, size):
     image = np.random.default_rng(0).random(shape, np.float32)
-    expected = interpolate(torch.from_numpy(image)[None, None], size=(size, size), mode="bilinear", align_corners=False)[0, 0].numpy()
+    expected = interpolate(
+        torch.from_numpy(image)[None, None], size=(size, size), mode="bilinear", align_corners=False
+    )[0, 0].numpy()
     np.testing.assert_allclose(resize(image, size), expected, atol=1e-5)
 
 

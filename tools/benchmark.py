@@ -1,7 +1,6 @@
 """How fast the stages are on this machine, against what one would write in five minutes and against what they could cost.
 
     python tools/benchmark.py all
-    python tools/benchmark.py plan
     python tools/benchmark.py preprocess --matrix 512 --no-write-slices
     python tools/benchmark.py loader
     python tools/benchmark.py train --encoder convnext_base.dinov3_lvd1689m --batch-size 32 --compile
@@ -19,19 +18,17 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from src.runtime import run_script
-from tools.bench_all import All, measure_all
-from tools.bench_apart import CASES
-from tools.bench_case import measure, show
-from tools.bench_inference import EndToEnd, Extract
-from tools.bench_plan import plan
-from tools.bench_preprocess import Preprocess
-from tools.bench_training import Loader, Stage2, Train
-from tools.plan_costs import Plan
+
+from src.script import run_script
+from tools.benchmarks.all_stages import All, measure_all
+from tools.benchmarks.case import measure, show
+from tools.benchmarks.inference import EndToEnd, Extract
+from tools.benchmarks.own_process import CASES
+from tools.benchmarks.preprocess import Preprocess
+from tools.benchmarks.training import Loader, Stage2, Train
 
 COMMANDS = {
     "all": All(),
-    "plan": Plan(),
     "preprocess": Preprocess(),
     "loader": Loader(),
     "train": Train(),
@@ -41,11 +38,9 @@ COMMANDS = {
 }
 
 
-def main(config: All | Plan | Preprocess | Loader | Train | Extract | Stage2 | EndToEnd) -> object:
+def main(config: All | Preprocess | Loader | Train | Extract | Stage2 | EndToEnd) -> object:
     if isinstance(config, All):
         return measure_all(config)
-    if isinstance(config, Plan):
-        return plan(config)
     with CASES[type(config)](config) as case:
         times = measure(case, config.repeats)
     show(case, times)

@@ -19,12 +19,12 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import eval_stage2
-from src import engine
-from src.artifacts import DataFolder, RunFolder
-from src.datasets import SpotTables, read_spot_tables
+from src.artifacts.paths import DataFolder, RunFolder
+from src.device import choose_device
 from src.labels import LABELS, PRESENT
-from src.runtime import UserError, run_script
-from tools import figure_sampling, figure_stage1, figure_stage2
+from src.sampling.spot_dataset import SpotTables, read_spot_tables
+from src.script import UserError, run_script
+from tools.figures import sampling, stage1, stage2
 
 
 @dataclass
@@ -35,26 +35,33 @@ class Config:
     device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
     encoder: str = "convnext_base.dinov3_lvd1689m"  # as trained
 
-    series: str | None = None  # SeriesInstanceUID of a held-out series with an aneurysm, instead of the median one
+    series: str | None = (
+        None  # SeriesInstanceUID of a held-out series with an aneurysm, instead of the median one
+    )
     out: Path = Path("content")  # for the pictures
 
 
 def main(config: Config) -> list[Path]:
-    device = engine.choose_device(config.device)
-    data, run = DataFolder(config.data_dir), RunFolder(config.model_dir, config.encoder, config.fold)
+    device = choose_device(config.device)
+    data, run = (
+        DataFolder(config.data_dir),
+        RunFolder(config.model_dir, config.encoder, config.fold),
+    )
     tables = read_spot_tables(data)
     if config.series is not None:
         check_series(tables, config.series, config.fold)
-    judged = eval_stage2.Config(config.data_dir, config.model_dir, config.fold, config.device, config.encoder)
+    judged = eval_stage2.Config(
+        config.data_dir, config.model_dir, config.fold, config.device, config.encoder
+    )
     _, predictions = eval_stage2.predict_fold(judged, data, config.fold, device)
     present = predictions.set_index("SeriesInstanceUID")[LABELS[PRESENT]]
 
     uid = config.series or median_positive(tables, present)
     shown = [uid, *median_negative(tables, present)]
     pictures = [config.out / name for name in ("stage1.png", "sampling.png", "stage2.png")]
-    figure_stage1.draw(figure_stage1.look(run, tables, uid, device), pictures[0])
-    figure_sampling.draw([figure_sampling.look(tables, uid) for uid in shown], pictures[1])
-    figure_stage2.draw(figure_stage2.look(run, tables, uid, device), pictures[2])
+    stage1.draw(stage1.look(run, tables, uid, device), pictures[0])
+    sampling.draw([sampling.look(tables, uid) for uid in shown], pictures[1])
+    stage2.draw(stage2.look(run, tables, uid, device), pictures[2])
     print(f"series {uid}, Aneurysm Present {present[uid]:.2f}: {', '.join(map(str, pictures))}")
     return pictures
 
@@ -62,11 +69,17 @@ def main(config: Config) -> list[Path]:
 def check_series(tables: SpotTables, uid: str, fold: int) -> None:
     """Refuse a series that is not there, has no aneurysm to show, or is not held out."""
     if uid not in tables.meta.index:
-        raise UserError(f"--series {uid[:80]}: no such series among the {len(tables.meta)} that were dealt into folds; leave it out, or name one of those")
+        raise UserError(
+            f"--series {uid[:80]}: no such series among the {len(tables.meta)} that were dealt into folds; leave it out, or name one of those"
+        )
     if uid not in located(tables):
-        raise UserError(f"--series {uid}: no localizer points at an aneurysm there; leave it out, or name a series with an aneurysm")
+        raise UserError(
+            f"--series {uid}: no localizer points at an aneurysm there; leave it out, or name a series with an aneurysm"
+        )
     if tables.meta.fold[uid] != fold:
-        raise UserError(f"--series {uid}: it is in fold {tables.meta.fold[uid]}, and fold {fold} is held out; take --fold {tables.meta.fold[uid]}")
+        raise UserError(
+            f"--series {uid}: it is in fold {tables.meta.fold[uid]}, and fold {fold} is held out; take --fold {tables.meta.fold[uid]}"
+        )
 
 
 def located(tables: SpotTables) -> set[str]:
@@ -78,13 +91,17 @@ def median_positive(tables: SpotTables, present: pd.Series) -> str:
     """Of the held-out series with a located aneurysm the one whose probability is the median. present: probabilities by SeriesInstanceUID."""
     positives = present[present.index.isin(list(located(tables)))]
     if positives.empty:
-        raise UserError("no localizer points at an aneurysm in the held-out fold: choose another --fold")
+        raise UserError(
+            "no localizer points at an aneurysm in the held-out fold: choose another --fold"
+        )
     return median(positives)
 
 
 def median_negative(tables: SpotTables, present: pd.Series) -> list[str]:
     """The same of those without aneurysm, hard slices preferred; none where there is no such series."""
-    negatives = present[(tables.meta[LABELS[PRESENT]][present.index] == 0) & present.index.isin(list(tables.safe))]
+    negatives = present[
+        (tables.meta[LABELS[PRESENT]][present.index] == 0) & present.index.isin(list(tables.safe))
+    ]
     with_hard = negatives[negatives.index.isin(list(tables.hard))]
     candidates = negatives if with_hard.empty else with_hard
     return [] if candidates.empty else [median(candidates)]

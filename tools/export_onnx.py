@@ -28,14 +28,16 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from src import artifacts
-from src.artifacts import RunFolder
+from src.artifacts.checkpoints import read_joined
+from src.artifacts.files import atomic
+from src.artifacts.paths import RunFolder
+from src.inference.onnx import CPU, OnnxSliceCNN, OnnxTransformer, digest, package
 from src.labels import LABELS
-from src.onnx_model import CPU, OnnxSliceCNN, OnnxTransformer, digest, package
-from src.runtime import UserError, progress, run_script
-from src.sequence_transformer import build_transformer
-from src.slice_cnn import SliceOutput, build_slice_cnn
-from src.volume import TOP
+from src.networks.sequence_transformer import build_transformer
+from src.networks.slice_cnn import SliceOutput, build_slice_cnn
+from src.preprocess.intensity import TOP
+from src.progress import progress
+from src.script import UserError, run_script
 
 OPSET = 18  # of the ONNX operators
 CLOSE = 1e-4  # largest difference from PyTorch in any output
@@ -55,19 +57,32 @@ def main(config: Config) -> dict[str, float]:
     for name in ("onnx", "onnxruntime"):
         package(name)
     run = RunFolder(config.model_dir, config.encoder, config.fold)
-    joined = artifacts.read_joined(run)
+    joined = read_joined(run)
     slice_cnn = build_slice_cnn(joined["stage1_settings"], joined["stage1"], CPU)
     transformer = build_transformer(joined["stage2_settings"], joined["stage2"], CPU)
 
     facts1 = {"weights": digest(joined["stage1"])}
-    facts2 = {"weights": digest(joined["stage2"]), "stage1_share": str(joined["stage2_settings"]["stage1_share"])}
+    facts2 = {
+        "weights": digest(joined["stage2"]),
+        "stage1_share": str(joined["stage2_settings"]["stage1_share"]),
+    }
 
     generator = torch.Generator().manual_seed(0)
-    images = [random_images(batch, joined["stage1_settings"]["crop_size"], generator) for batch in BATCHES]
-    series = [random_series(batch, length, joined["stage2_settings"]["channels"], generator) for length in LENGTHS for batch in BATCHES]
+    images = [
+        random_images(batch, joined["stage1_settings"]["crop_size"], generator) for batch in BATCHES
+    ]
+    series = [
+        random_series(batch, length, joined["stage2_settings"]["channels"], generator)
+        for length in LENGTHS
+        for batch in BATCHES
+    ]
     return {
-        run.slice_cnn_onnx.name: export(run.slice_cnn_onnx, slice_cnn, OnnxSliceCNN, facts1, images),
-        run.transformer_onnx.name: export(run.transformer_onnx, transformer, OnnxTransformer, facts2, series),
+        run.slice_cnn_onnx.name: export(
+            run.slice_cnn_onnx, slice_cnn, OnnxSliceCNN, facts1, images
+        ),
+        run.transformer_onnx.name: export(
+            run.transformer_onnx, transformer, OnnxTransformer, facts2, series
+        ),
     }
 
 
@@ -75,7 +90,9 @@ def random_images(batch: int, crop: int, generator: torch.Generator) -> tuple[Te
     return (torch.rand(batch, 3, crop, crop, generator=generator) * TOP,)
 
 
-def random_series(batch: int, length: int, channels: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+def random_series(
+    batch: int, length: int, channels: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
     """Features, ascending positions up to 5 mm apart, and padding after any number of tokens, of at least one in each series."""
     features = torch.randn(batch, length, channels, generator=generator)
     positions = (torch.rand(batch, length, generator=generator) * 5).cumsum(1)
@@ -84,14 +101,24 @@ def random_series(batch: int, length: int, channels: int, generator: torch.Gener
     return features, positions, torch.arange(length) < counts
 
 
-def export(path: Path, model: nn.Module, kind: type[OnnxSliceCNN | OnnxTransformer], facts: dict[str, str], samples: list[tuple[Tensor, ...]]) -> float:
+def export(
+    path: Path,
+    model: nn.Module,
+    kind: type[OnnxSliceCNN | OnnxTransformer],
+    facts: dict[str, str],
+    samples: list[tuple[Tensor, ...]],
+) -> float:
     """Write the module and facts of it, `weights` among them, after a comparison on the samples, of which the last is also traced."""
     content = with_metadata(to_onnx(model, kind.axes, samples[-1]), facts)
     difference = largest_difference(model, kind(content, facts["weights"]), samples)
     if not difference <= CLOSE:  # nan is not
-        reason = f"differs from PyTorch by {difference:.1g}, more than {CLOSE:g}, and is not written"
-        raise UserError(f"{path.name} {reason}: install torch, onnx and onnxruntime as pinned in requirements-dev.txt")
-    with artifacts.atomic(path) as file:
+        reason = (
+            f"differs from PyTorch by {difference:.1g}, more than {CLOSE:g}, and is not written"
+        )
+        raise UserError(
+            f"{path.name} {reason}: install torch, onnx and onnxruntime as pinned in requirements-dev.txt"
+        )
+    with atomic(path) as file:
         file.write(content)
     print(f"{path}: {len(content) / 1e6:.1f} MB, at most {difference:.1e} from PyTorch")
     return difference
@@ -105,15 +132,28 @@ def to_onnx(model: nn.Module, axes: dict[str, dict[int, str]], sample: tuple[Ten
     """
     outputs = SliceOutput._fields[: len(outputs_of(model, sample))]  # the logits come first in both
     free = axes | {name: {0: "batch"} for name in outputs}
-    torch.onnx.register_custom_op_symbolic("aten::asinh", lambda graph, x: graph.op("Asinh", x), 9)  # which the tracing exporter lacks
+    torch.onnx.register_custom_op_symbolic(
+        "aten::asinh", lambda graph, x: graph.op("Asinh", x), 9
+    )  # which the tracing exporter lacks
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the exporter is old, and that it traces
         try:
-            torch.onnx.export(model, sample, buffer, input_names=list(axes), output_names=list(outputs), dynamic_axes=free, opset_version=OPSET, dynamo=False)
+            torch.onnx.export(
+                model,
+                sample,
+                buffer,
+                input_names=list(axes),
+                output_names=list(outputs),
+                dynamic_axes=free,
+                opset_version=OPSET,
+                dynamo=False,
+            )
         except RuntimeError as error:
             reason = str(error).splitlines()[0][:200]
-            raise UserError(f"the network cannot become an ONNX file ({reason}): train another --encoder") from error
+            raise UserError(
+                f"the network cannot become an ONNX file ({reason}): train another --encoder"
+            ) from error
     return buffer.getvalue()
 
 
@@ -126,14 +166,18 @@ def with_metadata(content: bytes, facts: dict[str, str]) -> bytes:
 
 
 @torch.inference_mode()
-def largest_difference(model: nn.Module, exported: Callable, samples: list[tuple[Tensor, ...]]) -> float:
+def largest_difference(
+    model: nn.Module, exported: Callable, samples: list[tuple[Tensor, ...]]
+) -> float:
     """Of any value of any output, over all samples; nan where one is not a number, infinite where outputs are missing or of another shape."""
     differences = []
     for sample in progress(samples, "comparing", " batches"):
         expected, found = outputs_of(model, sample), outputs_of(exported, sample)
         if [value.shape for value in expected] != [value.shape for value in found]:
             return math.inf
-        differences += [(one - other).abs().max() for one, other in zip(expected, found, strict=True)]
+        differences += [
+            (one - other).abs().max() for one, other in zip(expected, found, strict=True)
+        ]
     return torch.stack(differences).max().item()
 
 

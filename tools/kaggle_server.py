@@ -25,12 +25,12 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from src import artifacts, engine
-from src.artifacts import RunFolder
+from src.artifacts.paths import RunFolder, require
+from src.device import choose_device
 from src.dicom import DicomError, open_series
+from src.inference.ensemble import Predictor
 from src.labels import LABELS
-from src.predictor import Predictor
-from src.runtime import UserError, run_script
+from src.script import UserError, run_script
 
 NO_NETWORK = np.full(len(LABELS), 0.5)  # where not even the networks could be loaded
 
@@ -62,13 +62,19 @@ class Server:
         start, note = time.perf_counter(), ""
         try:
             probabilities = self._in_time(series_path)
-            if not (np.isfinite(probabilities).all() and probabilities.min() >= 0 and probabilities.max() <= 1):
+            if not (
+                np.isfinite(probabilities).all()
+                and probabilities.min() >= 0
+                and probabilities.max() <= 1
+            ):
                 raise ValueError("probabilities that are none")
         except Exception as error:  # whatever it is, the next series must be predicted
             note = f"{type(error).__name__}: {error}"
         if note:
             probabilities = NO_NETWORK if self.predictor is None else self.predictor.prior
-        print(f"{series_path}: {note or 'predicted'}, {time.perf_counter() - start:.1f} s", flush=True)
+        print(
+            f"{series_path}: {note or 'predicted'}, {time.perf_counter() - start:.1f} s", flush=True
+        )
         shutil.rmtree(self.config.temporary, ignore_errors=True)
         return pd.DataFrame([np.asarray(probabilities, np.float64)], columns=list(LABELS))
 
@@ -95,18 +101,31 @@ class Server:
         config = self.config
         with self.loading:
             if self.predictor is None:
-                device = engine.choose_device(config.device)
-                self.predictor = Predictor(config.model_dir, config.encoder, config.folds, device, both_steps=config.both_steps, mirror=config.mirror)
-        return self.predictor.probabilities(self.predictor.prepare(open_series(series_path)), config.batch_size)
+                device = choose_device(config.device)
+                self.predictor = Predictor(
+                    config.model_dir,
+                    config.encoder,
+                    config.folds,
+                    device,
+                    both_steps=config.both_steps,
+                    mirror=config.mirror,
+                )
+        return self.predictor.probabilities(
+            self.predictor.prepare(open_series(series_path)), config.batch_size
+        )
 
 
 def main(config: Config) -> None:
     try:
         from kaggle_evaluation.rsna_inference_server import RSNAInferenceServer
     except ImportError as error:
-        raise UserError("kaggle_evaluation is not here: run this in a notebook of the challenge, or use tools/predict.py") from error
+        raise UserError(
+            "kaggle_evaluation is not here: run this in a notebook of the challenge, or use tools/predict.py"
+        ) from error
     for fold in config.folds:
-        artifacts.require(RunFolder(config.model_dir, config.encoder, fold).inference)  # a wrong path is said now, not by 2,500 useless rows
+        require(
+            RunFolder(config.model_dir, config.encoder, fold).inference
+        )  # a wrong path is said now, not by 2,500 useless rows
     server = RSNAInferenceServer(Server(config).predict)
     if os.environ.get("KAGGLE_IS_COMPETITION_RERUN"):
         server.serve()

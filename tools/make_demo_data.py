@@ -4,9 +4,9 @@
 
 Writes  {out}/series/{SeriesInstanceUID}/{SOPInstanceUID}.dcm, {out}/train.csv, {out}/train_localizers.csv and {out}/demo_settings.json.
 
-The pictures are drawn from anatomy (tools/phantom_anatomy.py), not from patients: they show that the pipeline learns, not how well it would do
+The pictures are drawn from anatomy (tools/phantom/anatomy.py), not from patients: they show that the pipeline learns, not how well it would do
 in a hospital. Nothing but the picture tells the label: anatomy, scan and noise are drawn from streams that know nothing of the aneurysms
-(tools/check_demo.py tests it). Shares of modalities, planes, multi-frame files, positives and locations are the challenge's.
+(tools/experiments/check_leaks.py tests it). Shares of modalities, planes, multi-frame files, positives and locations are the challenge's.
 
 --shuffle-labels writes the very same pictures with tables that tell nothing: the rows of labels change places between series; the localizers
 go with them, at slices and positions drawn from those of the whole set, apart from the location. What a model then scores above 0.5 is a leak.
@@ -25,18 +25,34 @@ from pydicom.uid import generate_uid
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from src import artifacts
+from src.artifacts.files import read_json, write_json
+from src.artifacts.tables import write_table
 from src.labels import LABELS, LOCATIONS, PRESENT
-from src.runtime import UserError, progress, run_script
-from src.workers import clean_context
-from tools.demo_dicom import write_series
-from tools.demo_scan import Scan, draw_scan
-from tools.phantom_anatomy import Anatomy, Aneurysm, sample_anatomy, sample_aneurysm
-from tools.phantom_render import render_head
+from src.progress import progress
+from src.script import UserError, run_script
+from src.worker_pool import clean_context
+from tools.phantom.anatomy import Anatomy, Aneurysm, sample_anatomy, sample_aneurysm
+from tools.phantom.dicom_files import write_series
+from tools.phantom.render import render_head
+from tools.phantom.scan import Scan, draw_scan
 
 SETTINGS = "demo_settings.json"
 POSITIVE_SHARE, SECOND_SHARE, SAME_PATIENT_SHARE = 0.429, 0.157, 0.03
-LOCATION_COUNTS = (81, 101, 343, 287, 225, 304, 376, 47, 58, 89, 105, 114, 117)  # localizers of the challenge, in the order of the labels
+LOCATION_COUNTS = (
+    81,
+    101,
+    343,
+    287,
+    225,
+    304,
+    376,
+    47,
+    58,
+    89,
+    105,
+    114,
+    117,
+)  # localizers of the challenge, in the order of the labels
 LOCALIZER_COLUMNS = ["SeriesInstanceUID", "SOPInstanceUID", "coordinates", "location"]
 PATIENT, ANATOMY, ANEURYSM, SCAN, PICTURE, PLAN, SHUFFLE = range(7)  # streams of chance
 
@@ -93,13 +109,21 @@ def main(config: Config) -> None:
     records = make_all(config, locations)
     write_tables(config, shuffle_spots(records, config.seed) if config.shuffle_labels else records)
     positive = sum(bool(record.spots) for record in records)
-    print(f"{config.out}: {len(records)} series, {positive} with an aneurysm" + (", labels shuffled" if config.shuffle_labels else ""))
+    print(
+        f"{config.out}: {len(records)} series, {positive} with an aneurysm"
+        + (", labels shuffled" if config.shuffle_labels else "")
+    )
 
 
 def make_all(config: Config, locations: list[list[int]]) -> list[Record]:
     """All series, in parallel; the first error ends the run."""
-    with ProcessPoolExecutor(config.workers, clean_context(__name__), cv2.setNumThreads, (1,)) as pool:
-        jobs = [pool.submit(make_series, config, index, locations[index]) for index in range(config.series)]
+    with ProcessPoolExecutor(
+        config.workers, clean_context(__name__), cv2.setNumThreads, (1,)
+    ) as pool:
+        jobs = [
+            pool.submit(make_series, config, index, locations[index])
+            for index in range(config.series)
+        ]
         try:
             for job in progress(as_completed(jobs), "demo series", "series", total=len(jobs)):
                 job.result()
@@ -114,25 +138,31 @@ def prepare_folder(config: Config) -> bool:
     path, settings = config.out / SETTINGS, _settings(config)
     if not path.exists():
         if config.out.exists() and any(config.out.iterdir()):
-            raise UserError(f"{config.out} holds files that this script did not make: choose another --out.")
+            raise UserError(
+                f"{config.out} holds files that this script did not make: choose another --out."
+            )
     else:
-        found = artifacts.read_json(path)
+        found = read_json(path)
         finished = found.pop("finished")
         if finished and found == settings:
             print(f"{config.out} is there already, made with the same settings: nothing to do.")
             return False
         if finished:
-            raise UserError(f"{config.out} was made with other settings ({found}): remove it or choose another --out.")
+            raise UserError(
+                f"{config.out} was made with other settings ({found}): remove it or choose another --out."
+            )
         shutil.rmtree(config.out / "series", ignore_errors=True)
     config.out.mkdir(parents=True, exist_ok=True)
-    artifacts.write_json(path, settings | {"finished": False})
+    write_json(path, settings | {"finished": False})
     return True
 
 
 def same_patient(series: int, seed: int) -> np.ndarray:
     """Index of the first series of each series' patient, (series,): its own, or the one before for a second series of one patient."""
     again = np.random.default_rng([seed, 0, PATIENT]).random(series) < SAME_PATIENT_SHARE
-    return np.array([i - 1 if i and again[i] and not again[i - 1] else i for i in range(series)], int)
+    return np.array(
+        [i - 1 if i and again[i] and not again[i - 1] else i for i in range(series)], int
+    )
 
 
 def plan_locations(series: int, seed: int) -> list[list[int]]:
@@ -141,7 +171,11 @@ def plan_locations(series: int, seed: int) -> list[list[int]]:
     first = same_patient(series, seed)
     patients = np.unique(first)
     positive = round(POSITIVE_SHARE * len(patients))
-    deck = rng.permutation(np.repeat(np.arange(PRESENT), deal(positive + round(SECOND_SHARE * positive), LOCATION_COUNTS)))
+    deck = rng.permutation(
+        np.repeat(
+            np.arange(PRESENT), deal(positive + round(SECOND_SHARE * positive), LOCATION_COUNTS)
+        )
+    )
     hands = [[int(location)] for location in deck[:positive]]
     for location in deck[positive:]:
         hand = next((hand for hand in hands if len(hand) == 1 and hand[0] != location), None)
@@ -162,29 +196,52 @@ def deal(total: int, shares: tuple[int, ...]) -> np.ndarray:
 def draw_head(config: Config, index: int, locations: list[int]) -> Head:
     """Everything about series `index` but its picture. Only the aneurysms know the locations."""
     patient = same_patient(config.series, config.seed)[index]
-    anatomy_rng, aneurysm_rng = (np.random.default_rng([config.seed, patient, stream]) for stream in (ANATOMY, ANEURYSM))
-    age, sex = int(np.clip(anatomy_rng.normal(58, 14), 18, 89)), "Female" if anatomy_rng.random() < 0.65 else "Male"
+    anatomy_rng, aneurysm_rng = (
+        np.random.default_rng([config.seed, patient, stream]) for stream in (ANATOMY, ANEURYSM)
+    )
+    age, sex = (
+        int(np.clip(anatomy_rng.normal(58, 14), 18, 89)),
+        "Female" if anatomy_rng.random() < 0.65 else "Male",
+    )
     anatomy = sample_anatomy(anatomy_rng)
     aneurysms = [sample_aneurysm(aneurysm_rng, anatomy, location) for location in locations]
-    scan = draw_scan(np.random.default_rng([config.seed, index, SCAN]), anatomy, config.matrix, config.slices)
+    scan = draw_scan(
+        np.random.default_rng([config.seed, index, SCAN]), anatomy, config.matrix, config.slices
+    )
     return Head(anatomy, aneurysms, scan, age, sex)
 
 
 def render(config: Config, index: int, head: Head) -> np.ndarray:
     """The picture of series `index`, float32 (n, h, w), in the order of the grid."""
     rng = np.random.default_rng([config.seed, index, PICTURE])
-    return render_head(rng, head.anatomy, head.aneurysms, head.scan.grid, head.scan.pose, head.scan.modality)
+    return render_head(
+        rng, head.anatomy, head.aneurysms, head.scan.grid, head.scan.pose, head.scan.modality
+    )
 
 
 def make_series(config: Config, index: int, locations: list[int]) -> Record:
     """Draw, render and write series `index`."""
     head = draw_head(config, index, locations)
-    name, patient = f"demo {config.seed} {index}", f"demo {config.seed} {same_patient(config.series, config.seed)[index]}"
-    header = {tag: generate_uid(entropy_srcs=[name, tag]) for tag in ("SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID")}
-    header |= {"PatientID": generate_uid(entropy_srcs=[patient, "patient"])[-10:], "PatientAge": f"{head.age:03d}Y", "PatientSex": head.sex[0]}
+    name, patient = (
+        f"demo {config.seed} {index}",
+        f"demo {config.seed} {same_patient(config.series, config.seed)[index]}",
+    )
+    header = {
+        tag: generate_uid(entropy_srcs=[name, tag])
+        for tag in ("SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID")
+    }
+    header |= {
+        "PatientID": generate_uid(entropy_srcs=[patient, "patient"])[-10:],
+        "PatientAge": f"{head.age:03d}Y",
+        "PatientSex": head.sex[0],
+    }
     uid = header["SeriesInstanceUID"]
-    stored = write_series(config.out / "series" / uid, render(config, index, head), head.scan, header, name)
-    return Record(uid, head.age, head.sex, head.scan.modality, head.scan.grid.shape, stored, locate(head))
+    stored = write_series(
+        config.out / "series" / uid, render(config, index, head), head.scan, header, name
+    )
+    return Record(
+        uid, head.age, head.sex, head.scan.modality, head.scan.grid.shape, stored, locate(head)
+    )
 
 
 def locate(head: Head) -> list[Spot]:
@@ -193,20 +250,29 @@ def locate(head: Head) -> list[Spot]:
         return []
     centres = np.array([aneurysm.centre for aneurysm in head.aneurysms])
     index = head.scan.grid.to_index(head.scan.pose.to_patient(centres))  # (aneurysms, 3)
-    return [Spot(a.label, round(k), round(x, 4), round(y, 4)) for a, (k, y, x) in zip(head.aneurysms, index.tolist(), strict=True)]
+    return [
+        Spot(a.label, round(k), round(x, 4), round(y, 4))
+        for a, (k, y, x) in zip(head.aneurysms, index.tolist(), strict=True)
+    ]
 
 
 def shuffle_spots(records: list[Record], seed: int) -> list[Record]:
     """The same series with labels that tell nothing: each takes the locations of another one; slices and positions, relative to the picture's
     size, are dealt anew from those of all aneurysms, without regard to location or series."""
     rng = np.random.default_rng([seed, 0, SHUFFLE])
-    places = [((spot.slice + 0.5) / r.shape[0], spot.y / r.shape[1], spot.x / r.shape[2]) for r in records for spot in r.spots]
+    places = [
+        ((spot.slice + 0.5) / r.shape[0], spot.y / r.shape[1], spot.x / r.shape[2])
+        for r in records
+        for spot in r.spots
+    ]
     places = iter(rng.permutation(np.array(places).reshape(-1, 3)).tolist())
     shuffled = []
     for record, donor in zip(records, rng.permutation(len(records)), strict=True):
         n, h, w = record.shape
         drawn = [(spot.label, next(places)) for spot in records[donor].spots]
-        spots = [Spot(label, int(k * n), round(x * w, 4), round(y * h, 4)) for label, (k, y, x) in drawn]
+        spots = [
+            Spot(label, int(k * n), round(x * w, 4), round(y * h, 4)) for label, (k, y, x) in drawn
+        ]
         shuffled.append(replace(record, spots=spots))
     return shuffled
 
@@ -216,14 +282,21 @@ def write_tables(config: Config, records: list[Record]) -> None:
     records = sorted(records, key=lambda record: record.uid)
     train = pd.DataFrame([_train_row(record) for record in records])
     localizers = [_localizer_row(record, spot) for record in records for spot in record.spots]
-    artifacts.write_table(config.out / "train.csv", train)
-    artifacts.write_table(config.out / "train_localizers.csv", pd.DataFrame(localizers, columns=LOCALIZER_COLUMNS))
-    artifacts.write_json(config.out / SETTINGS, _settings(config) | {"finished": True})
+    write_table(config.out / "train.csv", train)
+    write_table(
+        config.out / "train_localizers.csv", pd.DataFrame(localizers, columns=LOCALIZER_COLUMNS)
+    )
+    write_json(config.out / SETTINGS, _settings(config) | {"finished": True})
 
 
 def _train_row(record: Record) -> dict:
     found = {spot.label for spot in record.spots} | ({PRESENT} if record.spots else set())
-    about = {"SeriesInstanceUID": record.uid, "PatientAge": record.age, "PatientSex": record.sex, "Modality": record.modality}
+    about = {
+        "SeriesInstanceUID": record.uid,
+        "PatientAge": record.age,
+        "PatientSex": record.sex,
+        "Modality": record.modality,
+    }
     return about | {name: int(k in found) for k, name in enumerate(LABELS)}
 
 

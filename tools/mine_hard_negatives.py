@@ -19,11 +19,13 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from src import artifacts
-from src.artifacts import DataFolder, RunFolder
+from src.artifacts.files import atomic, read_array, read_pickle, read_slices, write_pickle
+from src.artifacts.paths import ArtifactError, DataFolder, RunFolder
+from src.artifacts.tables import read_folds
 from src.labels import LABELS
-from src.runtime import UserError, progress, run_script
-from src.volume import TOP
+from src.preprocess.intensity import TOP
+from src.progress import progress
+from src.script import UserError, run_script
 
 
 @dataclass
@@ -38,14 +40,23 @@ class Config:
 
 def main(config: Config) -> dict[str, np.ndarray]:
     data = DataFolder(config.data_dir)
-    series, safe = artifacts.read_folds(data), artifacts.read_pickle(data.safe_slices)
+    series, safe = read_folds(data), read_pickle(data.safe_slices)
     judged = list(series[series.SeriesInstanceUID.isin(list(safe))].itertuples())
-    found = pd.concat([errors_of(config, row, safe[row.SeriesInstanceUID]) for row in progress(judged, "mining", " series")])
+    found = pd.concat(
+        [
+            errors_of(config, row, safe[row.SeriesInstanceUID])
+            for row in progress(judged, "mining", " series")
+        ]
+    )
     hard_rows = found[found.probability >= config.threshold]
-    hard = {uid: rows.slice.to_numpy(np.int64) for uid, rows in hard_rows.groupby("SeriesInstanceUID")}
+    hard = {
+        uid: rows.slice.to_numpy(np.int64) for uid, rows in hard_rows.groupby("SeriesInstanceUID")
+    }
     if not hard:
-        raise UserError(f"no slice reaches {config.threshold}, the highest is {found.probability.max():.2f}: lower --threshold")
-    artifacts.write_pickle(data.hard_slices, hard)
+        raise UserError(
+            f"no slice reaches {config.threshold}, the highest is {found.probability.max():.2f}: lower --threshold"
+        )
+    write_pickle(data.hard_slices, hard)
     print(counts(series, found, hard_rows))
     print(f"{len(hard_rows)} of {len(found)} negative slices are hard: {data.hard_slices}")
     if config.montage:
@@ -57,12 +68,19 @@ def main(config: Config) -> dict[str, np.ndarray]:
 def errors_of(config: Config, row, safe: np.ndarray) -> pd.DataFrame:
     """SeriesInstanceUID, slice, highest probability and its label, for each slice of a series that has no aneurysm near."""
     path = RunFolder(config.model_dir, config.encoder, row.fold).logit(row.SeriesInstanceUID)
-    logits = artifacts.read_array(path).astype(np.float32)  # (2, n, 14)
+    logits = read_array(path).astype(np.float32)  # (2, n, 14)
     if logits.shape != (2, row.length, len(LABELS)):
-        raise artifacts.ArtifactError(f"{path} holds {logits.shape}, not 2 steps of {row.length} slices: run extract_features.py --fold {row.fold} again")
+        raise ArtifactError(
+            f"{path} holds {logits.shape}, not 2 steps of {row.length} slices: run extract_features.py --fold {row.fold} again"
+        )
     probabilities = (1 / (1 + np.exp(-logits))).mean(axis=0)[safe]  # (k, 14)
     return pd.DataFrame(
-        {"SeriesInstanceUID": row.SeriesInstanceUID, "slice": safe, "probability": probabilities.max(axis=1), "label": probabilities.argmax(axis=1)}
+        {
+            "SeriesInstanceUID": row.SeriesInstanceUID,
+            "slice": safe,
+            "probability": probabilities.max(axis=1),
+            "label": probabilities.argmax(axis=1),
+        }
     )
 
 
@@ -72,7 +90,9 @@ def counts(series: pd.DataFrame, found: pd.DataFrame, hard: pd.DataFrame) -> str
     table = pd.DataFrame(
         {
             "series": modality.value_counts(),
-            "with hard slices": hard.drop_duplicates("SeriesInstanceUID").SeriesInstanceUID.map(modality).value_counts(),
+            "with hard slices": hard.drop_duplicates("SeriesInstanceUID")
+            .SeriesInstanceUID.map(modality)
+            .value_counts(),
             "negative slices": found.SeriesInstanceUID.map(modality).value_counts(),
             "hard": hard.SeriesInstanceUID.map(modality).value_counts(),
         }
@@ -85,7 +105,11 @@ def draw_montage(data: DataFolder, hard: pd.DataFrame, count: int) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    worst = hard.sort_values("probability", ascending=False).drop_duplicates("SeriesInstanceUID").head(count)
+    worst = (
+        hard.sort_values("probability", ascending=False)
+        .drop_duplicates("SeriesInstanceUID")
+        .head(count)
+    )
     columns = min(6, len(worst))
     rows = -(-len(worst) // columns)
     figure = Figure(figsize=(2.2 * columns, 2.6 * rows), layout="constrained")
@@ -93,10 +117,13 @@ def draw_montage(data: DataFolder, hard: pd.DataFrame, count: int) -> None:
     for axis in axes:
         axis.axis("off")
     for axis, row in zip(axes, worst.itertuples(), strict=False):
-        image = artifacts.read_slices(data.sequence(row.SeriesInstanceUID), np.array([row.slice]))[0]
+        image = read_slices(data.sequence(row.SeriesInstanceUID), np.array([row.slice]))[0]
         axis.imshow(image.astype(np.float32), cmap="gray", vmin=0, vmax=TOP)
-        axis.set_title(f"{row.probability:.2f}  slice {row.slice}\n{LABELS[row.label]}\n...{row.SeriesInstanceUID[-12:]}", fontsize=6)
-    with artifacts.atomic(data.hard_picture) as file:
+        axis.set_title(
+            f"{row.probability:.2f}  slice {row.slice}\n{LABELS[row.label]}\n...{row.SeriesInstanceUID[-12:]}",
+            fontsize=6,
+        )
+    with atomic(data.hard_picture) as file:
         FigureCanvasAgg(figure).print_png(file)
 
 

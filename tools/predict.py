@@ -28,17 +28,23 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from src import artifacts, engine
+from src.artifacts.files import write_json
+from src.artifacts.paths import UID
+from src.artifacts.tables import write_table
+from src.device import choose_device
 from src.dicom import DicomError, Series, open_all
+from src.inference.ensemble import Prediction, Predictor, PreparedSeries
 from src.labels import LABELS
-from src.predictor import Prediction, Predictor, PreparedSeries
-from src.runtime import OK, SOME_FAILED, UserError, in_thread, progress, run_script, versions
-from tools import predict_page
+from src.progress import in_thread, progress
+from src.script import OK, SOME_FAILED, UserError, run_script, versions
+from tools.pages import predict_page
 
 
 @dataclass
 class Config:
-    folders: Annotated[tuple[Path, ...], tyro.conf.Positional]  # of DICOM files, searched to their depths
+    folders: Annotated[
+        tuple[Path, ...], tyro.conf.Positional
+    ]  # of DICOM files, searched to their depths
     out: Path = Path("predictions")  # for pages and tables
     model_dir: Path = Path("model")  # trained networks
     encoder: str = "convnext_base.dinov3_lvd1689m"  # as trained
@@ -70,20 +76,28 @@ class Failed:
     detail: str
 
     def __post_init__(self) -> None:
-        self.name = self.name.encode("utf-8", "backslashreplace").decode()  # a folder's name may be no UTF-8
+        self.name = self.name.encode(
+            "utf-8", "backslashreplace"
+        ).decode()  # a folder's name may be no UTF-8
 
 
 def main(config: Config) -> tuple[pd.DataFrame, pd.DataFrame]:
-    device = engine.choose_device(config.device)
-    options = {name: getattr(config, name) for name in ("both_steps", "mirror", "onnx", "calibrate")}
+    device = choose_device(config.device)
+    options = {
+        name: getattr(config, name) for name in ("both_steps", "mirror", "onnx", "calibrate")
+    }
     predictor = Predictor(config.model_dir, config.encoder, config.folds, device, **options)
     pages: list[predict_page.Page] = []
     failed: list[Failed] = []
-    found = in_thread(lambda opened: attempt(opened, predictor.prepare), opened_series(config.folders))
+    found = in_thread(
+        lambda opened: attempt(opened, predictor.prepare), opened_series(config.folders)
+    )
     try:
         for prepared in progress(found, "predicting", " series"):
             taken = [page.name for page in pages]
-            done = attempt(prepared, lambda one, taken=taken: predict_one(config, predictor, one, taken))
+            done = attempt(
+                prepared, lambda one, taken=taken: predict_one(config, predictor, one, taken)
+            )
             if isinstance(done, Failed):
                 failed.append(done)
             else:
@@ -107,7 +121,11 @@ def opened_series(folders: tuple[Path, ...]) -> Iterator[Item | Failed]:
             print(f"{folder}: {count} files belong to no series ({reason})")
         for uid, one in found:
             name = uid or str(folder)
-            yield Failed(name, one.reason, str(one)) if isinstance(one, DicomError) else Item(name, one)
+            yield (
+                Failed(name, one.reason, str(one))
+                if isinstance(one, DicomError)
+                else Item(name, one)
+            )
 
 
 def attempt(item: Item | Failed, work: Callable[[Any], Any]) -> Any:
@@ -124,20 +142,26 @@ def attempt(item: Item | Failed, work: Callable[[Any], Any]) -> Any:
         return Failed(item.name, "unexpected", f"{type(error).__name__}: {error}")
 
 
-def predict_one(config: Config, predictor: Predictor, prepared: PreparedSeries, taken: list[str]) -> predict_page.Page:
+def predict_one(
+    config: Config, predictor: Predictor, prepared: PreparedSeries, taken: list[str]
+) -> predict_page.Page:
     """Predict a series and write its json and its page."""
     prediction = predictor.predict(prepared, config.batch_size)
     name = file_name(prepared.series, taken)
-    artifacts.write_json(config.out / f"{name}.json", as_json(config, prepared, prediction), sync=False)
+    write_json(config.out / f"{name}.json", as_json(config, prepared, prediction), sync=False)
     return predict_page.write_page(config.out, name, prepared, prediction, config.descriptions)
 
 
-def write_tables(out: Path, pages: list[predict_page.Page], failed: list[Failed]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def write_tables(
+    out: Path, pages: list[predict_page.Page], failed: list[Failed]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """predictions.csv, failed_series.csv and index.html."""
-    predictions = pd.DataFrame([(page.name, *page.probabilities) for page in pages], columns=["SeriesInstanceUID", *LABELS])
+    predictions = pd.DataFrame(
+        [(page.name, *page.probabilities) for page in pages], columns=["SeriesInstanceUID", *LABELS]
+    )
     failures = pd.DataFrame([vars(one) for one in failed], columns=["name", "reason", "detail"])
-    artifacts.write_table(out / "predictions.csv", predictions)
-    artifacts.write_table(out / "failed_series.csv", failures)
+    write_table(out / "predictions.csv", predictions)
+    write_table(out / "failed_series.csv", failures)
     predict_page.write_index(out, pages, failed)
     return predictions, failures
 
@@ -145,8 +169,12 @@ def write_tables(out: Path, pages: list[predict_page.Page], failed: list[Failed]
 def file_name(series: Series, taken: list[str]) -> str:
     """The series' UID, or a number where it has none that can be a file's name; a second series of a UID gets a suffix."""
     uid = series.slices[0].file.series_uid
-    name = uid if artifacts.UID.fullmatch(uid) and set(uid) != {"."} else f"series-{len(taken) + 1}"
-    return name if name not in taken else f"{name}-{sum(other.startswith(name) for other in taken) + 1}"
+    name = uid if UID.fullmatch(uid) and set(uid) != {"."} else f"series-{len(taken) + 1}"
+    return (
+        name
+        if name not in taken
+        else f"{name}-{sum(other.startswith(name) for other in taken) + 1}"
+    )
 
 
 def as_json(config: Config, prepared: PreparedSeries, prediction: Prediction) -> dict:
@@ -158,7 +186,11 @@ def as_json(config: Config, prepared: PreparedSeries, prediction: Prediction) ->
         "series_uid": series.slices[0].file.series_uid,
         "probabilities": dict(zip(LABELS, prediction.probabilities.tolist(), strict=True)),
         "findings": [asdict(finding) for finding in prediction.findings],
-        "slices": {"slice": prediction.tokens.tolist(), "position": positions, "probabilities": curve},
+        "slices": {
+            "slice": prediction.tokens.tolist(),
+            "position": positions,
+            "probabilities": curve,
+        },
         "localised": prediction.heat is not None,
         "modality": series.modality,
         "plane": series.plane,
@@ -166,7 +198,10 @@ def as_json(config: Config, prepared: PreparedSeries, prediction: Prediction) ->
         "spacing": series.spacing,
         "dropped": dict(Counter(reason for _, reason in series.dropped)),
         "warnings": series.warnings,
-        "networks": {name: getattr(config, name) for name in ("encoder", "folds", "both_steps", "mirror", "onnx", "calibrate")},
+        "networks": {
+            name: getattr(config, name)
+            for name in ("encoder", "folds", "both_steps", "mirror", "onnx", "calibrate")
+        },
         "versions": versions(),
     }
 

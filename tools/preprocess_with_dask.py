@@ -23,11 +23,10 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import preprocess_data
-from src import artifacts
-from src.artifacts import DataFolder
-from src.runtime import OK, SOME_FAILED, UserError, run_script
-from src.series_arrays import Job
-from src.workers import RETRIES, Failure, Limits, interrupts_held, run_in_workers
+from src.artifacts.paths import DataFolder, require
+from src.preprocess.series_job import Job
+from src.script import OK, SOME_FAILED, UserError, run_script
+from src.worker_pool import RETRIES, Failure, Limits, interrupts_held, run_in_workers
 
 PATIENCE = 60  # seconds, for the scheduler and the first worker
 LOCAL = {  # settings of dask for a cluster of our own; one task a worker at a time, so that one that kills its worker harms no other
@@ -39,14 +38,18 @@ LOCAL = {  # settings of dask for a cluster of our own; one task a worker at a t
 
 @dataclass
 class Config(preprocess_data.Config):
-    scheduler: str | None = None  # tcp://HOST:8786 of a running one; without, --workers dask workers on this machine
+    scheduler: str | None = (
+        None  # tcp://HOST:8786 of a running one; without, --workers dask workers on this machine
+    )
 
 
 def main(config: Config) -> pd.DataFrame:
     if config.check:
-        raise UserError("--check is not for dask, its report would send patient IDs over the network: run preprocess_data.py --check")
+        raise UserError(
+            "--check is not for dask, its report would send patient IDs over the network: run preprocess_data.py --check"
+        )
     config = replace(config, data_dir=config.data_dir.resolve())
-    train = artifacts.require(DataFolder(config.data_dir).train)
+    train = require(DataFolder(config.data_dir).train)
     with connected(config) as client:
         check_workers(client, train)
         return preprocess_data.main(config, partial(run_on_dask, client))
@@ -57,15 +60,25 @@ def connected(config: Config) -> Iterator[Any]:
     """A client of the scheduler, or of workers on this machine; it has at least one worker."""
     try:
         import dask
+
         from distributed import Client
     except ImportError as error:
-        raise UserError('dask is not installed: pip install "dask[distributed]", or run preprocess_data.py, which does without') from error
-    with dask.config.set(LOCAL), nullcontext(config.scheduler) if config.scheduler else local_cluster(config.workers) as cluster:
+        raise UserError(
+            'dask is not installed: pip install "dask[distributed]", or run preprocess_data.py, which does without'
+        ) from error
+    with (
+        dask.config.set(LOCAL),
+        nullcontext(config.scheduler)
+        if config.scheduler
+        else local_cluster(config.workers) as cluster,
+    ):
         try:
             client = Client(cluster, timeout=PATIENCE)
             client.wait_for_workers(1, timeout=PATIENCE)
         except (OSError, ValueError) as error:  # a TimeoutError is an OSError
-            raise UserError(f"no dask worker at {config.scheduler or 'this machine'} after {PATIENCE} s: start scheduler and workers first") from error
+            raise UserError(
+                f"no dask worker at {config.scheduler or 'this machine'} after {PATIENCE} s: start scheduler and workers first"
+            ) from error
         with client:
             yield client
 
@@ -75,7 +88,12 @@ def local_cluster(workers: int) -> Any:
     from distributed import LocalCluster
 
     with interrupts_held():
-        return LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs=logging.CRITICAL)
+        return LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            dashboard_address=None,
+            silence_logs=logging.CRITICAL,
+        )
 
 
 def check_workers(client, train: Path) -> None:
@@ -91,27 +109,40 @@ def problem_of(train: Path) -> str | None:
         return "it may not start processes: start it with DASK_DISTRIBUTED__WORKER__DAEMON=False"
     if not importlib.util.find_spec("src"):
         return "it cannot import this project: start it in the repository's folder"
-    return None if train.exists() else f"it does not see {train}: the data must lie on a shared disk, under the same path everywhere"
+    return (
+        None
+        if train.exists()
+        else f"it does not see {train}: the data must lie on a shared disk, under the same path everywhere"
+    )
 
 
-def run_on_dask(client, function: Callable[[Job], dict | Failure], jobs: list[Job], _: int, limits: Limits) -> Iterator[tuple[Job, dict | Failure]]:
+def run_on_dask(
+    client, function: Callable[[Job], dict | Failure], jobs: list[Job], _: int, limits: Limits
+) -> Iterator[tuple[Job, dict | Failure]]:
     """(job, what came of it) in order of completion, as from `run_in_workers`."""
     from distributed import KilledWorker, as_completed
 
-    in_turn = client.map(partial(in_own_process, function, limits), jobs, pure=False)  # all at once: dask then holds them back until a worker is free
+    in_turn = client.map(
+        partial(in_own_process, function, limits), jobs, pure=False
+    )  # all at once: dask then holds them back until a worker is free
     futures = dict(zip(in_turn, jobs, strict=True))
     try:
         for future in as_completed(futures):
             error = future.exception()
             if isinstance(error, KilledWorker):
-                yield futures[future], Failure("crashed", "the dask workers that had it died: see their logs")
+                yield (
+                    futures[future],
+                    Failure("crashed", "the dask workers that had it died: see their logs"),
+                )
             else:
                 yield futures[future], future.result()
     finally:
         client.cancel(list(futures))
 
 
-def in_own_process(function: Callable[[Job], dict | Failure], limits: Limits, job: Job) -> dict | Failure:
+def in_own_process(
+    function: Callable[[Job], dict | Failure], limits: Limits, job: Job
+) -> dict | Failure:
     """On a dask worker: do the job in a process that it may ruin. The facts of the series are on the disk: only its length goes back."""
     [(_, outcome)] = run_in_workers(function, [job], 1, limits)
     return outcome if isinstance(outcome, Failure) else {"length": outcome["length"]}

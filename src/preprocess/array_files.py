@@ -1,0 +1,89 @@
+"""Writes the arrays of one series, image by image and whole or not at all: the sequence and, in the same pass, its slices."""
+
+import io
+import math
+import os
+import shutil
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from src.artifacts.files import atomic, read_json, temporary
+from src.artifacts.paths import ArtifactError, DataFolder
+
+
+def write_volume(
+    data: DataFolder,
+    uid: str,
+    images: Iterable[np.ndarray],
+    shape: tuple[int, int, int],
+    write_slices: bool,
+) -> None:
+    """The array (n, S, S) float16 of a series and, with `write_slices`, each image (S, S) as a file of its own."""
+    folder = data.slice_folder(uid)
+    partial = temporary(folder)
+    slice_head = _npy_head(shape[1:])
+    try:
+        with atomic(data.sequence(uid), sync=False) as file:
+            file.write(_npy_head(shape))
+            if write_slices:
+                shutil.rmtree(partial, ignore_errors=True)  # what a killed run left
+                partial.mkdir(parents=True)
+            for index, image in enumerate(images):
+                file.write(image.data)
+                if write_slices:
+                    _write(partial / data.slice(uid, index).name, slice_head, image)
+        if write_slices:
+            shutil.rmtree(folder, ignore_errors=True)
+            partial.replace(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def has_arrays(data: DataFolder, uid: str, image_size: int, write_slices: bool) -> bool:
+    """Whether a series is done. Its facts are written last; arrays that a power cut left shorter than the facts say are not done."""
+    try:
+        length = read_json(data.facts(uid))["length"]
+        if data.sequence(uid).stat().st_size != _npy_bytes((length, image_size, image_size)):
+            return False
+        if not write_slices:
+            return True
+        with os.scandir(data.slice_folder(uid)) as files:
+            return [file.stat().st_size for file in files] == [
+                _npy_bytes((image_size, image_size))
+            ] * length
+    except (ArtifactError, OSError, KeyError):
+        return False
+
+
+def remove_partial(data: DataFolder, uids: Iterable[str]) -> None:
+    """Clear what workers that were ended left of these series."""
+    for uid in uids:
+        shutil.rmtree(temporary(data.slice_folder(uid)), ignore_errors=True)
+        for path in (data.sequence(uid), data.facts(uid)):
+            with suppress(OSError):
+                temporary(path).unlink()
+
+
+def _write(path: Path, head: bytes, image: np.ndarray) -> None:
+    with open(path, "wb", buffering=0) as file:
+        if os.writev(file.fileno(), [head, image.data]) != len(head) + image.nbytes:
+            raise ArtifactError(
+                f"{path} cannot be written whole: free space or choose another folder"
+            )
+
+
+def _npy_bytes(shape: tuple[int, ...]) -> int:
+    """Size of the npy file of a float16 array."""
+    return len(_npy_head(shape)) + 2 * math.prod(shape)
+
+
+def _npy_head(shape: tuple[int, ...]) -> bytes:
+    """What stands before the data of a float16 array in an npy file."""
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        head, {"descr": "<f2", "fortran_order": False, "shape": shape}
+    )
+    return head.getvalue()

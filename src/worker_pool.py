@@ -1,0 +1,191 @@
+"""Tasks for strangers' files: worker processes that may crash, hang or eat memory, and cost only the task they had in hand.
+
+Workers start from a clean process without torch. The system ends a worker that exceeds its time (an alarm) or its memory (an address
+space limit), even where it is stuck in a decoder or where the parent is gone. A worker that dies is replaced.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import BaseContext
+from types import ModuleType
+from typing import Any
+
+from src.script import UserError
+
+HUGE_PAGES = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824"  # slices are read three times faster into memory of huge pages
+RETRIES = 1  # of a task whose worker died, in a fresh worker; a task that ran out of time is not tried again
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a task has no result. reason: "timeout" or "crashed" where it took its worker along."""
+
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one task may use."""
+
+    seconds: int
+    gigabytes: float
+
+
+def run_in_workers(
+    function: Callable[[Any], Any], tasks: Iterable[Any], workers: int, limits: Limits
+) -> Iterator[tuple[Any, Any]]:
+    """(task, function(task) or Failure) in order of completion; what `function` raises is raised here. All workers end with the iteration.
+
+    `function` belongs to a module, not to the script.
+    """
+    if workers < 1:
+        raise UserError(f"{workers} workers can do nothing: give --workers 1 or more")
+    waiting = [(task, 0) for task in reversed(list(tasks))]
+    context = clean_context(function.__module__)
+    crew: dict[Connection, _Worker] = {}
+    try:
+        while waiting or crew:
+            while waiting and len(crew) < workers:
+                with interrupts_held(), _script_hidden():
+                    worker = _Worker(context, function, limits)
+                    crew[worker.connection] = worker
+                worker.give(*waiting.pop())
+            for connection in wait(list(crew)):
+                worker = crew[connection]
+                task, attempt, outcome = worker.take()
+                if waiting and not worker.lost:
+                    worker.give(*waiting.pop())
+                else:
+                    del crew[connection]
+                    worker.dismiss()
+                if worker.lost and outcome.reason == "crashed" and attempt < RETRIES:
+                    waiting.append((task, attempt + 1))
+                elif isinstance(outcome, Exception):
+                    raise outcome
+                else:
+                    yield task, outcome
+    finally:
+        for worker in crew.values():
+            worker.process.kill()
+        for worker in crew.values():
+            worker.process.join()
+
+
+class _Worker:
+    def __init__(self, context: BaseContext, function: Callable, limits: Limits):
+        self.connection, theirs = context.Pipe()
+        self.limits = limits
+        self.lost = False
+        self.process = context.Process(target=_work, args=(theirs, function, limits), daemon=True)
+        self.process.start()
+        theirs.close()  # so that the connection ends when the worker does
+
+    def give(self, task: Any, attempt: int) -> None:
+        self.task, self.attempt = task, attempt
+        with suppress(OSError):  # it died: `take` finds out
+            self.connection.send(task)
+
+    def take(self) -> tuple[Any, int, Any]:
+        """(task, attempt, what came of it), once the connection is ready."""
+        try:
+            return self.task, self.attempt, self.connection.recv()
+        except (EOFError, OSError):
+            self.lost = True
+            return self.task, self.attempt, self._why_lost()
+
+    def _why_lost(self) -> Failure:
+        self.process.join()
+        code = self.process.exitcode
+        if code == -getattr(signal, "SIGALRM", 0):
+            return Failure("timeout", f"not done after {self.limits.seconds} s")
+        return Failure(
+            "crashed",
+            f"the process that read it ended with {signal.Signals(-code).name if code < 0 else f'code {code}'}",
+        )
+
+    def dismiss(self) -> None:
+        self.connection.close()
+        self.process.join()
+
+
+def clean_context(module: str) -> BaseContext:
+    """Processes forked from a server that has imported `module` and nothing else: never from this one, whose threads (cv2, torch) a fork would
+    leave hanging. A fresh interpreter each where there is no fork."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    os.environ.setdefault(
+        "GLIBC_TUNABLES", HUGE_PAGES
+    )  # read by the C library when the server starts
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([module])
+    return context
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Interrupts wait until the block ends, and processes that it starts never get one: they would die of it before they can ignore it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # started inside the block, it would let interrupts through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _script_hidden() -> Iterator[None]:
+    """Processes started inside do not import the script that runs: the module of their function is enough, and quicker."""
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
+
+
+def _work(connection: Connection, function: Callable[[Any], Any], limits: Limits) -> None:
+    """Do tasks until the connection ends. Interrupts are the parent's business: it ends its workers."""
+    warnings.simplefilter("ignore")  # what a parser thinks of a file is told by its reason
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _limit_memory(limits.gigabytes)
+    while True:
+        try:
+            task = connection.recv()
+        except (EOFError, OSError):
+            return
+        _set_alarm(limits.seconds)
+        try:
+            outcome = function(task)
+        except Exception as error:
+            outcome = error
+        _set_alarm(0)
+        try:
+            connection.send(outcome)
+        except OSError:
+            return
+
+
+def _limit_memory(gigabytes: float) -> None:
+    if sys.platform.startswith("linux"):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (int(gigabytes * 2**30), int(gigabytes * 2**30)))
+
+
+def _set_alarm(seconds: int) -> None:
+    """Nobody handles the alarm: it ends the process, whatever it is doing. 0 switches it off."""
+    if hasattr(signal, "alarm"):
+        signal.alarm(seconds)
