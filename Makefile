@@ -48,7 +48,7 @@ test: .venv/dev.txt
 check: .venv/dev.txt
 	@.venv/bin/ruff check --quiet .
 	@.venv/bin/ruff format --check --quiet .
-	@.venv/bin/lint-imports --quiet
+	@.venv/bin/lint-imports > /dev/null || { .venv/bin/lint-imports; exit 1; }
 
 clean:
 	rm -rf demo

@@ -169,7 +169,7 @@ def test_series_of_any_length(length, tiny, trained, tmp_path):
     data = DataFolder(tmp_path)
     joined = read_checkpoint(trained[1][0].inference, ())
     joined["stage2_settings"] = joined["stage2_settings"] | {"cut": 192}
-    model = eval_end_to_end.BothStages(joined, eval_end_to_end.engine.choose_device("cpu"))
+    model = eval_end_to_end.BothStages(joined, eval_end_to_end.choose_device("cpu"))
     write_axial(data.series("1.2"), volume((length, 12, 12)))
     failed = []
     ((uid, *probabilities),) = eval_end_to_end.predict_all(
