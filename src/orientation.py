@@ -48,6 +48,11 @@ def canonical(pixels: np.ndarray, orientation: str) -> np.ndarray:
     return pixels[..., ::-1, :] if "Y" in orientation else pixels
 
 
+def canonical_shape(height: int, width: int, orientation: str) -> tuple[int, int]:
+    """Return height and width of the canonical image of a stored one of height x width."""
+    return (width, height) if "T" in orientation else (height, width)
+
+
 def canonical_point(
     x: float, y: float, orientation: str, height: int, width: int
 ) -> tuple[float, float]:

@@ -71,7 +71,9 @@ def test_a_wrong_flag_is_a_usage_error(monkeypatch):
 
 
 def test_sigterm_ends_with_its_code():
-    imports = "import os, signal; from src.script import run_script; from tests.test_script import Config"
+    imports = (
+        "import os, signal; from src.script import run_script; from tests.test_script import Config"
+    )
     code = f"{imports}; run_script(lambda _: os.kill(os.getpid(), signal.SIGTERM), Config, '')"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 143
 

@@ -1,8 +1,16 @@
 """Which slices a network reads, and where the pixels of its crop lie. Pure array functions."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 DEFAULT_SPACING = (1.0, 0.5, 0.5)  # mm between slices, rows, columns, for series that do not tell
+
+
+def spacing_or_default(spacing: Sequence[float | None]) -> tuple[float, float, float]:
+    """Return mm between slices, rows and columns; DEFAULT_SPACING replaces what a series does not tell."""
+    known = zip(spacing, DEFAULT_SPACING, strict=True)
+    return tuple(value if value and value > 0 else default for value, default in known)
 
 
 def resized_point(position, length: int, size: int):
