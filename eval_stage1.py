@@ -17,7 +17,7 @@ from src.artifacts.paths import DataFolder, RunFolder
 from src.artifacts.tables import read_fold
 from src.device import choose_device
 from src.evaluation.score_report import report_spots
-from src.inference.held_out import predict, predict_spots
+from src.inference.probabilities import predict, predict_spots
 from src.labels import LABELS
 from src.networks.slice_cnn import build_slice_cnn
 from src.sampling.loader import make_loader

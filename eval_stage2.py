@@ -20,7 +20,7 @@ from src.artifacts.provenance import fingerprint, require_features_of
 from src.artifacts.tables import folds_of, read_fold
 from src.device import choose_device
 from src.evaluation.score_report import report_series, title_of
-from src.inference.held_out import predict, predict_series
+from src.inference.probabilities import predict, predict_series
 from src.labels import LABELS
 from src.networks.sequence_transformer import build_transformer
 from src.sampling.loader import make_loader

@@ -18,7 +18,7 @@ from src import distributed
 from src.artifacts.paths import ArtifactError, DataFolder, RunFolder
 from src.artifacts.tables import fold_settings, read_fold
 from src.device import autocast, choose_device, precision, to_device, use_compiler
-from src.inference.held_out import predict, predict_spots
+from src.inference.probabilities import predict, predict_spots
 from src.labels import LABELS
 from src.networks.slice_cnn import SliceCNN
 from src.sampling.augment import Augmentation, crops

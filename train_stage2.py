@@ -20,7 +20,7 @@ from src.artifacts.paths import DataFolder, RunFolder
 from src.artifacts.provenance import fingerprint, require_features_of
 from src.artifacts.tables import fold_settings, read_fold
 from src.device import autocast, choose_device, precision, to_device
-from src.inference.held_out import predict, predict_series
+from src.inference.probabilities import predict, predict_series
 from src.labels import LABELS
 from src.networks.sequence_transformer import new_transformer
 from src.sampling.loader import make_loader
@@ -108,7 +108,7 @@ def main(config: Config) -> dict | None:
         scores = {}
         for step, loader in held_out_loaders.items():
             probabilities_of = partial(
-                predict_series, average, share=config.stage1_share, device=device
+                predict_series, average, stage1_weight=config.stage1_share, device=device
             )
             probabilities = predict(
                 loader, probabilities_of, device, f"held-out series, step {step}"

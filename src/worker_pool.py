@@ -189,3 +189,23 @@ def _set_alarm(seconds: int) -> None:
     """Nobody handles the alarm: it ends the process, whatever it is doing. 0 switches it off."""
     if hasattr(signal, "alarm"):
         signal.alarm(seconds)
+
+
+def attempt(work: Callable[[Any], Any], item: Any) -> Any:
+    """Return work(item), or the Failure of this item: no series stops the others.
+
+    An error that would be the same for the next item is raised: a UserError (a full disk,
+    wrong weights) and a device that is out of memory.
+    """
+    try:
+        return work(item)
+    except UserError:
+        raise
+    except MemoryError:
+        return Failure("too_large", "it does not fit into memory")
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's; no torch here
+            raise
+        if hasattr(error, "reason"):  # a DicomError
+            return Failure(error.reason, str(error))
+        return Failure("unexpected", f"{type(error).__name__}: {error}")

@@ -1,9 +1,11 @@
 import shutil
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import eval_end_to_end
 import eval_stage2
@@ -12,7 +14,10 @@ from src.artifacts.checkpoints import read_checkpoint, write_checkpoint
 from src.artifacts.paths import DataFolder, RunFolder
 from src.artifacts.tables import read_fold, read_folds
 from src.dicom import series
+from src.inference.ensemble import Predictor
 from src.labels import LABELS, MIRROR
+from src.preprocess.images import PreparedSeries
+from src.progress import Clock
 from src.script import UserError
 from tests.conftest import FOLDS
 from tests.dicom_files import volume, write_axial
@@ -63,7 +68,10 @@ def test_the_same_as_stage_2_from_arrays(tiny, trained):
 
 
 def test_only_slices_that_are_used_are_read(tiny, trained, monkeypatch):
-    """CT with its fixed window: at step 2 and a stride of 2, every other file. MR: all, for the window of the series."""
+    """CT with its fixed window: at step 2 and a stride of 2, every other file.
+
+    MR: all, for the window of the series.
+    """
     model_dir, _ = trained
     pixels = Counter()
     real = series.iter_words
@@ -109,12 +117,13 @@ def test_the_mirrored_view_of_a_mirrored_head_is_the_head(tiny, trained, monkeyp
     model_dir, runs = trained
     evaluate(tiny, model_dir, mirror=True)
     straight = predictions_of(runs[0])
-    real = eval_end_to_end.stacked
-    monkeypatch.setattr(
-        eval_end_to_end,
-        "stacked",
-        lambda images, count: np.ascontiguousarray(real(images, count)[..., ::-1]),
-    )
+    real = PreparedSeries.in_memory
+
+    def mirrored(self):
+        prepared = real(self)
+        return replace(prepared, images=np.ascontiguousarray(prepared.images[..., ::-1]))
+
+    monkeypatch.setattr(PreparedSeries, "in_memory", mirrored)
     evaluate(tiny, model_dir, mirror=True)
     other = predictions_of(runs[0]).to_numpy()[:, list(MIRROR)]
     axial = (
@@ -165,16 +174,17 @@ def test_all_series_bad_is_an_error_not_a_score(spoilt, trained):
 
 
 @pytest.mark.parametrize("length", [1, 2, 3000])
-def test_series_of_any_length(length, tiny, trained, tmp_path):
-    data = DataFolder(tmp_path)
+def test_series_of_any_length(length, trained, tmp_path):
+    data, model_dir = DataFolder(tmp_path / "data"), tmp_path / "model"
     joined = read_checkpoint(trained[1][0].inference, ())
     joined["stage2_settings"] = joined["stage2_settings"] | {"cut": 192}
-    model = eval_end_to_end.BothStages(joined, eval_end_to_end.choose_device("cpu"))
+    write_checkpoint(RunFolder(model_dir, ENCODER, 0).inference, joined)
+    predictor = Predictor(model_dir, ENCODER, (0,), torch.device("cpu"))
     write_axial(data.series("1.2"), volume((length, 12, 12)))
-    failed = []
-    ((uid, *probabilities),) = eval_end_to_end.predict_all(
-        model, data, ["1.2"], 64, eval_end_to_end.Clock(), failed
+    failed = {}
+    ((uid, probabilities),) = eval_end_to_end.predict_all(
+        predictor, data, ["1.2"], 64, Clock(), failed
     )
-    assert failed == []
+    assert failed == {}
     assert uid == "1.2"
     assert np.isfinite(probabilities).all() and len(probabilities) == 14

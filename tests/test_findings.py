@@ -6,8 +6,7 @@ from hypothesis import strategies as st
 
 from src.dicom import open_series, read_series
 from src.inference.findings import (
-    LEAST,
-    REACH,
+    FindingRules,
     SlicePeaks,
     find,
     merge,
@@ -16,9 +15,11 @@ from src.inference.findings import (
 )
 from src.labels import LABELS, LOCATIONS, PRESENT
 from src.orientation import canonical_point, stored_point
-from src.preprocess.images import prepare
 from src.sampling.slices import centre_crop, original_point, resized_point
 from tests.dicom_files import AXES, SPACING, places, stored_as, volume, write_frames, write_slices
+from tests.reference import plain_images
+
+RULES = FindingRules(threshold=0.15, peaks=3, reach=12.0)
 
 
 def gaussian(
@@ -32,7 +33,7 @@ def gaussian(
 
 @given(st.floats(1.6, 12.4), st.floats(1.6, 12.4))
 def test_the_peak_of_a_gaussian_is_found_between_the_pixels(x, y):
-    peaks = peaks_of(gaussian(15, x, y)[None], np.array([0.8]), crop=120)
+    peaks = peaks_of(gaussian(15, x, y)[None], np.array([0.8]), crop=120, count=3)
     assert peaks.x[0] == pytest.approx((x + 0.5) * 8 - 0.5, abs=0.1)
     assert peaks.y[0] == pytest.approx((y + 0.5) * 8 - 0.5, abs=0.1)
     height = gaussian(15, x, y).max()
@@ -40,13 +41,13 @@ def test_the_peak_of_a_gaussian_is_found_between_the_pixels(x, y):
 
 
 def test_a_peak_at_the_edge_stays_in_the_image():
-    peaks = peaks_of(gaussian(12, -0.4, 11.3)[None], np.array([1.0]), crop=96)
+    peaks = peaks_of(gaussian(12, -0.4, 11.3)[None], np.array([1.0]), crop=96, count=3)
     assert (peaks.x[0], peaks.y[0]) == (3.5, 91.5)
 
 
 def test_two_aneurysms_on_a_slice_are_two_peaks():
     heat = torch.maximum(gaussian(20, 4, 5, 0.9), gaussian(20, 15, 14, 0.5))
-    peaks = peaks_of(heat[None], np.array([1.0]), crop=20)
+    peaks = peaks_of(heat[None], np.array([1.0]), crop=20, count=3)
     assert [(round(x), round(y)) for x, y in zip(peaks.x[:2], peaks.y[:2], strict=True)] == [
         (4, 5),
         (15, 14),
@@ -55,11 +56,12 @@ def test_two_aneurysms_on_a_slice_are_two_peaks():
 
 
 def test_peaks_of_neighbouring_slices_are_one_finding_and_far_ones_are_not():
-    score = np.array([0.3, 0.9, 0.4, 0.5, LEAST - 0.01])
-    where = np.array([[0, 0, 0], [0, 0, 5], [3, 0, 10], [0, REACH + 1, 5], [100, 0, 0]], float)
+    score = np.array([0.3, 0.9, 0.4, 0.5, RULES.threshold - 0.01])
+    where = np.array(
+        [[0, 0, 0], [0, 0, 5], [3, 0, 10], [0, RULES.reach + 1, 5], [100, 0, 0]], float
+    )
     peaks = SlicePeaks(np.arange(5), where[:, 0], where[:, 1], score)
-    found = merge(peaks, where, LEAST)
-    assert [(best, near.tolist()) for best, near in found] == [(1, [0, 1, 2]), (3, [3])]
+    assert merge(peaks, where, RULES) == [1, 3]
 
 
 @given(
@@ -83,7 +85,7 @@ def test_original_points_undo_resized_ones(position, length, size):
 @pytest.mark.parametrize("code", ["", "X", "Y", "T", "TXY"])
 @pytest.mark.parametrize("storage", ["files", "frames"])
 def test_a_bright_spot_is_found_in_the_original_image(plane, code, storage, tmp_path):
-    """The brightest pixel of a volume, in any plane, stored in any direction: slice, UID, frame, x, y and millimetres."""
+    """The brightest pixel of a volume, in any plane, stored in any direction."""
     size, crop, axes = 48, 40, AXES[plane]
     images = volume((5, 12, 10), high=900)
     slice_, row, column = 3, 5, 4
@@ -98,12 +100,12 @@ def test_a_bright_spot_is_found_in_the_original_image(plane, code, storage, tmp_
             tmp_path / "1.2.3" / "a.dcm", stored[::-1], points[::-1], orientation
         ).parent
     series = read_series(folder)
-    prepared = centre_crop(prepare(series, size, "percentile"), crop).astype(np.float32)
+    prepared = centre_crop(plain_images(series, size, "percentile"), crop).astype(np.float32)
     heat = torch.from_numpy(np.where(prepared > 4.5, prepared / 5, 0.0)).float()
     heat = torch.nn.functional.avg_pool2d(heat[:, None], 3, 1, 1)[:, 0]
     slices = np.full((5, len(LABELS)), 0.1)
     slices[slice_, [4, PRESENT]] = 0.9
-    found = find(open_series(folder), np.arange(5), slices, heat, size, crop)[0]
+    found = find(open_series(folder), np.arange(5), slices, heat, size, crop, RULES)[0]
     assert (found.label, found.slice, found.sop_uid) == (
         LOCATIONS[4],
         slice_,
@@ -118,5 +120,5 @@ def test_a_bright_spot_is_found_in_the_original_image(plane, code, storage, tmp_
 
 
 def test_a_prepared_pixel_spans_what_the_stored_ones_did():
-    assert prepared_pixel_mm(100, 200, 0.5, 0.25, "", 50) == (1.0, 1.0)
-    assert prepared_pixel_mm(100, 100, 0.5, 0.25, "T", 50) == (1.0, 0.5)
+    assert prepared_pixel_mm((100, 200), (0.5, 0.25), "", 50) == (1.0, 1.0)
+    assert prepared_pixel_mm((100, 100), (0.5, 0.25), "T", 50) == (1.0, 0.5)

@@ -101,7 +101,7 @@ def test_the_froc_equals_counting():
         assert table[f"aneurysms hit at {rate:g} false findings a series"].startswith(
             f"{expected:.3f}"
         )
-    assert table["series, of which could be read; aneurysms in these"] == "41, 40; 20"
+    assert table["series, how many could be read; aneurysms in these"] == "41, 40; 20"
     assert table["    median distance along the slices, in the plane"] == "1.5 mm, 2.5 mm"
     assert table["    location named rightly, of those within 10 mm"] == "0.500"
 
@@ -110,7 +110,7 @@ def test_perfect_findings_hit_everything_and_files_are_written(tiny, networks, m
     """Findings put on the localizers themselves, through the whole tool."""
     localizers = read_table(tiny.localizers)
 
-    def predict(self, prepared, batch_size, least):
+    def explain(self, prepared, batch_size, rules):
         series, found = prepared.series, []
         for row in localizers[
             localizers.SeriesInstanceUID == series.slices[0].file.series_uid
@@ -125,7 +125,7 @@ def test_perfect_findings_hit_everything_and_files_are_written(tiny, networks, m
             found.append(finding_at(slice_, x, y, 0.9, row.location))
         return Prediction(np.zeros(len(LABELS)), np.arange(1), np.zeros((1, 14)), None, found, 40)
 
-    monkeypatch.setattr(Predictor, "predict", predict)
+    monkeypatch.setattr(Predictor, "explain", explain)
     _, held_out = read_fold(tiny, 0)
     measure_findings.main(Config(tiny.root, networks, ENCODER, 0, "cpu"))
     shown = capsys.readouterr().out
@@ -141,6 +141,6 @@ def test_perfect_findings_hit_everything_and_files_are_written(tiny, networks, m
 
 def test_without_any_finding_it_is_one_sentence(tiny, networks, monkeypatch):
     nothing = Prediction(np.zeros(len(LABELS)), np.arange(1), np.zeros((1, 14)), None, [], 40)
-    monkeypatch.setattr(Predictor, "predict", lambda *_: nothing)
+    monkeypatch.setattr(Predictor, "explain", lambda *_: nothing)
     with pytest.raises(UserError, match="no finding"):
         measure_findings.main(Config(tiny.root, networks, ENCODER, 0, "cpu"))

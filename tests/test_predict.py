@@ -20,8 +20,9 @@ from src.artifacts.paths import EncoderFolder, RunFolder
 from src.artifacts.tables import read_fold
 from src.dicom import open_all, open_series
 from src.inference.ensemble import Prediction, Predictor
-from src.inference.findings import Finding
+from src.inference.findings import Finding, FindingRules
 from src.labels import LABELS, LOCATIONS, MIRROR
+from src.progress import Clock
 from src.script import UserError
 from tests.conftest import ROOT
 from tests.networks import ENCODER, write_both
@@ -133,21 +134,17 @@ def test_folds_with_and_without_heatmap_are_not_mixed(tiny, networks, held_out, 
 def test_what_the_mirrored_view_says_is_mirrored_back(networks, held_out):
     """Mirrored images, mirrored answers: slices' labels exchanged, heat on the other side."""
     predictor = Predictor(networks, ENCODER, (0,), torch.device("cpu"), mirror=True)
-    prepared = next(
-        one
-        for one in map(predictor.prepare, map(open_series, held_out))
-        if one.series.plane == "axial"
-    )
-    plain = predictor.predict(prepared, 32)
-    mirrored = predictor.predict(
-        replace(prepared, images=np.ascontiguousarray(prepared.images[..., ::-1])), 32
-    )
+    axial = next(series for series in map(open_series, held_out) if series.plane == "axial")
+    prepared = predictor.prepare(axial)
+    other_side = replace(prepared, images=np.ascontiguousarray(prepared.images[..., ::-1]))
+    rules = FindingRules(threshold=0.15, peaks=3, reach=12.0)
+    plain = predictor.explain(prepared, 32, rules)
+    mirrored = predictor.explain(other_side, 32, rules)
     np.testing.assert_allclose(mirrored.slices[:, list(MIRROR)], plain.slices, atol=1e-5)
     torch.testing.assert_close(mirrored.heat.flip(-1), plain.heat, atol=1e-5, rtol=1e-4)
     np.testing.assert_allclose(mirrored.probabilities[list(MIRROR)], plain.probabilities, atol=1e-5)
-    np.testing.assert_allclose(
-        predictor.probabilities(prepared, 32), plain.probabilities, atol=1e-6
-    )
+    ((_, alone),) = predictor.predict([("", prepared)], 32, Clock())
+    np.testing.assert_allclose(alone, plain.probabilities, atol=1e-6)
 
 
 def test_all_bad_is_an_error_and_the_reasons_are_there(networks, tmp_path):
@@ -210,15 +207,15 @@ def test_hostile_text_does_nothing_and_the_patient_stays_unnamed(networks, nasty
 def test_a_series_that_fails_in_the_middle_costs_only_itself(
     networks, held_out, tmp_path, monkeypatch
 ):
-    real, calls = Predictor.predict, []
+    real, calls = Predictor.explain, []
 
-    def predict(self, prepared, batch_size):
+    def explain(self, prepared, batch_size, rules):
         calls.append(prepared)
         if len(calls) == 2:
             raise ValueError("a bug")
-        return real(self, prepared, batch_size)
+        return real(self, prepared, batch_size, rules)
 
-    monkeypatch.setattr(Predictor, "predict", predict)
+    monkeypatch.setattr(Predictor, "explain", explain)
     predictions, failed = run(networks, tmp_path / "out", *held_out[:3])
     assert (len(predictions), failed.reason.tolist(), failed.name.tolist()) == (
         2,
@@ -231,15 +228,15 @@ def test_a_series_that_fails_in_the_middle_costs_only_itself(
 def test_stopped_in_the_middle_the_tables_hold_what_was_done(
     networks, held_out, tmp_path, monkeypatch
 ):
-    real, calls = Predictor.predict, []
+    real, calls = Predictor.explain, []
 
-    def predict(self, prepared, batch_size):
+    def explain(self, prepared, batch_size, rules):
         calls.append(prepared)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return real(self, prepared, batch_size)
+        return real(self, prepared, batch_size, rules)
 
-    monkeypatch.setattr(Predictor, "predict", predict)
+    monkeypatch.setattr(Predictor, "explain", explain)
     with pytest.raises(KeyboardInterrupt):
         run(networks, tmp_path / "out", *held_out[:3])
     assert pd.read_csv(tmp_path / "out" / "predictions.csv").SeriesInstanceUID.tolist() == [

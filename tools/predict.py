@@ -1,29 +1,32 @@
-"""Trained networks on any DICOM: a series, a study, nested or mixed folders. Probabilities, where, and a page to look at for each series.
+"""Run trained networks on any DICOM: a series, a study, nested or mixed folders.
 
     python tools/predict.py a/folder/of/dicom --out predictions
     python tools/predict.py study1 study2 --out predictions --folds 0 1 2 3 4 --mirror
 
-Reads   the folders, model/{encoder}/fold-{k}/weights_inference.pth (train_stage2.py)
+Reads   the folders
+        model/{encoder}/fold-{k}/weights_inference.pth (train_stage2.py)
 
 Writes  {out}/index.html            all series, with links
-        {out}/{uid}.html            a page for each: probabilities, curve over the slices, findings on their images; it needs no network
-        {out}/{uid}.json            the same in numbers, with what was left out of the series, and versions
+        {out}/{uid}.html            a page for each: probabilities, curve over the slices,
+                                    findings on their images; it needs no network
+        {out}/{uid}.json            the same in numbers, with what was left out of the series
         {out}/predictions.csv       SeriesInstanceUID and the 14 probabilities
         {out}/failed_series.csv     what could not be read, and why
 
-Patient name, ID and birth date are never written. Pages and json hold no names of files, and of folders only those in which nothing could be read;
-failed_series.csv quotes what could not be read. Exit code 3 where some series failed.
+Patient name, ID and birth date are never written. Pages and json hold no names of files, and of
+folders only those in which nothing could be read; failed_series.csv quotes what could not be read.
+Exit code 3 if some series failed.
 """
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import pandas as pd
-import torch
 import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -33,18 +36,19 @@ from src.artifacts.paths import UID
 from src.artifacts.tables import write_table
 from src.device import choose_device
 from src.dicom import DicomError, Series, open_all
-from src.inference.ensemble import Prediction, Predictor, PreparedSeries
+from src.inference.ensemble import Prediction, Predictor
+from src.inference.findings import FindingRules
 from src.labels import LABELS
+from src.preprocess.images import PreparedSeries
 from src.progress import in_thread, progress
 from src.script import OK, SOME_FAILED, UserError, run_script, versions
+from src.worker_pool import Failure, attempt
 from tools.pages import predict_page
 
 
 @dataclass
 class Config:
-    folders: Annotated[
-        tuple[Path, ...], tyro.conf.Positional
-    ]  # of DICOM files, searched to their depths
+    folders: Annotated[tuple[Path, ...], tyro.conf.Positional]  # of DICOM files, nested or mixed
     out: Path = Path("predictions")  # for pages and tables
     model_dir: Path = Path("model")  # trained networks
     encoder: str = "convnext_base.dinov3_lvd1689m"  # as trained
@@ -52,57 +56,55 @@ class Config:
     device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
 
     both_steps: bool = False  # mean over neighbours at step 1 and at step 2; doubles the work
-    mirror: bool = False  # mean with the mirrored head, left and right exchanged; doubles the work
+    mirror: bool = False  # mean with the mirrored head, left and right swapped; doubles the work
     onnx: bool = False  # compute with the ONNX files of tools/export_onnx.py, on the CPU
-    calibrate: bool = False  # by the temperatures of tools/report.py, which are fitted on single folds without mirror
-    descriptions: bool = False  # show the series' descriptions on the pages; somebody typed them, they may name a patient
+    calibrate: bool = False  # by tools/report.py's temperatures, which are fitted without mirror
+    descriptions: bool = False  # show series descriptions: typed by people, they may name a patient
     batch_size: int = 128  # slices
 
-
-@dataclass
-class Item:
-    """A series on its way: opened, prepared, predicted."""
-
-    name: str
-    content: Any
+    threshold: float = 0.15  # lowest probability of a finding
+    peaks: int = 3  # highest local maxima of a slice's heatmap that are looked at
+    reach: float = 12.0  # mm within which peaks are one finding
 
 
 @dataclass
 class Failed:
-    """A series, or a folder, of which nothing became."""
+    """A series, or a folder, that could not be predicted."""
 
     name: str
     reason: str
     detail: str
 
-    def __post_init__(self) -> None:
-        self.name = self.name.encode(
-            "utf-8", "backslashreplace"
-        ).decode()  # a folder's name may be no UTF-8
-
 
 def main(config: Config) -> tuple[pd.DataFrame, pd.DataFrame]:
-    device = choose_device(config.device)
-    options = {
-        name: getattr(config, name) for name in ("both_steps", "mirror", "onnx", "calibrate")
-    }
-    predictor = Predictor(config.model_dir, config.encoder, config.folds, device, **options)
+    predictor = Predictor(
+        config.model_dir,
+        config.encoder,
+        config.folds,
+        choose_device(config.device),
+        both_steps=config.both_steps,
+        mirror=config.mirror,
+        onnx=config.onnx,
+        calibrate=config.calibrate,
+    )
     pages: list[predict_page.Page] = []
     failed: list[Failed] = []
-    found = in_thread(
-        lambda opened: attempt(opened, predictor.prepare), opened_series(config.folders)
-    )
+
+    def prepare(opened: tuple[str, Series | Failure]) -> tuple[str, PreparedSeries | Failure]:
+        name, series = opened
+        return name, series if isinstance(series, Failure) else attempt(predictor.prepare, series)
+
     try:
-        for prepared in progress(found, "predicting", " series"):
-            taken = [page.name for page in pages]
-            done = attempt(
-                prepared, lambda one, taken=taken: predict_one(config, predictor, one, taken)
-            )
-            if isinstance(done, Failed):
-                failed.append(done)
+        prepared = in_thread(prepare, opened_series(config.folders))
+        for name, outcome in progress(prepared, "predicting", " series"):
+            if not isinstance(outcome, Failure):
+                taken = [page.name for page in pages]
+                outcome = attempt(partial(predict_one, config, predictor, taken), outcome)
+            if isinstance(outcome, Failure):
+                failed.append(Failed(name, outcome.reason, outcome.detail))
             else:
-                pages.append(done.content)
-    finally:  # also where somebody stops it
+                pages.append(outcome)
+    finally:  # also if somebody stops it
         predictions, failures = write_tables(config.out, pages, failed)
     if not pages:
         raise UserError(f"no series could be read: {config.out / 'failed_series.csv'} says why")
@@ -110,43 +112,29 @@ def main(config: Config) -> tuple[pd.DataFrame, pd.DataFrame]:
     return predictions, failures
 
 
-def opened_series(folders: tuple[Path, ...]) -> Iterator[Item | Failed]:
-    """Every series in the folders, without pixels."""
+def opened_series(folders: tuple[Path, ...]) -> Iterator[tuple[str, Series | Failure]]:
+    """Yield the name and the opened series, without pixels, of every series in the folders."""
     for folder in folders:
         try:
             found, strangers = open_all(folder)
         except DicomError as error:
-            found, strangers = [(str(folder), error)], []
+            found, strangers = [("", error)], []
         for reason, count in Counter(reason for _, reason in strangers).items():
             print(f"{folder}: {count} files belong to no series ({reason})")
-        for uid, one in found:
-            name = uid or str(folder)
-            yield (
-                Failed(name, one.reason, str(one))
-                if isinstance(one, DicomError)
-                else Item(name, one)
-            )
-
-
-def attempt(item: Item | Failed, work: Callable[[Any], Any]) -> Any:
-    """The item with what `work` makes of its content, or why not: no series may stop the others."""
-    if isinstance(item, Failed):
-        return item
-    try:
-        return replace(item, content=work(item.content))
-    except DicomError as error:
-        return Failed(item.name, error.reason, str(error))
-    except (UserError, MemoryError, torch.OutOfMemoryError):
-        raise  # it would be the same for the next series
-    except Exception as error:
-        return Failed(item.name, "unexpected", f"{type(error).__name__}: {error}")
+        for uid, series in found:
+            # A folder's name may be no UTF-8.
+            name = uid or str(folder).encode("utf-8", "backslashreplace").decode()
+            if isinstance(series, DicomError):
+                series = Failure(series.reason, str(series))
+            yield name, series
 
 
 def predict_one(
-    config: Config, predictor: Predictor, prepared: PreparedSeries, taken: list[str]
+    config: Config, predictor: Predictor, taken: list[str], prepared: PreparedSeries
 ) -> predict_page.Page:
     """Predict a series and write its json and its page."""
-    prediction = predictor.predict(prepared, config.batch_size)
+    rules = FindingRules(config.threshold, config.peaks, config.reach)
+    prediction = predictor.explain(prepared, config.batch_size, rules)
     name = file_name(prepared.series, taken)
     write_json(config.out / f"{name}.json", as_json(config, prepared, prediction), sync=False)
     return predict_page.write_page(config.out, name, prepared, prediction, config.descriptions)
@@ -155,11 +143,10 @@ def predict_one(
 def write_tables(
     out: Path, pages: list[predict_page.Page], failed: list[Failed]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """predictions.csv, failed_series.csv and index.html."""
-    predictions = pd.DataFrame(
-        [(page.name, *page.probabilities) for page in pages], columns=["SeriesInstanceUID", *LABELS]
-    )
-    failures = pd.DataFrame([vars(one) for one in failed], columns=["name", "reason", "detail"])
+    """Write and return predictions.csv and failed_series.csv; write index.html."""
+    rows = [(page.name, *page.probabilities) for page in pages]
+    predictions = pd.DataFrame(rows, columns=["SeriesInstanceUID", *LABELS])
+    failures = pd.DataFrame(failed, columns=["name", "reason", "detail"])
     write_table(out / "predictions.csv", predictions)
     write_table(out / "failed_series.csv", failures)
     predict_page.write_index(out, pages, failed)
@@ -167,21 +154,23 @@ def write_tables(
 
 
 def file_name(series: Series, taken: list[str]) -> str:
-    """The series' UID, or a number where it has none that can be a file's name; a second series of a UID gets a suffix."""
+    """Return the series' UID, or a number if that cannot be a file's name.
+
+    A second series of the same UID gets a suffix.
+    """
     uid = series.slices[0].file.series_uid
     name = uid if UID.fullmatch(uid) and set(uid) != {"."} else f"series-{len(taken) + 1}"
-    return (
-        name
-        if name not in taken
-        else f"{name}-{sum(other.startswith(name) for other in taken) + 1}"
-    )
+    if name not in taken:
+        return name
+    return f"{name}-{sum(other.startswith(name) for other in taken) + 1}"
 
 
 def as_json(config: Config, prepared: PreparedSeries, prediction: Prediction) -> dict:
-    """Everything that is on the page, as plain values."""
+    """Return everything that is on the page, as plain values."""
     series = prepared.series
     curve = dict(zip(LABELS, prediction.slices.T.round(5).tolist(), strict=True))
     positions = None if series.positions is None else series.positions[prediction.tokens].tolist()
+    options = ("encoder", "folds", "both_steps", "mirror", "onnx", "calibrate")
     return {
         "series_uid": series.slices[0].file.series_uid,
         "probabilities": dict(zip(LABELS, prediction.probabilities.tolist(), strict=True)),
@@ -198,10 +187,7 @@ def as_json(config: Config, prepared: PreparedSeries, prediction: Prediction) ->
         "spacing": series.spacing,
         "dropped": dict(Counter(reason for _, reason in series.dropped)),
         "warnings": series.warnings,
-        "networks": {
-            name: getattr(config, name)
-            for name in ("encoder", "folds", "both_steps", "mirror", "onnx", "calibrate")
-        },
+        "networks": {name: getattr(config, name) for name in options},
         "versions": versions(),
     }
 

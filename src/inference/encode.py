@@ -1,4 +1,4 @@
-"""Slices of many series through stage 1 in full batches."""
+"""Slices of many series through stage 1, in full batches."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -12,23 +12,26 @@ from src.device import autocast
 from src.networks.slice_cnn import SliceCNN
 from src.sampling.slices import centre_crop
 
-CACHED_IMAGES, CACHED_PIXELS = 32, 800_000  # of a batch on the CPU, and of all its images together
+# Of a batch on the CPU: what stays in its caches takes half to three quarters of the time.
+CACHED_IMAGES = 32  # images
+CACHED_PIXELS = 800_000  # pixels of all its images together
 
 
-def as_volume(prepared: np.ndarray, crop: int, device: torch.device) -> Tensor:
-    """Prepared slices (n, S, S) float16 -> their centre (n, crop, crop), a view; for a GPU a copy in memory from which it fetches by itself."""
-    view = torch.from_numpy(centre_crop(prepared, crop))
-    return (
-        view
-        if device.type == "cpu"
-        else torch.empty(view.shape, dtype=view.dtype, pin_memory=True).copy_(view)
-    )
+def as_volume(images: np.ndarray, crop: int, device: torch.device) -> Tensor:
+    """Return the centre (n, crop, crop) of prepared images (n, S, S) float16.
+
+    It is a view; for a GPU a copy in pinned memory, so that the upload does not wait.
+    """
+    view = torch.from_numpy(centre_crop(images, crop))
+    if device.type == "cpu":
+        return view
+    return torch.empty(view.shape, dtype=view.dtype, pin_memory=True).copy_(view)
 
 
 def encode(
     model: SliceCNN, volume: Tensor, triplets: np.ndarray, batch_size: int
 ) -> tuple[Tensor, Tensor]:
-    """Features (k, C) and logits (k, 14) of the slices of one series; see `encode_series`."""
+    """Return features (k, C) and logits (k, 14) of one series; see `encode_series`."""
     ((_, features, logits),) = encode_series(model, [(None, volume, triplets)], batch_size)
     return features, logits
 
@@ -39,85 +42,96 @@ def encode_series(
     series: Iterable[tuple[Any, Tensor, np.ndarray]],
     batch_size: int,
     fixed: bool = False,
-    heat: bool = False,
-) -> Iterator[tuple]:
-    """(key, features (k, C), logits (k, 14)), float32 on the model's device, of each (key, volume, triplets), in order.
+) -> Iterator[tuple[Any, Tensor, Tensor]]:
+    """Yield (key, features (k, C), logits (k, 14)) of each (key, volume, triplets), in order.
 
-    volume: (n, crop, crop) float16, uploaded once; triplets: (k, 3), the slices that make the three channels (volume.neighbours).
-    Batches run on across series, so that those of short series are full, too; on the CPU they are cut down to what its caches hold.
-    fixed: fill up the last one as well, so that the bits of a slice's features do not depend on which series came before it.
-    heat: also hand out where the network looks, (k, h, w) in 0..1, or None where it cannot tell (SliceCNN.locate).
+    The results are float32 on the model's device. Batches run on across series, so that those
+    of short series are full, too; on the CPU they are cut down to what its caches hold.
+
+    volume: (n, crop, crop) float16, uploaded once.
+    triplets: (k, 3), the slices that make the three channels (see `sampling.slices.neighbours`).
+    fixed: fill up the last batch, so that the bits of a slice's features do not depend on which
+        series came before it.
     """
     device = device_of(model)
-    waiting: deque[tuple[Any, int]] = (
-        deque()
-    )  # (key, number of slices) of the series that are not handed out yet
-    encoded: list[
-        tuple[Tensor | None, ...]
-    ] = []  # their features, logits (and heat) so far, in order
+    waiting: deque[tuple[Any, int]] = deque()  # key and number of slices, not yielded yet
+    encoded: list[tuple[Tensor, Tensor]] = []  # features and logits of their slices so far
     images: list[Tensor] = []  # (b, 3, crop, crop) float16, of the next batch
-    filled = 0  # so many of them
+    filled = 0  # images in the next batch
     for key, volume, triplets in series:
         volume = volume.to(device, non_blocking=True)
         waiting.append((key, len(triplets)))
         index = torch.from_numpy(triplets).to(device)
         batch_size = fitting_batch(batch_size, volume)
         while len(index):
-            piece, index = index.tensor_split([batch_size - filled])
-            images.append(volume[piece])
-            filled += len(piece)
+            part, index = index.tensor_split([batch_size - filled])
+            images.append(volume[part])
+            filled += len(part)
             if filled == batch_size:
-                encoded.append(_encode_batch(model, images, heat))
+                encoded.append(_encode_batch(model, images))
                 images, filled = [], 0
         del volume  # its slices of the next batch are copies
-        yield from _whole_series(waiting, encoded)
+        yield from _complete_series(waiting, encoded)
     if images:
-        last = _encode_batch(model, _filled(images, batch_size - filled) if fixed else images, heat)
-        encoded.append(tuple(_part(part, 0, filled) for part in last))
-    yield from _whole_series(waiting, encoded)
+        if fixed:
+            images.append(images[0].new_zeros(batch_size - filled, *images[0].shape[1:]))
+        features, logits = _encode_batch(model, images)
+        encoded.append((features[:filled], logits[:filled]))
+    yield from _complete_series(waiting, encoded)
+
+
+@torch.inference_mode()
+def encode_with_heat(
+    model: SliceCNN, volume: Tensor, triplets: np.ndarray, batch_size: int
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return features (k, C), logits (k, 14) and heat (k, h, w) in 0..1 of one series.
+
+    The heat is where the network looks, or None if it cannot tell (see `SliceCNN.locate`).
+    """
+    volume = volume.to(device_of(model), non_blocking=True)
+    index = torch.from_numpy(triplets).to(volume.device)
+    features, logits, heats = [], [], []
+    for part in index.split(fitting_batch(batch_size, volume)):
+        batch = _as_batch([volume[part]])
+        with autocast(batch.device):
+            out, heat = model.locate(batch)
+        features.append(out.features)
+        logits.append(out.logits)
+        heats.append(heat)
+    known = all(heat is not None for heat in heats)
+    return torch.cat(features), torch.cat(logits), torch.cat(heats) if known else None
 
 
 def device_of(model: Any) -> torch.device:
-    """Where a network computes: a module where its weights lie, an ONNX file as it says (onnx_model.py)."""
+    """Return where a network computes; one in an ONNX file says so itself."""
     return next(model.parameters()).device if isinstance(model, nn.Module) else model.device
 
 
 def fitting_batch(batch_size: int, volume: Tensor) -> int:
-    """The batch size itself; on the CPU no more than stays in its caches: small batches take half to three quarters of the time there."""
+    """Return the batch size; on the CPU at most what its caches hold."""
     if volume.device.type != "cpu":
         return batch_size
     return max(1, min(batch_size, CACHED_IMAGES, CACHED_PIXELS // volume[0].numel()))
 
 
-def _filled(images: list[Tensor], room: int) -> list[Tensor]:
-    """The images and as many more without anything in them."""
-    return [*images, images[0].new_zeros(room, *images[0].shape[1:])]
+def _as_batch(images: list[Tensor]) -> Tensor:
+    return torch.cat(images).float().contiguous(memory_format=torch.channels_last)  # (B, 3, H, W)
 
 
-def _encode_batch(model: SliceCNN, images: list[Tensor], heat: bool) -> tuple[Tensor | None, ...]:
-    batch = torch.cat(images).float().contiguous(memory_format=torch.channels_last)
+def _encode_batch(model: SliceCNN, images: list[Tensor]) -> tuple[Tensor, Tensor]:
+    batch = _as_batch(images)
     with autocast(batch.device):
-        if not heat:
-            out = model(batch)
-            return out.features, out.logits
-        out, where = model.locate(batch)
-    return out.features, out.logits, where
+        out = model(batch)
+    return out.features, out.logits
 
 
-def _whole_series(
-    waiting: deque[tuple[Any, int]], encoded: list[tuple[Tensor | None, ...]]
-) -> Iterator[tuple]:
-    """Take the series out of `waiting`, and their part out of `encoded`, that are encoded to their last slice."""
-    while waiting and waiting[0][1] <= sum(len(parts[0]) for parts in encoded):
+def _complete_series(
+    waiting: deque[tuple[Any, int]], encoded: list[tuple[Tensor, Tensor]]
+) -> Iterator[tuple[Any, Tensor, Tensor]]:
+    """Yield and forget the series that are encoded to their last slice."""
+    while waiting and waiting[0][1] <= sum(len(features) for features, _ in encoded):
         key, count = waiting.popleft()
-        joined = [
-            None if any(part is None for part in parts) else torch.cat(parts)
-            for parts in zip(*encoded, strict=True)
-        ]
-        rest = len(joined[0]) - count
-        encoded[:] = [tuple(_part(part, count, count + rest) for part in joined)] if rest else []
-        yield key, *(_part(part, 0, count) for part in joined)
-
-
-def _part(part: Tensor | None, first: int, last: int) -> Tensor | None:
-    return None if part is None else part[first:last]
+        features = torch.cat([features for features, _ in encoded])
+        logits = torch.cat([logits for _, logits in encoded])
+        encoded[:] = [(features[count:], logits[count:])] if len(features) > count else []
+        yield key, features[:count], logits[:count]

@@ -1,28 +1,26 @@
-"""Trained folds as one: a series of DICOM files in, probabilities and findings out. What tools/predict.py and tools/kaggle_server.py share."""
+"""Trained folds as one: an opened DICOM series in, probabilities and findings out.
 
+eval_end_to_end.py is the ensemble of one fold; tools/predict.py, tools/kaggle_server.py and
+tools/measure_findings.py use the same class.
+"""
+
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import tee
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from src.artifacts.checkpoints import read_joined, read_temperatures
+from src.artifacts.checkpoints import read_joined, read_temperatures, read_trained
 from src.artifacts.paths import ArtifactError, EncoderFolder, RunFolder
 from src.dicom import Series
 from src.evaluation.calibration import logit, sigmoid
-from src.inference.both_stages import BothStages, UsedSlices
-from src.inference.findings import LEAST, Finding, find
-from src.preprocess.images import prepared_images, read_words_of, stacked
+from src.inference.both_stages import BothStages
+from src.inference.findings import Finding, FindingRules, find
+from src.preprocess.images import PreparedSeries, prepare
 from src.progress import Clock
-
-
-@dataclass
-class PreparedSeries:
-    """A series, and those of its slices that the networks read."""
-
-    series: Series
-    there: np.ndarray  # (k,) ascending, slice numbers
-    images: np.ndarray  # (k, S, S) float16 in 0..5, of these
 
 
 @dataclass
@@ -30,18 +28,15 @@ class Prediction:
     """What the networks say of a series."""
 
     probabilities: np.ndarray  # (14,)
-    tokens: np.ndarray  # (T,) slices that were looked at
+    tokens: np.ndarray  # (T,) numbers of the slices that were looked at
     slices: np.ndarray  # (T, 14) their probabilities by stage 1 alone
-    heat: (
-        torch.Tensor | None
-    )  # (T, h, w) in 0..1, where on them; None where the network cannot tell
+    heat: torch.Tensor | None  # (T, h, w) in 0..1, where; None if the networks cannot tell
     findings: list[Finding]  # most probable first
-    crop: int  # pixels of the prepared images, side of what the network saw of them
+    crop: int  # pixels of the prepared images, side of what the networks saw of them
 
 
 class Predictor:
-    """The mean of the networks of several folds. onnx: compute with their ONNX files (tools/export_onnx.py), on the CPU.
-    calibrate: divide the logits of series by the temperatures that tools/report.py fitted."""
+    """The mean of the networks of several folds."""
 
     def __init__(
         self,
@@ -50,95 +45,105 @@ class Predictor:
         folds: tuple[int, ...],
         device: torch.device,
         *,
+        select: str = "best",
         both_steps: bool = False,
         mirror: bool = False,
         onnx: bool = False,
         calibrate: bool = False,
     ):
+        """Load the networks of `folds` from model_dir/encoder.
+
+        select: "best" or "last" epoch of stage 2.
+        both_steps, mirror: more views (see BothStages); each doubles the work.
+        onnx: compute with the ONNX files of tools/export_onnx.py, on the CPU.
+        calibrate: divide the logits of series by the temperatures that tools/report.py fitted.
+
+        Raise ArtifactError if weights are missing, or if the folds do not fit one another.
+        """
         runs = [RunFolder(model_dir, encoder, fold) for fold in folds]
-        joined = [read_joined(run) for run in runs]
+        joined = [joined_weights(run, select) for run in runs]
         self.models = [
             BothStages(weights, device, both_steps, mirror, run if onnx else None)
             for weights, run in zip(joined, runs, strict=True)
         ]
-        self.prior = np.mean(
-            [weights["prior"] for weights in joined], axis=0
-        )  # (14,) for series that cannot be read
+        self.prior = np.mean([weights["prior"] for weights in joined], axis=0)  # (14,)
+        self.settings = self.models[0].stage1
+        self._require_one_training()
+        self.temperatures = None
+        if calibrate:
+            self.temperatures = read_temperatures(EncoderFolder(model_dir, encoder))
+
+    def _require_one_training(self) -> None:
         for name in ("image_size", "mr_window", "crop_size", "heatmap_weight"):
             values = {model.stage1[name] for model in self.models}
             if len(values) > 1:
                 raise ArtifactError(
-                    f"the folds were trained with {name} {sorted(values)}: take those of one training"
+                    f"the folds were trained with {name} {sorted(values)}: "
+                    "take those of one training"
                 )
         if len({model.stage2["cut"] for model in self.models}) > 1:
             raise ArtifactError(
-                "the folds thin long series differently (cut): take those of one training"
+                "the folds subsample long series differently (cut): take those of one training"
             )
-        self.settings = self.models[0].stage1
-        self.temperatures = (
-            read_temperatures(EncoderFolder(model_dir, encoder)) if calibrate else None
-        )
 
     def prepare(self, series: Series) -> PreparedSeries:
-        """Read what is needed of an opened series. Raises DicomError where it gives no volume."""
-        words, there = read_words_of(series, self.settings["mr_window"], self._needed)
-        images = prepared_images(
-            series, words, self.settings["image_size"], self.settings["mr_window"], there
-        )
-        return PreparedSeries(series, there, stacked(images, len(there)))
+        """Read and prepare, in memory, what the networks need of an opened series.
+
+        Raise DicomError if it gives no volume.
+        """
+        return self.read(series).in_memory()
+
+    def read(self, series: Series) -> PreparedSeries:
+        """Read the same, and prepare its images only when they are asked for."""
+        size, mr_window = self.settings["image_size"], self.settings["mr_window"]
+        return prepare(series, size, mr_window, self._needed)
 
     def _needed(self, length: int) -> np.ndarray:
-        return np.unique(np.concatenate([model.needed(length) for model in self.models]))
-
-    def probabilities(self, prepared: PreparedSeries, batch_size: int) -> np.ndarray:
-        """(14,) of one series, and nothing else."""
-        said = [
-            next(model.predict([(None, used)], batch_size, Clock()))[1]
-            for model, used in self._used(prepared)
-        ]
-        return self._calibrated(np.mean(said, axis=0))
-
-    def _used(self, prepared: PreparedSeries) -> list[tuple[BothStages, UsedSlices]]:
-        series, length = prepared.series, len(prepared.series.slices)
-        return [
-            (
-                model,
-                model.used_slices(
-                    prepared.images, prepared.there, series.positions, length, series.plane
-                ),
-            )
-            for model in self.models
-        ]
-
-    def _calibrated(self, probabilities: np.ndarray) -> np.ndarray:
-        return (
-            probabilities
-            if self.temperatures is None
-            else sigmoid(logit(probabilities) / self.temperatures)
-        )
+        needed = [model.needed(length) for model in self.models]
+        return np.unique(np.concatenate(needed))
 
     def predict(
-        self, prepared: PreparedSeries, batch_size: int, least: float = LEAST
-    ) -> Prediction:
-        """Of one series. least: probability of a finding."""
+        self, series: Iterable[tuple[Any, PreparedSeries]], batch_size: int, clock: Clock
+    ) -> Iterator[tuple[Any, np.ndarray]]:
+        """Yield (key, probabilities (14,)) of each (key, series), in order, and nothing else.
+
+        Batches are full across series. The clock counts what the transformers take.
+        """
+        copies = tee(series, len(self.models))
+        streams = [
+            model.predict(copy, batch_size, clock)
+            for model, copy in zip(self.models, copies, strict=True)
+        ]
+        for predicted in zip(*streams, strict=True):
+            key = predicted[0][0]
+            mean = np.mean([probabilities for _, probabilities in predicted], axis=0)
+            yield key, self._calibrated(mean)
+
+    def explain(self, prepared: PreparedSeries, batch_size: int, rules: FindingRules) -> Prediction:
+        """Return the probabilities of one series, and why: slices, heat and findings."""
         series = prepared.series
-        said = [model.explain(used, batch_size) for model, used in self._used(prepared)]
-        probabilities, slices = (
-            np.mean(parts, axis=0) for parts in list(zip(*said, strict=True))[:2]
-        )
-        probabilities = self._calibrated(probabilities)
-        heats = [heat for _, _, heat in said if heat is not None]
+        explained = [model.explain(prepared, batch_size) for model in self.models]
+        probabilities = np.mean([series_wide for series_wide, _, _ in explained], axis=0)
+        slices = np.mean([of_slices for _, of_slices, _ in explained], axis=0)
+        heats = [heat for _, _, heat in explained if heat is not None]
         heat = torch.stack(heats).mean(dim=0) if heats else None
         tokens = self.models[0].tokens(len(series.slices))
-        found = []
+        size, crop = self.settings["image_size"], self.settings["crop_size"]
+        findings = []
         if heat is not None:
-            found = find(
-                series,
-                tokens,
-                slices,
-                heat,
-                self.settings["image_size"],
-                self.settings["crop_size"],
-                least,
-            )
-        return Prediction(probabilities, tokens, slices, heat, found, self.settings["crop_size"])
+            findings = find(series, tokens, slices, heat, size, crop, rules)
+        return Prediction(self._calibrated(probabilities), tokens, slices, heat, findings, crop)
+
+    def _calibrated(self, probabilities: np.ndarray) -> np.ndarray:
+        if self.temperatures is None:
+            return probabilities
+        return sigmoid(logit(probabilities) / self.temperatures)
+
+
+def joined_weights(run: RunFolder, select: str) -> dict:
+    """Return weights_inference.pth, or the same with the transformer of the last epoch."""
+    joined = read_joined(run)
+    if select == "last":
+        stage2 = read_trained(run, "stage2", select)
+        joined |= {"stage2": stage2["weights"], "stage2_settings": stage2["settings"]}
+    return joined

@@ -1,4 +1,4 @@
-"""Where stage 1 sees aneurysms: peaks of its heatmaps, merged over neighbouring slices into findings with their place in the original series."""
+"""Findings: peaks of stage 1's heatmaps, merged over slices, with their place in the series."""
 
 from dataclasses import dataclass
 
@@ -8,114 +8,127 @@ from torch.nn.functional import max_pool2d
 
 from src.dicom import Series
 from src.labels import LOCATIONS, PRESENT
-from src.orientation import stored_point
-from src.sampling.slices import DEFAULT_SPACING, crop_margin, original_point
+from src.orientation import canonical_shape, stored_point
+from src.sampling.slices import crop_margin, original_point, spacing_or_default
 
-PEAKS = 3  # of one slice that are looked at
-REACH = 12.0  # mm within which peaks are one finding
-LEAST = 0.15  # probability of a finding
+
+@dataclass(frozen=True)
+class FindingRules:
+    """What counts as a finding."""
+
+    threshold: float  # lowest probability of a finding
+    peaks: int  # highest local maxima of a slice that are looked at
+    reach: float  # mm within which peaks are one finding
 
 
 @dataclass
 class Finding:
-    """One suspected aneurysm. x, y: pixels of the stored image, centres are integers; patient: mm, to the left, back and head, or None."""
+    """One suspected aneurysm."""
 
     label: str  # most probable location on its slice
-    probability: (
-        float  # that there is an aneurysm on the slice, times that it is here, both by stage 1
-    )
+    probability: float  # of an aneurysm on the slice, times the heat here; both by stage 1
     slice: int  # 0-based, in order along the normal
     sop_uid: str
     frame: int  # 0-based stored frame, -1 for single-frame files
-    x: float
-    y: float
+    x: float  # column of the stored image, pixels; centres are integers
+    y: float  # row of the stored image
     position: float | None  # mm along the normal
-    patient: tuple[float, float, float] | None
+    patient: tuple[float, float, float] | None  # mm to the left, to the back, to the head
 
 
 @dataclass
 class SlicePeaks:
     """Peaks of the heat on the slices that were encoded. All arrays (k,)."""
 
-    token: np.ndarray  # which of the encoded slices
+    token: np.ndarray  # index of the encoded slice
     x: np.ndarray  # pixels of the crop
     y: np.ndarray
     score: np.ndarray  # probability of an aneurysm on the slice, times the heat at the peak
 
 
-def peaks_of(heat: torch.Tensor, present: np.ndarray, crop: int) -> SlicePeaks:
-    """The highest local maxima of each map. heat: (T, h, w) in 0..1; present: (T,) probabilities; crop: pixels, side of what the maps cover."""
-    padded = max_pool2d(heat[:, None], 3, stride=1, padding=1)[:, 0]
-    tops = torch.where(heat == padded, heat, -1.0).flatten(1)  # (T, h * w)
-    values, places = (
-        part.numpy() for part in tops.topk(min(PEAKS, tops.shape[1]), dim=1)
-    )  # (T, k)
-    maps, width = heat.numpy(), heat.shape[2]
+def peaks_of(heat: torch.Tensor, present: np.ndarray, crop: int, count: int) -> SlicePeaks:
+    """Return the `count` highest local maxima of each map.
+
+    heat: (T, h, w) in 0..1.
+    present: (T,) probabilities of an aneurysm.
+    crop: pixels, side of what the maps cover.
+    """
+    around = max_pool2d(heat[:, None], 3, stride=1, padding=1)[:, 0]  # (T, h, w)
+    maxima = torch.where(heat == around, heat, -1.0).flatten(1)  # (T, h * w)
+    top = maxima.topk(min(count, maxima.shape[1]), dim=1)
+    values, places = top.values.numpy(), top.indices.numpy()  # (T, k)
+    maps = heat.numpy()
+    height, width = maps.shape[1:]
     token, rank = np.nonzero(values > 0)
     row, column = places[token, rank] // width, places[token, rank] % width
-    x = (column + refinement(maps, token, row, column, axis=2) + 0.5) * crop / width - 0.5
-    y = (row + refinement(maps, token, row, column, axis=1) + 0.5) * crop / heat.shape[1] - 0.5
-    return SlicePeaks(token, x, y, present[token] * values[token, rank])
+    along_row = np.stack([_heat_at(maps, token, row, column + shift) for shift in (-1, 0, 1)])
+    along_column = np.stack([_heat_at(maps, token, row + shift, column) for shift in (-1, 0, 1)])
+    x = column + refinement(along_row, (column > 0) & (column < width - 1))
+    y = row + refinement(along_column, (row > 0) & (row < height - 1))
+    score = present[token] * values[token, rank]
+    return SlicePeaks(token, (x + 0.5) * crop / width - 0.5, (y + 0.5) * crop / height - 0.5, score)
 
 
-def refinement(
-    maps: np.ndarray, token: np.ndarray, row: np.ndarray, column: np.ndarray, axis: int
+def _heat_at(
+    maps: np.ndarray, token: np.ndarray, row: np.ndarray, column: np.ndarray
 ) -> np.ndarray:
-    """Where between the pixels a maximum lies: the vertex of the parabola through the logarithms of it and its two neighbours (exact for a
-    Gaussian); (k,) in -0.5..0.5, 0 at the edge of the map."""
-    length = maps.shape[axis]
-    place = column if axis == 2 else row
-    three = []
-    for shift in (-1, 0, 1):
-        there = np.clip(place + shift, 0, length - 1)
-        three.append(
-            np.log(
-                np.maximum(
-                    maps[token, row, there] if axis == 2 else maps[token, there, column], 1e-12
-                )
-            )
-        )
-    before, here, after = three
+    """Return the heat (k,) at places; the edge is repeated beyond the maps (T, h, w)."""
+    height, width = maps.shape[1:]
+    return maps[token, np.clip(row, 0, height - 1), np.clip(column, 0, width - 1)]
+
+
+def refinement(three: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Return where between the pixels a maximum lies: (k,) in -0.5..0.5.
+
+    It is the vertex of the parabola through the logarithms of the maximum and its two
+    neighbours, which is exact for a Gaussian; 0 at the edge of the map.
+
+    three: (3, k) heat before, at and after the maximum.
+    inside: (k,) whether it has both neighbours.
+    """
+    before, here, after = np.log(np.maximum(three, 1e-12))
     curvature = before - 2 * here + after
-    inside = (place > 0) & (place < length - 1) & (curvature < 0)
-    return np.where(
-        inside, np.clip((before - after) / np.where(inside, 2 * curvature, -1), -0.5, 0.5), 0.0
-    )
+    usable = inside & (curvature < 0)
+    vertex = (before - after) / np.where(usable, 2 * curvature, -1)
+    return np.where(usable, np.clip(vertex, -0.5, 0.5), 0.0)
 
 
-def merge(peaks: SlicePeaks, places: np.ndarray, least: float) -> list[tuple[int, np.ndarray]]:
-    """Findings of at least that probability, the highest first: (index of the highest peak, indices of all within REACH of it). places: (k, 3) mm."""
+def merge(peaks: SlicePeaks, places: np.ndarray, rules: FindingRules) -> list[int]:
+    """Return the indices of the peaks that are findings, the most probable first.
+
+    Of peaks within reach of one another only the highest is one. places: (k, 3) mm.
+    """
     free = np.ones(len(peaks.score), bool)
     found = []
     for best in np.argsort(-peaks.score, kind="stable"):
-        if free[best] and peaks.score[best] >= least:
-            near = free & (np.linalg.norm(places - places[best], axis=1) <= REACH)
-            found.append((int(best), np.flatnonzero(near)))
-            free &= ~near
+        if free[best] and peaks.score[best] >= rules.threshold:
+            found.append(int(best))
+            free &= np.linalg.norm(places - places[best], axis=1) > rules.reach
     return found
 
 
 def places_mm(
     peaks: SlicePeaks, positions: np.ndarray, pixel_mm: tuple[float, float]
 ) -> np.ndarray:
-    """(k, 3) mm: across, down, along the normal. positions: (T,) mm of the encoded slices; pixel_mm: a prepared pixel across and down."""
-    return np.stack([peaks.x * pixel_mm[0], peaks.y * pixel_mm[1], positions[peaks.token]], axis=1)
+    """Return where the peaks lie: (k, 3) mm across, down and along the normal.
+
+    positions: (T,) mm of the encoded slices.
+    pixel_mm: mm of a prepared pixel across and down.
+    """
+    across, down = pixel_mm
+    return np.stack([peaks.x * across, peaks.y * down, positions[peaks.token]], axis=1)
 
 
 def prepared_pixel_mm(
-    height: int,
-    width: int,
-    row_spacing: float | None,
-    column_spacing: float | None,
-    orientation: str,
-    size: int,
+    shape: tuple[int, int], spacing: tuple[float, float], orientation: str, size: int
 ) -> tuple[float, float]:
-    """mm that a pixel of the prepared image (size, size) spans across and down, from those of the stored image (height, width)."""
-    down, across = (
-        height * (row_spacing or DEFAULT_SPACING[1]) / size,
-        width * (column_spacing or DEFAULT_SPACING[2]) / size,
-    )
-    return (down, across) if "T" in orientation else (across, down)
+    """Return the mm that a pixel of the prepared image (size, size) spans across and down.
+
+    shape: height and width of the stored image; spacing: mm between its rows and columns.
+    """
+    height_mm, width_mm = shape[0] * spacing[0] / size, shape[1] * spacing[1] / size
+    down, across = canonical_shape(height_mm, width_mm, orientation)
+    return across, down
 
 
 def find(
@@ -125,44 +138,45 @@ def find(
     heat: torch.Tensor,
     size: int,
     crop: int,
-    least: float = LEAST,
+    rules: FindingRules,
 ) -> list[Finding]:
-    """All findings of a series, most probable first.
+    """Return all findings of a series, the most probable first.
 
-    tokens: (T,) slices that were encoded; slices: (T, 14) their probabilities; heat: (T, h, w) in 0..1; size, crop: pixels of the prepared
-    images and of what the network saw of them; least: probability of a finding.
+    tokens: (T,) numbers of the slices that were encoded.
+    slices: (T, 14) their probabilities.
+    heat: (T, h, w) in 0..1.
+    size, crop: pixels of the prepared images, and of what the network saw of them.
     """
-    _, height, width = series.shape
-    pixel_mm = prepared_pixel_mm(height, width, *series.spacing[1:], series.orientation, size)
-    positions = (
-        tokens * (series.spacing[0] or DEFAULT_SPACING[0])
-        if series.positions is None
-        else series.positions[tokens]
-    )
-    peaks = peaks_of(heat, slices[:, PRESENT], crop)
-    margin = crop_margin(size, crop)
+    between, *in_plane = spacing_or_default(series.spacing)
+    pixel_mm = prepared_pixel_mm(series.shape[1:], in_plane, series.orientation, size)
+    positions = tokens * between if series.positions is None else series.positions[tokens]
+    peaks = peaks_of(heat, slices[:, PRESENT], crop, rules.peaks)
     found = []
-    for best, _ in merge(peaks, places_mm(peaks, positions, pixel_mm), least):
-        token = peaks.token[best]
-        tall, wide = (
-            (width, height) if "T" in series.orientation else (height, width)
-        )  # of the canonical image
-        x, y = (
-            original_point(peaks.x[best] + margin, wide, size),
-            original_point(peaks.y[best] + margin, tall, size),
+    for index in merge(peaks, places_mm(peaks, positions, pixel_mm), rules):
+        token = peaks.token[index]
+        x, y = stored_place(series, peaks.x[index], peaks.y[index], size, crop)
+        number = int(tokens[token])
+        found.append(
+            Finding(
+                label=LOCATIONS[int(slices[token, :PRESENT].argmax())],
+                probability=float(peaks.score[index]),
+                slice=number,
+                sop_uid=series.sop_uids[number],
+                frame=int(series.frames[number]),
+                x=float(x),
+                y=float(y),
+                position=None if series.positions is None else float(series.positions[number]),
+                patient=series.patient_point(number, x, y),
+            )
         )
-        x, y = stored_point(x, y, series.orientation, height, width)
-        index = int(tokens[token])
-        label = LOCATIONS[int(slices[token, :PRESENT].argmax())]
-        position = None if series.positions is None else float(series.positions[index])
-        facts = (
-            index,
-            series.sop_uids[index],
-            int(series.frames[index]),
-            float(x),
-            float(y),
-            position,
-            series.patient_point(index, x, y),
-        )
-        found.append(Finding(label, float(peaks.score[best]), *facts))
     return found
+
+
+def stored_place(series: Series, x: float, y: float, size: int, crop: int) -> tuple[float, float]:
+    """Return the column and row of the stored image of a point in pixels of the crop."""
+    _, height, width = series.shape
+    margin = crop_margin(size, crop)
+    tall, wide = canonical_shape(height, width, series.orientation)
+    canonical_x = original_point(x + margin, wide, size)
+    canonical_y = original_point(y + margin, tall, size)
+    return stored_point(canonical_x, canonical_y, series.orientation, height, width)

@@ -1,4 +1,4 @@
-"""Writes the arrays of one series, image by image and whole or not at all: the sequence and, in the same pass, its slices."""
+"""Write the arrays of one series atomically, image by image: the sequence and its slices."""
 
 import io
 import math
@@ -21,7 +21,10 @@ def write_volume(
     shape: tuple[int, int, int],
     write_slices: bool,
 ) -> None:
-    """The array (n, S, S) float16 of a series and, with `write_slices`, each image (S, S) as a file of its own."""
+    """Write the array (n, S, S) float16 of a series from its images.
+
+    write_slices: in the same pass, also write each image (S, S) as a file of its own.
+    """
     folder = data.slice_folder(uid)
     partial = temporary(folder)
     slice_head = _npy_head(shape[1:])
@@ -43,7 +46,10 @@ def write_volume(
 
 
 def has_arrays(data: DataFolder, uid: str, image_size: int, write_slices: bool) -> bool:
-    """Whether a series is done. Its facts are written last; arrays that a power cut left shorter than the facts say are not done."""
+    """Return whether a series is done.
+
+    Its metadata are written last. Arrays that a power cut left shorter than they say do not count.
+    """
     try:
         length = read_json(data.facts(uid))["length"]
         if data.sequence(uid).stat().st_size != _npy_bytes((length, image_size, image_size)):
@@ -51,15 +57,14 @@ def has_arrays(data: DataFolder, uid: str, image_size: int, write_slices: bool) 
         if not write_slices:
             return True
         with os.scandir(data.slice_folder(uid)) as files:
-            return [file.stat().st_size for file in files] == [
-                _npy_bytes((image_size, image_size))
-            ] * length
+            sizes = [file.stat().st_size for file in files]
+        return sizes == [_npy_bytes((image_size, image_size))] * length
     except (ArtifactError, OSError, KeyError):
         return False
 
 
 def remove_partial(data: DataFolder, uids: Iterable[str]) -> None:
-    """Clear what workers that were ended left of these series."""
+    """Remove what killed workers left of these series."""
     for uid in uids:
         shutil.rmtree(temporary(data.slice_folder(uid)), ignore_errors=True)
         for path in (data.sequence(uid), data.facts(uid)):
@@ -76,12 +81,12 @@ def _write(path: Path, head: bytes, image: np.ndarray) -> None:
 
 
 def _npy_bytes(shape: tuple[int, ...]) -> int:
-    """Size of the npy file of a float16 array."""
+    """Return the size of the npy file of a float16 array."""
     return len(_npy_head(shape)) + 2 * math.prod(shape)
 
 
 def _npy_head(shape: tuple[int, ...]) -> bytes:
-    """What stands before the data of a float16 array in an npy file."""
+    """Return the header of the npy file of a float16 array."""
     head = io.BytesIO()
     np.lib.format.write_array_header_1_0(
         head, {"descr": "<f2", "fortran_order": False, "shape": shape}

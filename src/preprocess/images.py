@@ -1,6 +1,11 @@
-"""An opened series to the prepared images of its slices."""
+"""An opened series -> the prepared images of its slices: what every network of this project reads.
 
-from collections.abc import Callable, Iterator, Sequence
+Pixels go straight from stored values to prepared intensities by lookup tables.
+`tests/reference.py` holds the slow plain version that gives the same images.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -10,124 +15,115 @@ from src.dicom.header import Slice
 from src.dicom.pixels import lookup_table, values
 from src.orientation import canonical
 from src.preprocess.intensity import (
-    CT_WINDOW,
-    MR_FIXED_WINDOW,
     apply_window,
     codes_of,
     float16_of,
-    percentile_window,
     prepared_image,
     resize,
     window_of,
 )
 
 
-def prepare(series, size: int, mr_window: str, indices: np.ndarray | None = None) -> np.ndarray:
-    """A dicom.Series -> what is stored and encoded: (k, size, size) float16 in 0..TOP, in-plane canonical.
+@dataclass
+class PreparedSeries:
+    """A series and the prepared images of those of its slices that were asked for."""
 
-    indices: (k,) slices to prepare, all where None; the window always comes from the whole series.
+    series: Series
+    numbers: np.ndarray  # (k,) ascending slice numbers
+    images: Iterable[np.ndarray]  # k images (S, S) float16 in 0..5; made one by one, and once
+
+    def in_memory(self) -> "PreparedSeries":
+        """Return the same with `images` as one array (k, S, S)."""
+        images = iter(self.images)
+        first = next(images)
+        stack = np.empty((len(self.numbers), *first.shape), first.dtype)
+        stack[0] = first
+        for place, image in enumerate(images, 1):
+            stack[place] = image
+        return replace(self, images=stack)
+
+
+def prepare(
+    series: Series,
+    size: int,
+    mr_window: str,
+    choose: Callable[[int], np.ndarray] = np.arange,
+) -> PreparedSeries:
+    """Read the slices of an opened series and prepare them: resized, 0..5, left is left.
+
+    size: side of the images in pixels.
+    mr_window: "percentile" of the whole series, or "fixed" (the published one).
+    choose: number of slices -> the ascending slice numbers that are wanted; all by default.
+
+    Raise DicomError if none of them can be decoded.
     """
-    window = window_of(series.pixels, series.modality, mr_window)
-    indices = np.arange(len(series.pixels)) if indices is None else indices
-    out = np.empty((len(indices), size, size), np.float16)
-    for place, index in enumerate(indices):
-        out[place] = canonical(
-            prepared_image(apply_window(series.pixels[index], window), size), series.orientation
-        )
-    return out
+    stored, numbers = _read(series, mr_window, choose)
+    return PreparedSeries(series, numbers, _images(series, stored, numbers, size, mr_window))
 
 
-def read_words_of(
+def _read(
     series: Series, mr_window: str, choose: Callable[[int], np.ndarray]
 ) -> tuple[dict[int, np.ndarray], np.ndarray]:
-    """Of an opened series the raw words (h, w) by slice number, and which slices `choose(number of slices)` wants, (k,) ascending.
+    """Return the stored values (h, w) by slice number, and the numbers that `choose` wants.
 
-    Only their words are read, unless the window is of the whole series. A slice that cannot be decoded leaves the series, and the choice is
-    made anew; one that is not read is not noticed. Raises DicomError where none can be.
+    Only the chosen slices are read, unless the window needs the whole series.
+    A slice that cannot be decoded leaves the series, so the choice is made again.
     """
     whole = series.modality != "CT" and mr_window == "percentile"
     length = 0
     while length != len(series.slices):
         length = len(series.slices)
-        chosen = choose(length)
-        read = np.arange(length) if whole else chosen
-        found = read_words(series, read)
-    return dict(zip(read.tolist(), found, strict=True)), chosen
+        numbers = choose(length)
+        wanted = np.arange(length) if whole else numbers
+        found = read_words(series, wanted)
+    return dict(zip(wanted.tolist(), found, strict=True)), numbers
 
 
-def stacked(images: Iterator[np.ndarray], count: int) -> np.ndarray:
-    """(count, S, S) of as many images, each put to its place at once."""
-    first = next(images)
-    out = np.empty((count, *first.shape), first.dtype)
-    out[0] = first
-    for place, image in enumerate(images, 1):
-        out[place] = image
-    return out
-
-
-def prepared_images(
-    series: Series,
-    words: Sequence[np.ndarray] | dict[int, np.ndarray],
-    size: int,
-    mr_window: str,
-    chosen: np.ndarray | None = None,
+def _images(
+    series: Series, stored: dict[int, np.ndarray], numbers: np.ndarray, size: int, mr_window: str
 ) -> Iterator[np.ndarray]:
-    """(size, size) float16 in 0..TOP, in-plane canonical, of the slices `chosen`, all where None, one by one. words: by slice number."""
-    tables = {_meaning(piece): lookup_table(piece) for piece in series.slices}
-    window = _window(series, words, tables, mr_window)
+    """Yield the images (size, size) float16 of the slices `numbers`."""
+    tables = {_table_key(slice_): lookup_table(slice_) for slice_ in series.slices}
+    window = window_of(series.modality, mr_window, lambda: _histogram(series, stored, tables))
     resized = series.shape[1:] != (size, size)
     for key, table in tables.items():
         if table is not None:
             scaled = apply_window(table, window)
             tables[key] = codes_of(scaled) if resized else scaled.astype(np.float16).view(np.int16)
-    for index in range(len(series.slices)) if chosen is None else chosen.tolist():
-        piece, stored = series.slices[index], words[index]
-        table = tables[_meaning(piece)]
-        if table is None:  # words of more than 16 bits
-            image = prepared_image(apply_window(values(stored, piece), window), size)
+    for number in numbers.tolist():
+        slice_ = series.slices[number]
+        table = tables[_table_key(slice_)]
+        if table is None:  # stored values of more than 16 bits
+            image = prepared_image(apply_window(values(stored[number], slice_), window), size)
         elif resized:
-            image = float16_of(resize(cv2.LUT(stored, table), size))
+            image = float16_of(resize(cv2.LUT(stored[number], table), size))
         else:
-            image = cv2.LUT(stored, table).view(np.float16)
+            image = cv2.LUT(stored[number], table).view(np.float16)
         yield np.ascontiguousarray(canonical(image, series.orientation))
 
 
-def _meaning(piece: Slice) -> tuple:
-    """Slices that agree in it give the same words the same values."""
-    file = piece.file
-    return (
-        piece.slope,
-        piece.intercept,
-        file.allocated,
-        file.stored,
-        file.high_bit,
-        file.signed,
-        file.is_float,
-        file.inverted,
-    )
+def _table_key(slice_: Slice) -> tuple:
+    """Return what a lookup table depends on: slices with the same key share one."""
+    file = slice_.file
+    bits = (file.allocated, file.stored, file.high_bit)
+    return (slice_.slope, slice_.intercept, bits, file.signed, file.is_float, file.inverted)
 
 
-def _window(
-    series: Series,
-    words: Sequence[np.ndarray] | dict[int, np.ndarray],
-    tables: dict,
-    mr_window: str,
-) -> tuple[float, float]:
-    if series.modality == "CT":
-        return CT_WINDOW
-    if mr_window == "fixed":
-        return MR_FIXED_WINDOW
-    counts = dict.fromkeys(tables, 0)
-    found = []  # (values, how often each)
-    for index, piece in enumerate(series.slices):
-        key, stored = _meaning(piece), words[index]
+def _histogram(
+    series: Series, stored: dict[int, np.ndarray], tables: dict[tuple, np.ndarray | None]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the values of all pixels of a series, and how often each occurs; both (m,)."""
+    counts = dict.fromkeys(tables, 0)  # of each stored value, by lookup table
+    found = []  # (values, counts)
+    for number, slice_ in enumerate(series.slices):
+        key = _table_key(slice_)
         if tables[key] is None:
-            found.append(np.unique(values(stored, piece), return_counts=True))
+            found.append(np.unique(values(stored[number], slice_), return_counts=True))
         else:
-            counts[key] += np.bincount(stored.ravel(), minlength=len(tables[key]))
-    found += [
-        (tables[key][count > 0], count[count > 0])
-        for key, count in counts.items()
-        if tables[key] is not None
-    ]
-    return percentile_window(*map(np.concatenate, zip(*found, strict=True)))
+            counts[key] += np.bincount(stored[number].ravel(), minlength=len(tables[key]))
+    for key, table in tables.items():
+        if table is not None:
+            occurs = counts[key] > 0
+            found.append((table[occurs], counts[key][occurs]))
+    all_values, all_counts = zip(*found, strict=True)
+    return np.concatenate(all_values), np.concatenate(all_counts)

@@ -1,9 +1,5 @@
-"""One series: DICOM in, prepared arrays and facts out. What a worker of preprocess_data.py does; no torch here.
+"""What a worker of preprocess_data.py does with one series: DICOM in, arrays and metadata out."""
 
-The pixels are the same as those of `volume.prepare(read_series(folder), ...)`, made faster: straight from stored words by lookup tables.
-"""
-
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,17 +7,17 @@ import cv2
 import numpy as np
 
 from src.artifacts.files import write_json
-from src.artifacts.paths import ArtifactError, DataFolder
-from src.dicom import DicomError, Series, open_series, read_words
+from src.artifacts.paths import DataFolder
+from src.dicom import Series, open_series
 from src.dicom.fields import uid_name
 from src.preprocess.array_files import write_volume
-from src.preprocess.images import prepared_images
-from src.worker_pool import Failure
+from src.preprocess.images import prepare
+from src.worker_pool import Failure, attempt
 
 
 @dataclass(frozen=True)
 class Job:
-    """A series to prepare and how."""
+    """A series to prepare, and how."""
 
     data_dir: Path
     uid: str
@@ -31,51 +27,36 @@ class Job:
 
 
 def prepare_series(job: Job) -> dict | Failure:
-    """Write the arrays of a series, then its facts; the facts, or why there are none."""
+    """Write the arrays of a series, then its metadata; return the metadata."""
     cv2.setNumThreads(1)  # one worker a core
-    return _or_failure(_prepare, job)
+    return attempt(_prepare, job)
 
 
 def survey_series(job: Job) -> dict | Failure:
-    """The facts of a series and how it is stored, from its headers."""
-    return _or_failure(_survey, job)
-
-
-def _or_failure(function: Callable[[Job], dict], job: Job) -> dict | Failure:
-    try:
-        return function(job)
-    except DicomError as error:
-        return Failure(error.reason, error.message)
-    except ArtifactError:
-        raise  # a full disk stops the run: it would be the same for the next series
-    except MemoryError:
-        return Failure("too_large", f"series {job.uid} does not fit into the memory of a worker")
-    except Exception as error:  # no series may stop the run
-        return Failure("unexpected", f"series {job.uid}: {type(error).__name__}: {error}")
+    """Return the metadata of a series and how it is stored, from its headers alone."""
+    return attempt(_survey, job)
 
 
 def _prepare(job: Job) -> dict:
     data = DataFolder(job.data_dir)
-    series = open_series(data.series(job.uid))
-    words = read_words(series)
-    images = prepared_images(series, words, job.image_size, job.mr_window)
-    write_volume(
-        data, job.uid, images, (len(words), job.image_size, job.image_size), job.write_slices
-    )
-    facts = facts_of(series)
-    write_json(data.facts(job.uid), facts, sync=False)  # to wait for the disk would halve the speed
-    return facts
+    prepared = prepare(open_series(data.series(job.uid)), job.image_size, job.mr_window)
+    shape = (len(prepared.numbers), job.image_size, job.image_size)
+    write_volume(data, job.uid, prepared.images, shape, job.write_slices)
+    metadata = metadata_of(prepared.series)
+    # Not synced: to wait for the disk would halve the speed.
+    write_json(data.facts(job.uid), metadata, sync=False)
+    return metadata
 
 
 def _survey(job: Job) -> dict:
     series = open_series(DataFolder(job.data_dir).series(job.uid))
-    syntaxes = {uid_name(piece.file.syntax) for piece in series.slices}
+    syntaxes = {uid_name(slice_.file.syntax) for slice_ in series.slices}
     storage = "multi-frame" if series.slices[0].frame >= 0 else "one file a slice"
-    return facts_of(series) | {"syntax": " and ".join(sorted(syntaxes)), "storage": storage}
+    return metadata_of(series) | {"syntax": " and ".join(sorted(syntaxes)), "storage": storage}
 
 
-def facts_of(series: Series) -> dict:
-    """What the later stages and people need to know of a series, as plain values."""
+def metadata_of(series: Series) -> dict:
+    """Return what later stages and people need to know of a series, as plain values."""
     length, height, width = series.shape
     return {
         "length": length,
@@ -96,17 +77,22 @@ def facts_of(series: Series) -> dict:
     }
 
 
-def slice_uids(facts: dict[str, dict]) -> dict[str, list[str]]:
-    """{uid: SOPInstanceUIDs in slice order}."""
-    return {uid: fact["sop_uids"] for uid, fact in facts.items()}
+def slice_uids(metadata: dict[str, dict]) -> dict[str, list[str]]:
+    """Return {uid: SOPInstanceUIDs in slice order} from {uid: metadata}."""
+    return {uid: series["sop_uids"] for uid, series in metadata.items()}
 
 
-def geometry(facts: dict[str, dict]) -> dict[str, dict[str, np.ndarray]]:
-    """{uid: positions (n,) in mm along the normal, NaN where unknown, and stored frames (n,), -1 in single-frame files}."""
-    return {
-        uid: {
-            "positions": np.array(fact["positions"] or [np.nan] * fact["length"], float),
-            "frames": np.array(fact["frames"], int),
+def geometry(metadata: dict[str, dict]) -> dict[str, dict[str, np.ndarray]]:
+    """Return {uid: {"positions", "frames"}} from {uid: metadata}.
+
+    positions: (n,) float, mm along the normal, NaN where unknown.
+    frames: (n,) int, 0-based stored frames, -1 in single-frame files.
+    """
+    found = {}
+    for uid, series in metadata.items():
+        positions = series["positions"] or [np.nan] * series["length"]
+        found[uid] = {
+            "positions": np.array(positions, float),
+            "frames": np.array(series["frames"], int),
         }
-        for uid, fact in facts.items()
-    }
+    return found

@@ -33,7 +33,7 @@ from src.artifacts.paths import DataFolder, RunFolder
 from src.artifacts.tables import read_fold, read_folds, write_table
 from src.evaluation import metrics
 from src.inference.encode import encode
-from src.inference.held_out import predict
+from src.inference.probabilities import predict
 from src.labels import LABELS
 from src.networks.slice_cnn import HEAT_CHANNELS, HeatmapHead, build_slice_cnn
 from src.progress import progress

@@ -34,7 +34,7 @@ from src.artifacts.provenance import fingerprint, require_features_of, settle
 from src.artifacts.tables import read_fold, read_folds, read_table, write_table
 from src.evaluation import metrics
 from src.evaluation.calibration import logit, sigmoid
-from src.inference.held_out import predict
+from src.inference.probabilities import predict
 from src.labels import LABELS
 from src.networks.sequence_transformer import SequenceTransformer, gem_pool
 from src.progress import progress

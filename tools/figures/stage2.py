@@ -11,7 +11,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from src.artifacts.checkpoints import read_checkpoint
 from src.artifacts.files import read_array, read_pickle
 from src.artifacts.paths import RunFolder
-from src.inference.held_out import predict_series
+from src.inference.probabilities import predict_series
 from src.labels import LABELS, LOCATIONS, PRESENT
 from src.networks.sequence_transformer import build_transformer
 from src.sampling.sequence_dataset import SequenceDataset, pad_sequences

@@ -268,7 +268,7 @@ def slice_picture(
     """A JPEG of one prepared slice: grey, the heat in orange over it, a ring around each finding, which side is which at the edges."""
     series, image = (
         prepared.series,
-        prepared.images[np.searchsorted(prepared.there, prediction.tokens[token])],
+        prepared.images[np.searchsorted(prepared.numbers, prediction.tokens[token])],
     )
     size, scale = len(image), PICTURE / len(image)
     grey = cv2.resize(

@@ -7,10 +7,10 @@ import numpy as np
 import pydicom
 import pytest
 
-from src.dicom import open_series, read_series, read_words
-from src.preprocess.images import prepare, prepared_images
+from src.dicom import open_series, read_series
+from src.preprocess.images import prepare
 from src.preprocess.intensity import percentile_window
-from src.preprocess.series_job import Job, facts_of, prepare_series
+from src.preprocess.series_job import Job, metadata_of, prepare_series
 from tests.dicom_files import (
     AXES,
     SPACING,
@@ -24,6 +24,7 @@ from tests.dicom_files import (
     write_frames,
     write_slices,
 )
+from tests.reference import plain_images
 
 
 def write_kind(folder, kind: str) -> None:
@@ -83,9 +84,9 @@ def test_a_slice_that_is_not_finite_costs_only_itself(tmp_path):
         ("2", "non_finite")
     ]
     facts = prepare_series(Job(tmp_path, "1.2.3", 8, "percentile", False))
-    assert facts == facts_of(series)
+    assert facts == metadata_of(series)
     assert np.array_equal(
-        np.load(tmp_path / "npy_sequence" / "1.2.3.npy"), prepare(series, 8, "percentile")
+        np.load(tmp_path / "npy_sequence" / "1.2.3.npy"), plain_images(series, 8, "percentile")
     )
 
 
@@ -116,16 +117,15 @@ def test_memory_does_not_grow_with_the_arrays(tmp_path):
 def test_equals_the_plain_way(kind, size, tmp_path):
     write_kind(tmp_path, kind)
     series = open_series(tmp_path)
-    words = read_words(series)
     for mr_window in ("percentile", "fixed"):
-        quick = np.stack(list(prepared_images(series, words, size, mr_window)))
+        quick = np.stack(list(prepare(series, size, mr_window).images))
         assert (
             quick.dtype == np.float16
             and quick.flags["C_CONTIGUOUS"]
             and quick.min() >= 0
             and quick.max() <= 5
         )
-        assert np.array_equal(quick, prepare(read_series(tmp_path), size, mr_window))
+        assert np.array_equal(quick, plain_images(read_series(tmp_path), size, mr_window))
 
 
 def test_ct_in_numbers(tmp_path):
@@ -134,7 +134,7 @@ def test_ct_in_numbers(tmp_path):
         tmp_path, (hu + np.int16(1024))[None], modality="CT", RescaleSlope=1, RescaleIntercept=-1024
     )
     series = open_series(tmp_path)
-    (image,) = prepared_images(series, read_words(series), 3, "percentile")
+    (image,) = prepare(series, 3, "percentile").images
     assert np.array_equal(image, (np.clip(hu, 0, 600) / 120).astype(np.float16))
 
 
@@ -150,7 +150,7 @@ def test_directions_of_storage_do_not_change_the_prepared_array(plane, code, tmp
     for name in ("", code):
         write_slices(tmp_path / f"as {name}", *stored_as(images, axes, places(axes, 3), name))
         series = open_series(tmp_path / f"as {name}")
-        arrays.append(np.stack(list(prepared_images(series, read_words(series), 48, "percentile"))))
+        arrays.append(prepare(series, 48, "percentile").in_memory().images)
     np.testing.assert_allclose(arrays[1].astype(float), arrays[0], atol=0.004)
 
 
@@ -212,7 +212,7 @@ def test_the_demo_set_mirrored_and_stored_from_the_other_side(tiny_dicom, tmp_pa
             for reverse in (False, True)
         )
         plain, mirrored, other = (
-            prepare(read_series(path), size, "percentile") for path in (folder, *copies)
+            plain_images(read_series(path), size, "percentile") for path in (folder, *copies)
         )
         tolerance = 0 if series.shape[1:] == (size, size) else 0.004  # of a resize
         np.testing.assert_allclose(
@@ -236,7 +236,7 @@ def test_percentiles_equal_numpy():
 
 def test_facts_are_plain(tmp_path):
     write_axial(tmp_path, volume((3, 6, 5)), PatientID="someone")
-    facts = facts_of(open_series(tmp_path))
+    facts = metadata_of(open_series(tmp_path))
     spacings = {
         "slice_spacing": SPACING[0],
         "row_spacing": SPACING[1],

@@ -1,0 +1,65 @@
+"""Probabilities of a batch by either stage, and of all samples of a loader."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from src import distributed
+from src.device import autocast, to_device
+from src.labels import LABELS
+from src.progress import progress
+from src.sampling.augment import crops
+from src.sampling.loader import batches_of
+
+
+@torch.inference_mode()
+def predict(
+    loader, probabilities_of: Callable[[dict], Tensor], device: torch.device, what: str
+) -> np.ndarray:
+    """Return the probabilities (N, 14) float32 of all samples of a loader, in row order.
+
+    Ranks share the work, and each gets the whole.
+
+    probabilities_of: batch -> (B, 14).
+    what: the name of the progress bar.
+    """
+    out = torch.zeros(len(loader.dataset), len(LABELS), device=device)
+    for batch in progress(batches_of(loader), what, " batches", total=len(loader), leave=False):
+        out[batch["index"].to(device)] = probabilities_of(batch).float()
+    return distributed.total(out).cpu().numpy()
+
+
+def predict_spots(
+    model: torch.nn.Module, batch: dict, crop_size: int, device: torch.device
+) -> Tensor:
+    """Return the probabilities (B, 14) of spots by stage 1."""
+    images = crops(to_device(batch, device), crop_size)  # (B, 3, crop, crop)
+    with autocast(device):
+        return model(images).logits.sigmoid()
+
+
+def predict_series(
+    model: torch.nn.Module, batch: dict, stage1_weight: float, device: torch.device
+) -> Tensor:
+    """Return the probabilities (B, 14) of series by stage 2, joined with stage 1."""
+    return series_probabilities(model, to_device(batch, device), stage1_weight)
+
+
+def series_probabilities(
+    transformer: Callable[..., Tensor], batch: dict[str, Tensor], stage1_weight: float
+) -> Tensor:
+    """Return the probabilities (B, 14) of series: both stages' logits averaged, then sigmoid.
+
+    The two err differently. Stage 1's highest logit over the slices knows the places better,
+    as it learned them from many slices; the transformer knows better whether there is an aneurysm.
+    They are joined only here: on the series that stage 1 was fitted on its logits are too good,
+    and a transformer that trains with them learns little.
+
+    batch: what SequenceTransformer reads, and `highest` (B, 14), stage 1's highest logits.
+    stage1_weight: weight of `highest` in the mean, 0..1.
+    """
+    with autocast(batch["features"].device):
+        logits = transformer(batch["features"], batch["positions"], batch["present"])  # (B, 14)
+    return torch.lerp(logits, batch["highest"], stage1_weight).sigmoid()
