@@ -1,4 +1,4 @@
-"""The slow plain way from a series with pixels to prepared images: what the quick way must equal."""
+"""The slow plain way from pixels to prepared images, which the quick way must equal."""
 
 import numpy as np
 

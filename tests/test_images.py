@@ -155,7 +155,7 @@ def test_directions_of_storage_do_not_change_the_prepared_array(plane, code, tmp
 
 
 def rewritten(source: Path, target: Path, reverse: bool) -> Path:
-    """A copy of a series: of a patient with left and right swapped, or of the same one with columns stored from the other side."""
+    """A copy with left and right swapped, or with columns stored from the other side."""
     series = open_series(source)
     files = {piece.file.path: pydicom.dcmread(piece.file.path) for piece in series.slices}
     stored = {path: data.pixel_array.reshape(-1, *series.shape[1:]) for path, data in files.items()}
@@ -193,7 +193,7 @@ def rewritten(source: Path, target: Path, reverse: bool) -> Path:
 
 
 def more_series(root: Path) -> list[Path]:
-    """What a small demo set may lack: sagittal series and multi-frame files, tilted, each in a folder."""
+    """What a small demo set may lack: sagittal and multi-frame series, tilted, a folder each."""
     for plane in AXES:
         axes = tilted(AXES[plane])
         images, points, orientation, _ = stored_as(volume((6, 24, 24)), axes, places(axes, 6), "TY")

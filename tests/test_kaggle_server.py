@@ -44,7 +44,7 @@ def spoil(folder, number: int) -> None:
 
 @pytest.fixture
 def gateway(monkeypatch):
-    """A stand-in for Kaggle's package: its local gateway sends these folders and keeps what comes back."""
+    """A stand-in for Kaggle's package: its gateway sends these folders and keeps the rows."""
 
     class RSNAInferenceServer:
         folders, rows = (), ()

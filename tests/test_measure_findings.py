@@ -54,7 +54,7 @@ def test_a_finding_is_judged_by_the_nearest_aneurysm():
 
 
 def test_the_froc_equals_counting():
-    """Hits and false findings drawn at random; each rate against a threshold found by trying all."""
+    """Random hits and false findings; each rate against a threshold found by trying all."""
     generator = np.random.default_rng(0)
     found, aneurysms, everything = [], [], []
     for series in range(40):

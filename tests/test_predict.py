@@ -51,7 +51,7 @@ def run(networks, out, *folders, **options):
 
 
 def test_nested_and_mixed_folders_give_one_row_a_series(tiny, networks, held_out, tmp_path, capsys):
-    """A study of two series in one folder and a third one deeper, with other files between, and a folder without any."""
+    """Two series in one folder, a third one deeper, other files between, an empty folder."""
     study, empty = tmp_path / "study", tmp_path / "empty"
     study.mkdir(), empty.mkdir()
     for number, series in enumerate(held_out[:2]):
