@@ -15,6 +15,7 @@ from src import worker_pool
 from src.artifacts.paths import ArtifactError, DataFolder
 from src.artifacts.tables import read_meta
 from src.preprocess.series_job import prepare_series
+from src.script import UserError
 from tests.data_folders import contents, make_data, run, script, write_train
 
 SCRIPT = Path(__file__).resolve().parents[1] / "preprocess_data.py"
