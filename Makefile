@@ -1,8 +1,17 @@
-# make demo   everything from nothing: install, synthetic series, the eight scripts, their scores, a report to look at
-# make test   install, then all tests
-# make check  install, then style (ruff) and who may import whom (import-linter)
-# make folds  after make demo: both stages on all five folds, the slices on which they err (data/f_dict_hard.pkl), scores over all folds
-# make clean  remove what the demo made; .venv stays
+# make demo    install, draw synthetic series, run the eight stages on fold 0, print scores, write a
+#              report; deletes demo/ first
+# make folds   after make demo: both stages on all five folds, hard slices, scores over all folds
+# make test    install, then run all tests
+# make check   install, then check style (ruff) and who may import whom (import-linter)
+# make clean   delete demo/; .venv stays
+#
+# Variables, such as in make demo DEMO=demo/seed45 SEED=45
+#   SEED=44      of both trainings
+#   SERIES=900   synthetic series to draw
+#   DEMO=demo    folder for everything that the demo makes
+#   HEATMAP=0.3  weight of the heatmap's loss; 0 is the published network
+#   SHUFFLE=--shuffle-labels   the negative control: labels that do not belong to their pictures
+#   PYTHON=python3             makes .venv; needs to be 3.11
 PYTHON ?= python3
 PY := .venv/bin/python
 PIP := $(PY) -m pip --quiet --disable-pip-version-check
