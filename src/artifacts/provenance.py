@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from src.artifacts.files import read_json, temporary, write_json
@@ -79,4 +80,5 @@ def _clear_own(path: Path, part: str) -> None:
     """Delete what this part left when it was killed; no other part would ever replace it."""
     own = _own_name(path, part)
     for left in (own, temporary(own)):
-        left.unlink(missing_ok=True)
+        with suppress(OSError):
+            left.unlink()
