@@ -13,7 +13,10 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 def choose_device(name: str) -> torch.device:
-    """ "auto" takes a GPU where there is one; of several ranks each takes its own."""
+    """Return the device of that name; "auto" takes a GPU if there is one.
+
+    Each of several ranks gets its own GPU. Raise UserError if there is no such device.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -22,23 +25,23 @@ def choose_device(name: str) -> torch.device:
         raise UserError(
             f"--device {name}: torch knows no such device; take auto, cpu, cuda or cuda:1"
         ) from error
-    if device.type == "cuda":
-        if not torch.cuda.is_available():
-            raise UserError(
-                f"--device {name}: torch sees no GPU here; leave --device out, or take --device cpu"
-            )
-        torch.set_float32_matmul_precision("high")
-        torch.cuda.set_device(device)
-    else:
+    if device.type != "cuda":
         keep_freed_memory()
+        return device
+    if not torch.cuda.is_available():
+        raise UserError(
+            f"--device {name}: torch sees no GPU here; leave --device out, or take --device cpu"
+        )
+    torch.set_float32_matmul_precision("high")
+    torch.cuda.set_device(device)
     return device
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep up to 1 GiB of freed memory for the next batch instead of handing it back to the system.
+    """Have glibc keep up to 1 GiB of freed memory for the next batch; do nothing elsewhere.
 
-    By default each batch on the CPU has its activations' pages made and zeroed anew: up to a third of the time. mallopt(3); glibc only,
-    elsewhere nothing happens.
+    By default the system maps and zeroes the pages of the activations again for each batch on the
+    CPU: up to a third of the time. See mallopt(3).
     """
     with suppress(OSError, AttributeError, TypeError):
         library = ctypes.CDLL(None)
@@ -47,14 +50,14 @@ def keep_freed_memory() -> None:
 
 
 def precision(device: torch.device) -> torch.dtype:
-    """bfloat16 on GPUs that have it in hardware, float16 on older ones, float32 on the CPU."""
+    """Return bfloat16 for GPUs that have it in hardware, float16 for older, float32 for CPUs."""
     if device.type != "cuda":
         return torch.float32
     return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
 
 
 def autocast(device: torch.device) -> AbstractContextManager:
-    """Mixed precision for training, evaluation and extraction alike; does nothing where precision is float32."""
+    """Run the block in mixed precision; do nothing where precision is float32."""
     dtype = precision(device)
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
@@ -64,6 +67,6 @@ def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tenso
 
 
 def use_compiler(model: nn.Module) -> None:
-    """Compile the network at its first call; where no compiler is at hand it runs as it is."""
+    """Compile the network at its first call; without a compiler it runs as it is."""
     torch._dynamo.config.suppress_errors = True
     model.compile()

@@ -1,4 +1,4 @@
-"""The 14 labels of the challenge: their order, the left-right mirror, the weights of the score. Spelled here and nowhere else."""
+"""The 14 labels: order, left-right mirror, weights of the score. Spelled nowhere else."""
 
 LABELS = (
     "Left Infraclinoid Internal Carotid Artery",

@@ -1,4 +1,4 @@
-"""What a person sees of a long loop, a thread beside it, and a stopwatch for its parts."""
+"""A progress bar for long loops, a thread beside a loop, and a stopwatch for its parts."""
 
 import sys
 import time
@@ -13,22 +13,17 @@ from tqdm import tqdm
 def progress(
     items: Iterable | None, what: str, unit: str, total: int | None = None, leave: bool = True
 ) -> tqdm:
-    """A progress bar with rate and time left, on stderr; in a log instead of a terminal a line every half minute."""
+    """Return a progress bar with rate and time left, on stderr.
+
+    In a log instead of a terminal it prints a line every half minute.
+    """
     patience = 0.5 if sys.stderr.isatty() else 30.0  # seconds
-    return tqdm(
-        items,
-        desc=what,
-        unit=unit,
-        total=total,
-        leave=leave,
-        mininterval=patience,
-        delay=patience,
-        dynamic_ncols=True,
-    )
+    timing = {"mininterval": patience, "delay": patience}
+    return tqdm(items, what, total, leave, unit=unit, dynamic_ncols=True, **timing)
 
 
 def in_thread(function: Callable, items: Iterable) -> Iterator:
-    """function(item) of each item, in order, in a thread beside the caller's: one item ahead of it where it reads, one behind where it writes."""
+    """Yield function(item) of each item in order, computed in a thread one item ahead."""
     with ThreadPoolExecutor(1) as thread:
         waiting = deque()
         try:
@@ -58,7 +53,7 @@ class Clock:
             self.seconds[name] += time.perf_counter() - start
 
     def waiting(self, name: str, items: Iterable) -> Iterator:
-        """The items, counting the time until each is there."""
+        """Yield the items, counting the time until each is there."""
         items = iter(items)
         while True:
             with self.part(name):

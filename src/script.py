@@ -1,8 +1,13 @@
-"""How a script runs: command line to Config, errors to one sentence and an exit code, and the first lines of its log. No torch here: help is quick."""
+"""How a script runs: flags to Config, errors to one sentence and an exit code.
+
+No torch here: help is quick.
+"""
 
 import platform
+import shutil
 import signal
 import sys
+import textwrap
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -11,42 +16,61 @@ from typing import Any
 
 import tyro
 
-OK, FAILED, USAGE, SOME_FAILED, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143  # exit codes
+OK, FAILED, SOME_FAILED, INTERRUPTED, TERMINATED = 0, 1, 3, 130, 143  # exit codes; 2: wrong flags
+KEPT = "finished work is kept: training continues with --resume, stages 1 and 5 when you rerun them"
+OUT_OF_MEMORY = (
+    "the device ran out of memory: lower --batch-size, "
+    "or in training keep it and take --accumulate 4 or --checkpointing"
+)
 TRACED_PACKAGES = ("torch", "timm", "numpy", "pydicom")
 
 
 class UserError(Exception):
-    """Something the user can mend. The message is one sentence: what, where, what to do."""
+    """An error the user can fix. The message is one sentence: what, where, what to do."""
 
 
-def run_script(main: Callable, config_type: type, description: str) -> Any:
-    """Parse the command line into `config_type`, call `main` with it and return its result; end the process on an error."""
+def run_script(main: Callable, config_type: type, description: str, interrupted: str = KEPT) -> Any:
+    """Parse the flags into `config_type`, call `main` with it and return its result.
+
+    End the process with a sentence and an exit code on an error that the user can fix.
+    description: the script's docstring, for --help.
+    interrupted: what to say after an interrupt.
+    """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    if not {"-h", "--help"}.isdisjoint(sys.argv):
+        print(wrapped(description, shutil.get_terminal_size().columns))
     try:
-        return main(tyro.cli(config_type, description=description))
+        return main(tyro.cli(config_type, description=""))
     except KeyboardInterrupt:
-        _stop(
-            "interrupted; what is finished is kept: training goes on with --resume, stages 1 and 5 when they are started again",
-            INTERRUPTED,
-        )
+        message, code = f"interrupted; {interrupted}", INTERRUPTED
     except UserError as error:
-        _stop(f"error: {error}", FAILED)
+        message, code = f"error: {error}", FAILED
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":
             raise
-        _stop(
-            "error: the device ran out of memory: lower --batch-size, or in training keep it and take --accumulate 4 or --checkpointing",
-            FAILED,
-        )
-
-
-def _stop(message: str, code: int) -> None:
+        message, code = f"error: {OUT_OF_MEMORY}", FAILED
     print(message, file=sys.stderr)
     sys.exit(code)
 
 
+def wrapped(description: str, width: int) -> str:
+    """Wrap a docstring to `width` columns (tyro would join lines that begin with a letter).
+
+    Paragraphs that begin with "Reads  ", "Writes  " or a space keep their lines.
+    """
+    wrapper = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False)
+    lines = []
+    for paragraph in description.strip().split("\n\n"):
+        is_list = paragraph.startswith(("Reads  ", "Writes  ", " "))
+        wrapper.subsequent_indent = " " * 8 if is_list else ""
+        for line in paragraph.splitlines() if is_list else [paragraph]:
+            lines += wrapper.wrap(line)
+        lines.append("")
+    return "\n".join(lines)
+
+
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide about results."""
+    """Return the versions of Python and of the packages that affect results."""
     found = {"python": platform.python_version()}
     for package in TRACED_PACKAGES:
         try:
@@ -57,8 +81,9 @@ def versions() -> dict[str, str]:
 
 
 def settings_of(config: Any) -> dict:
-    """The fields of a script's Config as plain values, for json and checkpoints."""
-    return {
-        name: str(value) if isinstance(value, Path) else value
-        for name, value in asdict(config).items()
-    }
+    """Return the fields of a Config as plain values, for json and checkpoints."""
+    settings = asdict(config)
+    for name, value in settings.items():
+        if isinstance(value, Path):
+            settings[name] = str(value)
+    return settings

@@ -1,11 +1,13 @@
-"""Tasks for strangers' files: worker processes that may crash, hang or eat memory, and cost only the task they had in hand.
+"""Run tasks on untrusted files in worker processes: a crash or a hang costs only that task.
 
-Workers start from a clean process without torch. The system ends a worker that exceeds its time (an alarm) or its memory (an address
-space limit), even where it is stuck in a decoder or where the parent is gone. A worker that dies is replaced.
+Workers start from a clean process without torch. The system ends a worker that exceeds its time
+(an alarm) or its memory (an address space limit), even if it is stuck in a decoder or its parent
+is gone. A worker that dies is replaced.
 """
 
 import multiprocessing
 import os
+import resource
 import signal
 import sys
 import warnings
@@ -20,13 +22,14 @@ from typing import Any
 
 from src.script import UserError
 
-HUGE_PAGES = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824"  # slices are read three times faster into memory of huge pages
-RETRIES = 1  # of a task whose worker died, in a fresh worker; a task that ran out of time is not tried again
+# Slices are read three times faster into memory of huge pages.
+HUGE_PAGES = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824"
+RETRIES = 1  # of a task whose worker died, in a fresh worker; none after a timeout
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a task has no result. reason: "timeout" or "crashed" where it took its worker along."""
+    """Why a task has no result. reason: "timeout" or "crashed" if its worker died."""
 
     reason: str
     detail: str
@@ -43,12 +46,13 @@ class Limits:
 def run_in_workers(
     function: Callable[[Any], Any], tasks: Iterable[Any], workers: int, limits: Limits
 ) -> Iterator[tuple[Any, Any]]:
-    """(task, function(task) or Failure) in order of completion; what `function` raises is raised here. All workers end with the iteration.
+    """Yield (task, function(task) or Failure) in order of completion.
 
-    `function` belongs to a module, not to the script.
+    What `function` raises is raised here. All workers end with the iteration.
+    function: must belong to a module, not to the script.
     """
     if workers < 1:
-        raise UserError(f"{workers} workers can do nothing: give --workers 1 or more")
+        raise UserError(f"--workers {workers}: give --workers 1 or more")
     waiting = [(task, 0) for task in reversed(list(tasks))]
     context = clean_context(function.__module__)
     crew: dict[Connection, _Worker] = {}
@@ -91,11 +95,11 @@ class _Worker:
 
     def give(self, task: Any, attempt: int) -> None:
         self.task, self.attempt = task, attempt
-        with suppress(OSError):  # it died: `take` finds out
+        with suppress(OSError):  # if it died, `take` finds out
             self.connection.send(task)
 
     def take(self) -> tuple[Any, int, Any]:
-        """(task, attempt, what came of it), once the connection is ready."""
+        """Return (task, attempt, result or Failure), once the connection is ready."""
         try:
             return self.task, self.attempt, self.connection.recv()
         except (EOFError, OSError):
@@ -105,12 +109,10 @@ class _Worker:
     def _why_lost(self) -> Failure:
         self.process.join()
         code = self.process.exitcode
-        if code == -getattr(signal, "SIGALRM", 0):
+        if code == -signal.SIGALRM:
             return Failure("timeout", f"not done after {self.limits.seconds} s")
-        return Failure(
-            "crashed",
-            f"the process that read it ended with {signal.Signals(-code).name if code < 0 else f'code {code}'}",
-        )
+        end = signal.Signals(-code).name if code < 0 else f"code {code}"
+        return Failure("crashed", f"the process that read it ended with {end}")
 
     def dismiss(self) -> None:
         self.connection.close()
@@ -118,13 +120,12 @@ class _Worker:
 
 
 def clean_context(module: str) -> BaseContext:
-    """Processes forked from a server that has imported `module` and nothing else: never from this one, whose threads (cv2, torch) a fork would
-    leave hanging. A fresh interpreter each where there is no fork."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    os.environ.setdefault(
-        "GLIBC_TUNABLES", HUGE_PAGES
-    )  # read by the C library when the server starts
+    """Return a context whose processes are forked from a server that has only `module` imported.
+
+    A fork of this process would hang: it has threads (cv2, torch).
+    """
+    # The C library reads it when the server starts.
+    os.environ.setdefault("GLIBC_TUNABLES", HUGE_PAGES)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([module])
     return context
@@ -132,11 +133,11 @@ def clean_context(module: str) -> BaseContext:
 
 @contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Interrupts wait until the block ends, and processes that it starts never get one: they would die of it before they can ignore it."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    resource_tracker.ensure_running()  # started inside the block, it would let interrupts through again
+    """Hold interrupts back until the block ends; processes started inside never get one.
+
+    They would die of it before they can ignore it.
+    """
+    resource_tracker.ensure_running()  # started inside the block, it would let interrupts through
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -146,7 +147,7 @@ def interrupts_held() -> Iterator[None]:
 
 @contextmanager
 def _script_hidden() -> Iterator[None]:
-    """Processes started inside do not import the script that runs: the module of their function is enough, and quicker."""
+    """Keep processes started inside from importing the running script, which they do not need."""
     script = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:
@@ -156,39 +157,23 @@ def _script_hidden() -> Iterator[None]:
 
 
 def _work(connection: Connection, function: Callable[[Any], Any], limits: Limits) -> None:
-    """Do tasks until the connection ends. Interrupts are the parent's business: it ends its workers."""
-    warnings.simplefilter("ignore")  # what a parser thinks of a file is told by its reason
+    """Do tasks until the connection ends. The parent handles interrupts: it ends its workers."""
+    warnings.simplefilter("ignore")  # the result names what is wrong with a file
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    _limit_memory(limits.gigabytes)
-    while True:
-        try:
-            task = connection.recv()
-        except (EOFError, OSError):
-            return
-        _set_alarm(limits.seconds)
-        try:
-            outcome = function(task)
-        except Exception as error:
-            outcome = error
-        _set_alarm(0)
-        try:
-            connection.send(outcome)
-        except OSError:
-            return
-
-
-def _limit_memory(gigabytes: float) -> None:
     if sys.platform.startswith("linux"):
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (int(gigabytes * 2**30), int(gigabytes * 2**30)))
-
-
-def _set_alarm(seconds: int) -> None:
-    """Nobody handles the alarm: it ends the process, whatever it is doing. 0 switches it off."""
-    if hasattr(signal, "alarm"):
-        signal.alarm(seconds)
+        size = int(limits.gigabytes * 2**30)
+        resource.setrlimit(resource.RLIMIT_AS, (size, size))
+    with suppress(EOFError, OSError):  # the parent closes the connection, or is gone
+        while True:
+            task = connection.recv()
+            signal.alarm(limits.seconds)  # nobody handles it: it ends the process
+            try:
+                outcome = function(task)
+            except Exception as error:
+                outcome = error
+            signal.alarm(0)
+            connection.send(outcome)
 
 
 def attempt(work: Callable[[Any], Any], item: Any) -> Any:

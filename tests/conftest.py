@@ -25,7 +25,10 @@ FOLDS, IMAGE_SIZE, CROP = 3, 48, 40
 
 @cache
 def help_of(script: str, *subcommand: str) -> str:
-    """What `python {script} {subcommand} --help` prints, run in this process, which has imported most of it already."""
+    """Return what `python {script} {subcommand} --help` prints.
+
+    It runs in this process, which has imported most of it already.
+    """
     printed, arguments, on_sigterm = StringIO(), sys.argv, signal.getsignal(signal.SIGTERM)
     sys.argv = [str(ROOT / script), *subcommand, "--help"]
     try:

@@ -20,7 +20,7 @@ from src.artifacts.files import (
     write_array,
 )
 from src.artifacts.paths import ArtifactError, DataFolder, RunFolder
-from src.artifacts.provenance import keep_features_of, require_features_of, settle
+from src.artifacts.provenance import _own_name, keep_features_of, require_features_of, settle
 from src.artifacts.tables import read_train, remove_fold_tables, write_table
 from src.labels import LABELS
 
@@ -158,7 +158,7 @@ def test_train_csv_with_bom_crlf_and_more_columns_is_read(tmp_path):
         (lambda t: t.assign(**{LABELS[5]: [0, np.nan, 0]}), r"line 3: .*neither 0 nor 1"),
         (
             lambda t: t.assign(SeriesInstanceUID=["1.1", "1.2", "1.1"]),
-            "line 4: series 1.1 stands there twice",
+            "line 4: series 1.1 appears twice",
         ),
         (lambda t: t.assign(SeriesInstanceUID=["1.1", "../x", "1.3"]), "not a DICOM UID"),
         (lambda t: t.iloc[:0], "has no rows"),
@@ -194,7 +194,7 @@ def test_features_of_other_weights_are_removed_before_and_refused_after_extracti
 
 @pytest.mark.parametrize("how", ["arrays", "features"])
 def test_parts_that_start_in_the_same_moment_do_not_meet(tmp_path, how):
-    """Threads, for the files the same as processes; 20 times, as a collision is a matter of luck."""
+    """Threads stand for processes: their files are the same. 20 turns: a collision needs luck."""
     parts = [f"{i}/4" for i in range(1, 5)]
     for turn in range(20):
         run, gate = RunFolder(tmp_path, f"net{turn}", 0), Barrier(len(parts))
@@ -218,12 +218,13 @@ def test_parts_that_start_in_the_same_moment_do_not_meet(tmp_path, how):
 def test_what_a_killed_part_left_goes_with_its_next_start(tmp_path):
     run = RunFolder(tmp_path, "net", 0)
     keep_features_of(run, "a", "1/2")
-    left = temporary(run.feature_settings, "2/2")
-    left.write_text("{")
+    own = _own_name(run.feature_settings, "2/2")
+    for left in (own, temporary(own)):
+        left.write_text("{")
     keep_features_of(run, "a", "1/2")
-    assert left.exists()
+    assert own.exists() and temporary(own).exists()
     keep_features_of(run, "a", "2/2")
-    assert not left.exists()
+    assert not own.exists() and not temporary(own).exists()
 
 
 def test_the_number_of_folds_is_told_by_the_table(tmp_path):

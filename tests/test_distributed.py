@@ -25,7 +25,10 @@ ENCODER = "test_convnext"
 
 
 def stage1(tiny, model_dir, *flags, processes=1, meet=("--standalone",), **options):
-    """train_stage1.py on the tiny set; without dropout, whose masks are drawn rank by rank. meet: how the ranks find each other, where torchrun starts them."""
+    """Start train_stage1.py on the tiny set, without dropout: its masks are drawn rank by rank.
+
+    meet: how the ranks find each other, if torchrun starts them.
+    """
     start = (
         ["-m", "torch.distributed.run", *meet, f"--nproc-per-node={processes}"]
         if processes > 1 or "--nnodes=2" in meet
@@ -104,7 +107,10 @@ def test_two_ranks_and_two_pieces_train_as_one_process(tiny, tmp_path):
 
 
 def test_two_nodes_train_as_one_process(tiny, tmp_path):
-    """Two launches that meet at a port, as docs/scale.md starts them on two machines; a batch is an epoch again."""
+    """Two launches meet at a port, as docs/scale.md starts them on two machines.
+
+    A batch is an epoch again.
+    """
     with socket.create_server(("localhost", 0)) as free:
         port = free.getsockname()[1]
     meet = ["--nnodes=2", "--rdzv-backend=c10d", "--rdzv-id=7", f"--rdzv-endpoint=localhost:{port}"]

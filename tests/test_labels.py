@@ -1,9 +1,5 @@
-import subprocess
-from pathlib import Path
-
 from src.labels import LABELS, LOCATIONS, MIRROR, PRESENT
-
-ROOT = Path(__file__).resolve().parents[1]
+from tests.conftest import ROOT
 
 
 def test_mirror_swaps_left_and_right_and_nothing_else():
@@ -20,12 +16,6 @@ def test_presence_is_the_last_of_14():
 
 
 def test_labels_are_spelled_once():
-    found = subprocess.run(
-        ["git", "grep", "-l", "--untracked", LABELS[11], "--", "*.py"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert [name for name in found.stdout.split() if not name.startswith("tests/")] == [
-        "src/labels.py"
-    ]
+    sources = [*ROOT.glob("*.py"), *ROOT.glob("src/**/*.py"), *ROOT.glob("tools/**/*.py")]
+    spelled = [path for path in sources if LABELS[11] in path.read_text()]
+    assert spelled == [ROOT / "src" / "labels.py"]

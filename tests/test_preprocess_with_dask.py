@@ -1,4 +1,7 @@
-"""Preprocessing on dask workers writes what one process writes, and a worker that dies costs at most the series it had."""
+"""Preprocessing on dask workers writes what one process writes.
+
+A worker that dies costs at most the series it had.
+"""
 
 import os
 import shutil
@@ -19,7 +22,10 @@ from tools.preprocess_with_dask import Config, check_workers, problem_of
 
 
 def marked(job):
-    """`prepare_series`, but a mark in the series' folder ends the dask worker: "kill" each time, "kill once" the first time."""
+    """Do `prepare_series`, but let a mark in the series' folder end the dask worker.
+
+    "kill" does so each time, "kill once" the first time.
+    """
     for mark in DataFolder(job.data_dir).series(job.uid).glob("kill*"):
         if mark.name == "kill once":
             mark.unlink()
@@ -91,7 +97,7 @@ def test_a_worker_that_does_not_see_the_data_is_refused(tmp_path):
     check_workers(Cluster(), tmp_path)
     with pytest.raises(
         UserError,
-        match=r"tcp://here: it does not see .*/train.csv: the data must lie on a shared disk",
+        match=r"tcp://here: it does not see .*/train.csv: the data must be on a shared disk",
     ):
         check_workers(Cluster(), tmp_path / "train.csv")
     assert problem_of(Path(os.devnull)) is None

@@ -1,14 +1,14 @@
+"""Flags become a Config, and errors one sentence and an exit code."""
+
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from src.progress import Clock, in_thread
-from src.script import TRACED_PACKAGES, UserError, run_script, versions
+from src.script import UserError, run_script, wrapped
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -78,36 +78,40 @@ def test_sigterm_ends_with_its_code():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 143
 
 
-def test_a_thread_is_one_item_ahead_and_keeps_the_order():
-    started, done = [], []
-    for item in in_thread(lambda item: started.append(item) or item, range(5)):
-        time.sleep(0.02)
-        assert started == list(range(min(item + 2, 5)))
-        done.append(item)
-    assert done == list(range(5))
+HELP = """What it does. It is a sentence that is too long for a narrow terminal.
+Prose goes on here.
+
+    python script.py --size 3
+
+Reads   a.csv
+Writes  b.csv, and a sentence about it that is too long for a narrow terminal
+"""
 
 
-def test_an_error_in_the_thread_comes_where_its_item_is_due():
-    due = in_thread(lambda item: 1 // item, [2, 1, 0, 3])
-    assert [next(due), next(due)] == [0, 1]
-    with pytest.raises(ZeroDivisionError):
-        next(due)
+def test_help_wraps_prose_and_keeps_the_lines_of_lists():
+    assert wrapped(HELP, 50).splitlines() == [
+        "What it does. It is a sentence that is too long",
+        "for a narrow terminal. Prose goes on here.",
+        "",
+        "    python script.py --size 3",
+        "",
+        "Reads   a.csv",
+        "Writes  b.csv, and a sentence about it that is too",
+        "        long for a narrow terminal",
+    ]
 
 
-def test_a_clock_adds_up_parts_and_waits():
-    clock = Clock()
-    for _ in clock.waiting("wait", (time.sleep(0.02) for _ in range(3))):
-        with clock.part("work"):
-            time.sleep(0.01)
-    assert 0.06 <= clock.seconds["wait"] < 1
-    assert 0.03 <= clock.seconds["work"] < 1
-
-
-def test_versions_name_what_decides_about_results():
-    assert set(versions()) == {"python", *TRACED_PACKAGES}
-    assert "not installed" not in versions().values()
+def test_help_shows_the_docstring_and_the_flags(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "60")
+    with pytest.raises(SystemExit) as stop:
+        run(monkeypatch, stopped(None), "--help")
+    shown = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert shown.startswith("What it does.") and "--size" in shown and "pixels" in shown
+    assert max(map(len, shown.splitlines())) <= 60
 
 
 def test_help_needs_no_torch():
-    code = "import sys; import src.script, src.artifacts.tables, preprocess_data; assert 'torch' not in sys.modules"
+    modules = "src.script, src.artifacts.tables, preprocess_data"
+    code = f"import sys; import {modules}; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

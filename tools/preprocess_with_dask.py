@@ -1,10 +1,13 @@
-"""Stage 1 of 8 on the workers of a dask cluster: preprocess_data.py, but other machines read the series. Needs: pip install "dask[distributed]"
+"""Stage 1 of 8 on dask workers. Needs: pip install "dask[distributed]"
 
-Reads and writes what preprocess_data.py does, byte for byte. All machines see --data-dir under the same path; they hold this repository at the same version.
-Over the network go paths, UIDs and settings, and back how many slices a series has or why it failed: no pixels, nothing of the patient.
+Reads and writes what preprocess_data.py does, byte for byte. All machines hold this repository
+at the same version and see --data-dir under the same path. Only paths, UIDs, settings, numbers
+of slices and reasons of failures go over the network: no pixels, nothing of the patient.
 
-Each series is read in a process of its own, under --time-limit and --memory-limit. One whose dask worker dies is tried again on another.
-Start the dask workers in the repository's folder: DASK_DISTRIBUTED__WORKER__DAEMON=False python -m dask worker tcp://HOST:8786 --nthreads 1
+Each series is read in a process of its own, under --time-limit and --memory-limit.
+A series whose dask worker dies is tried again on another. Start the workers in this repository:
+
+    DASK_DISTRIBUTED__WORKER__DAEMON=False python -m dask worker tcp://HOST:8786 --nthreads 1
 """
 
 import importlib.util
@@ -12,7 +15,7 @@ import logging
 import multiprocessing
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,24 +32,27 @@ from src.script import OK, SOME_FAILED, UserError, run_script
 from src.worker_pool import RETRIES, Failure, Limits, interrupts_held, run_in_workers
 
 PATIENCE = 60  # seconds, for the scheduler and the first worker
-LOCAL = {  # settings of dask for a cluster of our own; one task a worker at a time, so that one that kills its worker harms no other
+LOCAL = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": logging.CRITICAL}
+SETTINGS = {  # of dask, for workers on this machine
     "distributed.worker.daemon": False,
     "distributed.scheduler.allowed-failures": RETRIES,
+    # one task a worker at a time: one that kills its worker harms no other
     "distributed.scheduler.worker-saturation": 1.0,
 }
 
 
 @dataclass
 class Config(preprocess_data.Config):
-    scheduler: str | None = (
-        None  # tcp://HOST:8786 of a running one; without, --workers dask workers on this machine
-    )
+    # tcp://HOST:8786 of a running scheduler; without, --workers dask workers on this machine
+    scheduler: str | None = None
 
 
 def main(config: Config) -> pd.DataFrame:
+    """Return the failed series, as preprocess_data.py does."""
     if config.check:
         raise UserError(
-            "--check is not for dask, its report would send patient IDs over the network: run preprocess_data.py --check"
+            "--check is not for dask, its report would send patient IDs over the network: "
+            "run preprocess_data.py --check"
         )
     config = replace(config, data_dir=config.data_dir.resolve())
     train = require(DataFolder(config.data_dir).train)
@@ -57,93 +63,74 @@ def main(config: Config) -> pd.DataFrame:
 
 @contextmanager
 def connected(config: Config) -> Iterator[Any]:
-    """A client of the scheduler, or of workers on this machine; it has at least one worker."""
+    """Connect to the scheduler, or to workers on this machine, and wait for the first worker."""
     try:
         import dask
 
-        from distributed import Client
+        import distributed
     except ImportError as error:
         raise UserError(
-            'dask is not installed: pip install "dask[distributed]", or run preprocess_data.py, which does without'
+            'dask is not installed: pip install "dask[distributed]", or run preprocess_data.py'
         ) from error
-    with (
-        dask.config.set(LOCAL),
-        nullcontext(config.scheduler)
-        if config.scheduler
-        else local_cluster(config.workers) as cluster,
-    ):
+    with ExitStack() as stack:
+        cluster = config.scheduler
+        if not cluster:
+            stack.enter_context(dask.config.set(SETTINGS))
+            with interrupts_held():  # workers get no interrupts: this process ends them
+                own = distributed.LocalCluster(n_workers=config.workers, **LOCAL)
+            cluster = stack.enter_context(own)
         try:
-            client = Client(cluster, timeout=PATIENCE)
+            client = distributed.Client(cluster, timeout=PATIENCE)
             client.wait_for_workers(1, timeout=PATIENCE)
         except (OSError, ValueError) as error:  # a TimeoutError is an OSError
             raise UserError(
-                f"no dask worker at {config.scheduler or 'this machine'} after {PATIENCE} s: start scheduler and workers first"
+                f"no dask worker at {config.scheduler or 'this machine'} after {PATIENCE} s: "
+                "start scheduler and workers first"
             ) from error
         with client:
             yield client
 
 
-def local_cluster(workers: int) -> Any:
-    """Dask worker processes on this machine. They get no interrupts: it is ours to end them."""
-    from distributed import LocalCluster
-
-    with interrupts_held():
-        return LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            dashboard_address=None,
-            silence_logs=logging.CRITICAL,
-        )
-
-
 def check_workers(client, train: Path) -> None:
-    """Refuse a cluster with a worker that could not do its part."""
+    """Raise UserError if a dask worker could not read the series."""
     for address, problem in client.run(problem_of, train, on_error="return").items():
         if problem:
             raise UserError(f"dask worker {address}: {problem}")
 
 
 def problem_of(train: Path) -> str | None:
-    """Why a dask worker could not do its part, as it sees it."""
+    """Return why the dask worker that runs this could not read the series."""
     if multiprocessing.current_process().daemon:
         return "it may not start processes: start it with DASK_DISTRIBUTED__WORKER__DAEMON=False"
     if not importlib.util.find_spec("src"):
         return "it cannot import this project: start it in the repository's folder"
-    return (
-        None
-        if train.exists()
-        else f"it does not see {train}: the data must lie on a shared disk, under the same path everywhere"
-    )
+    if not train.exists():
+        return f"it does not see {train}: the data must be on a shared disk, same path everywhere"
+    return None
 
 
 def run_on_dask(
     client, function: Callable[[Job], dict | Failure], jobs: list[Job], _: int, limits: Limits
 ) -> Iterator[tuple[Job, dict | Failure]]:
-    """(job, what came of it) in order of completion, as from `run_in_workers`."""
+    """Yield (job, result or Failure) in order of completion, as `run_in_workers` does."""
     from distributed import KilledWorker, as_completed
 
-    in_turn = client.map(
-        partial(in_own_process, function, limits), jobs, pure=False
-    )  # all at once: dask then holds them back until a worker is free
-    futures = dict(zip(in_turn, jobs, strict=True))
+    # All at once: dask holds them back until a worker is free.
+    submitted = client.map(partial(in_own_process, function, limits), jobs, pure=False)
+    job_of = dict(zip(submitted, jobs, strict=True))
+    died = Failure("crashed", "the dask workers that had it died: see their logs")
     try:
-        for future in as_completed(futures):
-            error = future.exception()
-            if isinstance(error, KilledWorker):
-                yield (
-                    futures[future],
-                    Failure("crashed", "the dask workers that had it died: see their logs"),
-                )
-            else:
-                yield futures[future], future.result()
+        for future in as_completed(submitted):
+            was_killed = isinstance(future.exception(), KilledWorker)
+            yield job_of[future], died if was_killed else future.result()
     finally:
-        client.cancel(list(futures))
+        client.cancel(submitted)
 
 
 def in_own_process(
     function: Callable[[Job], dict | Failure], limits: Limits, job: Job
 ) -> dict | Failure:
-    """On a dask worker: do the job in a process that it may ruin. The facts of the series are on the disk: only its length goes back."""
+    """Do the job in a process that may crash. The metadata is on disk: return only the length."""
     [(_, outcome)] = run_in_workers(function, [job], 1, limits)
     return outcome if isinstance(outcome, Failure) else {"length": outcome["length"]}
 

@@ -1,6 +1,7 @@
 """Atomic writes, and reads that never run code: arrays, json, pickles, text."""
 
 import json
+import math
 import os
 import pickle
 from collections.abc import Iterator
@@ -14,23 +15,21 @@ import numpy as np
 from src.artifacts.paths import ArtifactError, RunFolder, remedy, require
 
 
-def temporary(path: Path, part: str = "1/1") -> Path:
-    """Where `path` is written until it is whole: one name, so that the next run clears what a killed one left.
+def temporary(path: Path) -> Path:
+    """Return where `path` is written until it is complete.
 
-    part: "i/n", the i-th of n processes that may write the same file at once; each has its own name.
+    The name is always the same: the next run overwrites what a killed one left.
     """
-    own = "" if part == "1/1" else f".{part.replace('/', 'of')}"
-    return path.with_name(f".{path.name}{own}.tmp")
+    return path.with_name(f".{path.name}.tmp")
 
 
 @contextmanager
-def atomic(path: Path, mode: str = "wb", sync: bool = True, part: str = "1/1") -> Iterator[IO]:
-    """Open a temporary file beside `path`; rename it to `path` when the block ends well, remove it when not.
+def atomic(path: Path, mode: str = "wb", sync: bool = True) -> Iterator[IO]:
+    """Open a temporary file beside `path` and rename it to `path` if the block succeeds.
 
-    sync: wait until the disk has it, so that it outlives a power failure.
-    part: as in `temporary`.
+    sync: wait until the disk has it, so that it survives a power failure.
     """
-    partial = temporary(path, part)
+    partial = temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(partial, mode) as file:
@@ -47,9 +46,27 @@ def atomic(path: Path, mode: str = "wb", sync: bool = True, part: str = "1/1") -
 
 
 def unwritable(path: Path, error: Exception) -> ArtifactError:
+    reason = getattr(error, "strerror", None) or error
     return ArtifactError(
-        f"{path} cannot be written ({getattr(error, 'strerror', None) or error}): free space or choose another folder"
+        f"{path} cannot be written ({reason}): free space or choose another folder"
     )
+
+
+@contextmanager
+def reading(path: Path, what: str, advice: str = "") -> Iterator[None]:
+    """Require `path`, and turn what goes wrong while it is read into an ArtifactError.
+
+    what: what the file should be. advice: what to do if it is not.
+    """
+    require(path)
+    try:
+        yield
+    except (ArtifactError, MemoryError):
+        raise
+    except Exception as error:  # a broken file raises almost anything
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        advice = advice or f"delete it and {remedy(path)}"
+        raise ArtifactError(f"{path} is not {what} ({reason}): {advice}") from error
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
@@ -58,61 +75,63 @@ def write_array(path: Path, array: np.ndarray) -> None:
 
 
 def read_array(path: Path) -> np.ndarray:
-    try:
-        return np.load(require(path), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise ArtifactError(
-            f"{path} is not a whole array ({error}): delete it and {remedy(path)}"
-        ) from error
+    with reading(path, "a whole array"):
+        return np.load(path, allow_pickle=False)
 
 
 def read_layout(path: Path) -> tuple[int, tuple[int, ...], np.dtype]:
-    """(offset of the data in bytes, shape, dtype) of an npy file; a file that is cut short raises."""
-    try:
-        with open(require(path), "rb") as file:
-            major, _ = np.lib.format.read_magic(file)
-            reader = (
-                np.lib.format.read_array_header_1_0
-                if major == 1
-                else np.lib.format.read_array_header_2_0
-            )
-            shape, fortran, dtype = reader(file)
-            offset, end = file.tell(), os.fstat(file.fileno()).st_size
-    except (ValueError, OSError) as error:
-        raise ArtifactError(
-            f"{path} is not an array ({error}): delete it and {remedy(path)}"
-        ) from error
-    if fortran or dtype.hasobject or end - offset != dtype.itemsize * int(np.prod(shape)):
-        raise ArtifactError(f"{path} is not a whole array: delete it and {remedy(path)}")
+    """Return (offset of the data in bytes, shape, dtype) of an npy file.
+
+    Raise ArtifactError if the file is cut short.
+    """
+    with reading(path, "a whole array"), open(path, "rb") as file:
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError("not version 1.0 of the format")
+        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+        offset = file.tell()
+        size = os.fstat(file.fileno()).st_size
+        if fortran_order or dtype.hasobject or size != offset + dtype.itemsize * math.prod(shape):
+            raise ValueError("unexpected size or layout")
     return offset, shape, dtype
 
 
-@cache
-def array_layout(path: Path) -> tuple[int, tuple[int, ...], np.dtype]:
-    """`read_layout`, once a process: for files that many samples are read from."""
-    return read_layout(path)
+array_layout = cache(read_layout)  # read once per process: for files that many samples come from
 
 
 def read_slices(path: Path, indices: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-    """Slices (k, S, S) of an array (n, S, S) by positioned reads: only their bytes are read, and errors come as exceptions."""
+    """Return slices (k, S, S) of an array file (n, S, S), into `out` if given.
+
+    Positioned reads fetch only their bytes, and errors come as exceptions (not as with mmap).
+    """
     offset, shape, dtype = array_layout(path)
     out = np.empty((len(indices), *shape[1:]), dtype) if out is None else out
     size = out[0].nbytes
     with open(path, "rb", buffering=0) as file:
         for slice_, index in zip(out, indices, strict=True):
-            if (
-                os.preadv(file.fileno(), [memoryview(slice_).cast("B")], offset + int(index) * size)
-                != size
-            ):
+            buffer = memoryview(slice_).cast("B")
+            if os.preadv(file.fileno(), [buffer], offset + int(index) * size) != size:
                 raise ArtifactError(
                     f"{path} ends before slice {index}: delete it and {remedy(path)}"
                 )
     return out
 
 
-def write_json(path: Path, content: dict, sync: bool = True, part: str = "1/1") -> None:
-    with atomic(path, "w", sync, part) as file:
+def has_features(run: RunFolder, uid: str) -> bool:
+    """Return whether both files of a series exist and are complete."""
+    try:
+        return all(read_layout(path) for path in (run.feature(uid), run.logit(uid)))
+    except ArtifactError:
+        return False
+
+
+def write_json(path: Path, content: dict, sync: bool = True) -> None:
+    with atomic(path, "w", sync) as file:
         json.dump(content, file, indent=1)
+
+
+def read_json(path: Path) -> dict:
+    with reading(path, "whole json", "delete it and run the stage that makes it again"):
+        return json.loads(path.read_text())
 
 
 def write_lines(path: Path, lines: list[str]) -> None:
@@ -121,7 +140,6 @@ def write_lines(path: Path, lines: list[str]) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """One line more at the end of a text."""
     try:
         with open(path, "a") as file:
             print(line, file=file)
@@ -129,44 +147,23 @@ def append_line(path: Path, line: str) -> None:
         raise unwritable(path, error) from error
 
 
-def read_json(path: Path) -> dict:
-    try:
-        return json.loads(require(path).read_text())
-    except ValueError as error:
-        raise ArtifactError(
-            f"{path} is not whole json ({error}): delete it and run the stage that makes it again"
-        ) from error
-
-
 def read_json_lines(path: Path) -> list[dict]:
-    """One dict a line, as `run.Run` writes them."""
-    try:
-        return [json.loads(line) for line in require(path).read_text().splitlines()]
-    except ValueError as error:
-        raise ArtifactError(
-            f"{path} has a line that is not json ({error}): delete that line"
-        ) from error
+    """Return one dict per line, as src/training/run_folder.py writes them."""
+    with reading(path, "json in every line", "delete the line that is not"):
+        return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-class PlainUnpickler(pickle.Unpickler):
-    """Admits numpy arrays, numpy scalars and plain containers; any other class or function is refused before it is called."""
+class _PlainUnpickler(pickle.Unpickler):
+    """Load numpy arrays, numpy scalars and plain containers; refuse all other classes and calls."""
 
-    NUMPY = {"_reconstruct", "ndarray", "dtype", "scalar", "_frombuffer"}
-    NUMPY_MODULES = {
-        "numpy",
-        "numpy.core.multiarray",
-        "numpy._core.multiarray",
-        "numpy.core.numeric",
-        "numpy._core.numeric",
-    }
+    NUMPY_MODULES = {"numpy", "numpy._core.multiarray", "numpy._core.numeric"}
+    NUMPY_NAMES = {"_reconstruct", "ndarray", "dtype", "scalar", "_frombuffer"}
+    PLAIN = {("_codecs", "encode"), ("collections", "OrderedDict"), ("builtins", "set")}
 
     def find_class(self, module: str, name: str) -> Any:
-        numpy_piece = module in self.NUMPY_MODULES and name in self.NUMPY
-        if numpy_piece or (module, name) in {
-            ("_codecs", "encode"),
-            ("collections", "OrderedDict"),
-            ("builtins", "set"),
-        }:
+        now_called = module.replace("numpy.core.", "numpy._core.")  # renamed in numpy 2
+        is_numpy = now_called in self.NUMPY_MODULES and name in self.NUMPY_NAMES
+        if is_numpy or (module, name) in self.PLAIN:
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")
 
@@ -177,28 +174,9 @@ def write_pickle(path: Path, content: dict) -> None:
 
 
 def read_pickle(path: Path) -> dict:
-    """A pickled {uid: arrays or plain values}; anything that is not plain data is refused and not executed."""
-    try:
-        with open(require(path), "rb") as file:
-            return PlainUnpickler(file).load()
-    except (
-        pickle.UnpicklingError,
-        EOFError,
-        ValueError,
-        IndexError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        ImportError,
-    ) as error:
-        raise ArtifactError(
-            f"{path} is not a pickle of plain arrays ({error}): make it anew"
-        ) from error
+    """Return a pickled {uid: arrays or plain values}.
 
-
-def has_features(run: RunFolder, uid: str) -> bool:
-    """Return whether both files of a series exist and are complete."""
-    try:
-        return all(read_layout(path) for path in (run.feature(uid), run.logit(uid)))
-    except ArtifactError:
-        return False
+    Raise ArtifactError, and run nothing, if it holds more than plain data.
+    """
+    with reading(path, "a pickle of plain arrays"), open(path, "rb") as file:
+        return _PlainUnpickler(file).load()

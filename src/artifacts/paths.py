@@ -1,4 +1,4 @@
-"""Where every file between the stages lies, and which stage makes it."""
+"""Where every file between the stages is, and which stage makes it."""
 
 import re
 from pathlib import Path
@@ -7,23 +7,52 @@ from src.script import UserError
 
 UID = re.compile(r"[0-9.]{1,64}")
 PUT_THE_DATA = "put the challenge's tables and series/ there, or name their folder with --data-dir"
+MADE_BY = {  # stage: the files that it makes, as patterns of pathlib.Path.match
+    "preprocess_data.py": ("npy_sequence/*", "npy_slice/*", "train_meta.csv", "slice_*_dict.pkl"),
+    "create_folds.py": ("train_*_folds.csv", "label_dict.pkl", "f_dict_sample.pkl"),
+    "train_stage1.py": ("*_stage1.pth",),
+    "extract_features.py": ("features/*", "logits/*"),
+    "train_stage2.py": ("*_stage2.pth", "weights_inference.pth"),
+    "eval_stage1.py, eval_stage2.py and eval_end_to_end.py": ("scores_*.json", "predictions_*.csv"),
+    "tools/mine_hard_negatives.py": ("f_dict_hard.pkl",),
+    "tools/report.py": ("temperatures.json",),
+    "tools/export_onnx.py": ("*.onnx",),
+}
 
 
 class ArtifactError(UserError):
     """A file between the stages is missing, broken, or does not fit the others."""
 
 
+def require(path: Path) -> Path:
+    """Return the path; raise ArtifactError that names the stage to run if nothing is there."""
+    if path.exists():
+        return path
+    raise ArtifactError(f"{path} is missing: {remedy(path)}")
+
+
+def remedy(path: Path) -> str:
+    """Return what to do about a missing or broken file."""
+    if path.name in ("train.csv", "train_localizers.csv"):
+        return PUT_THE_DATA
+    for stage, patterns in MADE_BY.items():
+        if any(path.match(pattern) for pattern in patterns):
+            return f"run {stage} first"
+    return "check the path"
+
+
 def checked_uid(uid: str) -> str:
-    """The UID itself; anything else that could become part of a path raises ArtifactError."""
+    """Return the UID; raise ArtifactError for text that could lead to another folder."""
     if not UID.fullmatch(str(uid)) or set(str(uid)) == {"."}:
         raise ArtifactError(
-            f"{str(uid)[:80]!r} is not a DICOM UID (digits and points, 1 to 64): correct the table that names it"
+            f"{str(uid)[:80]!r} is not a DICOM UID (digits and points, 1 to 64): "
+            "correct the table that names it"
         )
     return str(uid)
 
 
 class DataFolder:
-    """Paths under --data-dir. {uid} is a SeriesInstanceUID."""
+    """Paths under --data-dir. uid: a SeriesInstanceUID."""
 
     def __init__(self, root: str | Path):
         self.root = Path(root)
@@ -35,12 +64,10 @@ class DataFolder:
         self.sequences = self.root / "npy_sequence"
         self.slices = self.root / "npy_slice"
         self.array_settings = self.sequences / "settings.json"
-        self.slice_uids = (
-            self.root / "slice_uids_dict.pkl"
-        )  # {uid: [SOPInstanceUID in slice order]}
-        self.geometry = (
-            self.root / "slice_geometry_dict.pkl"
-        )  # {uid: {"positions": (n,) float mm, "frames": (n,) int}}
+        # {uid: [SOPInstanceUID in slice order]}
+        self.slice_uids = self.root / "slice_uids_dict.pkl"
+        # {uid: {"positions": (n,) float mm, "frames": (n,) int}}
+        self.geometry = self.root / "slice_geometry_dict.pkl"
         self.labels = self.root / "label_dict.pkl"  # {uid: (n, 14) uint8}
         self.safe_slices = self.root / "f_dict_sample.pkl"  # {uid: (k,) int}
         self.hard_slices = self.root / "f_dict_hard.pkl"  # {uid: (k,) int}
@@ -68,29 +95,25 @@ class DataFolder:
         return self.root / f"train_stage1_{count}_folds.csv"
 
     def fold_count(self) -> int:
-        """How many folds create_folds.py dealt, told by the one table it leaves."""
-        counts = [
-            int(re.search(r"train_(\d+)_folds", path.name).group(1))
-            for path in self.root.glob("train_[0-9]*_folds.csv")
-        ]
-        if len(counts) != 1:
+        """Return the number of folds, read from the name of the one table of folds."""
+        tables = list(self.root.glob("train_[0-9]*_folds.csv"))
+        if len(tables) != 1:
             raise ArtifactError(
-                f"{self.root} holds {len(counts)} tables train_*_folds.csv, not one: run create_folds.py first"
+                f"{self.root} holds {len(tables)} tables train_*_folds.csv, not one: "
+                "run create_folds.py first"
             )
-        return counts[0]
+        return int(tables[0].name.split("_")[1])
 
 
 class EncoderFolder:
-    """Paths under --model-dir/{encoder}: what all folds have together."""
+    """Paths under --model-dir/{encoder}: what all folds share."""
 
     def __init__(self, model_dir: str | Path, encoder: str):
         self.root = Path(model_dir) / encoder.replace("/", "_")
-        self.temperatures = (
-            self.root / "temperatures.json"
-        )  # {"temperatures": {label: t}, "folds": [k], "n_series": n}
-        self.localisation = (
-            self.root / "localisation.json"
-        )  # {"rows": [{"name": text, "value": text or number}]}
+        # {"temperatures": {label: t}, "folds": [k], "n_series": n}
+        self.temperatures = self.root / "temperatures.json"
+        # {"rows": [{"name": text, "value": text or number}]}
+        self.localisation = self.root / "localisation.json"
         self.report = self.root / "report"
         self.report_page = self.report / "report.html"
 
@@ -99,7 +122,7 @@ class EncoderFolder:
 
 
 class RunFolder:
-    """Paths under --model-dir/{encoder}/fold-{k}. stage is "stage1" or "stage2"."""
+    """Paths under --model-dir/{encoder}/fold-{fold}. stage: "stage1" or "stage2"."""
 
     def __init__(self, model_dir: str | Path, encoder: str, fold: int | str):
         self.root = EncoderFolder(model_dir, encoder).root / f"fold-{fold}"
@@ -111,7 +134,6 @@ class RunFolder:
         self.transformer_onnx = self.root / "sequence_transformer.onnx"
         self.events = self.root / "tensorboard"
         self.findings = self.root / "findings.csv"
-        self.localisation = self.root / "localisation.json"
 
     def best(self, stage: str) -> Path:
         return self.root / f"best_{stage}.pth"
@@ -145,43 +167,3 @@ class RunFolder:
 
     def logit(self, uid: str) -> Path:
         return self.logits / f"{checked_uid(uid)}.npy"
-
-
-MADE_BY = (  # (file name, what makes it)
-    (r"train\.csv|train_localizers\.csv", PUT_THE_DATA),
-    (
-        r"train_meta\.csv|slice_uids_dict\.pkl|slice_geometry_dict\.pkl",
-        "run preprocess_data.py first",
-    ),
-    (
-        r"train_(stage1_)?\d+_folds\.csv|label_dict\.pkl|f_dict_sample\.pkl",
-        "run create_folds.py first",
-    ),
-    (r"(best|last)_stage1\.pth", "run train_stage1.py first"),
-    (
-        r"scores_(stage1|stage2|end_to_end)\.json|predictions_(stage1|stage2|end_to_end)\.csv",
-        "run eval_stage1.py, eval_stage2.py and eval_end_to_end.py first",
-    ),
-    (r"temperatures\.json", "run tools/report.py first"),
-    (r"best_stage2\.pth|last_stage2\.pth|weights_inference\.pth", "run train_stage2.py first"),
-    (r"(slice_cnn|sequence_transformer)\.onnx", "run tools/export_onnx.py first"),
-)
-
-
-def require(path: Path) -> Path:
-    """The path itself where it exists; ArtifactError with the stage that makes it where not."""
-    if path.exists():
-        return path
-    raise ArtifactError(f"{path} is missing: {remedy(path)}")
-
-
-def remedy(path: Path) -> str:
-    """Which stage makes a file."""
-    parent = path.parent.name
-    if parent in ("npy_sequence", "npy_slice"):
-        return "run preprocess_data.py first"
-    if parent in ("features", "logits"):
-        return "run extract_features.py first"
-    return next(
-        (remedy for name, remedy in MADE_BY if re.fullmatch(name, path.name)), "check the path"
-    )

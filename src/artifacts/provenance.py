@@ -1,4 +1,4 @@
-"""What the files of a folder were made with; files made with something else are refused."""
+"""What the files of a folder were made with; stages refuse files made with something else."""
 
 import hashlib
 import shutil
@@ -9,47 +9,37 @@ from src.artifacts.files import read_json, temporary, write_json
 from src.artifacts.paths import ArtifactError, RunFolder, require
 
 
-def settle(path: Path, settings: dict, remedy: str, part: str = "1/1") -> None:
-    """Write the settings that the files beside `path` are made with, or refuse settings other than those they were made with.
+def settle(path: Path, settings: dict, advice: str, part: str = "1/1") -> None:
+    """Write the settings that the files beside `path` are made with.
 
-    part: of several processes that do so at once, as in `temporary`.
+    Raise ArtifactError with the `advice` if they were made with other settings before.
+    part: "i/n" for the i-th of n processes that may start at the same moment.
     """
-    _remove_left(path, part)
+    _clear_own(path, part)
     if not path.exists():
-        return write_json(path, settings, part=part)
+        return _write_settings(path, settings, part)
     made = read_json(path)
     for name, value in settings.items():
         if made.get(name) != value:
             raise ArtifactError(
-                f"{path.parent} was made with {name} {made.get(name)}, not {value}: {remedy}"
+                f"{path.parent} was made with {name} {made.get(name)}, not {value}: {advice}"
             )
 
 
-def _remove_left(path: Path, part: str) -> None:
-    """Away with what this part left when it was killed: another may have written the file since, so that it will not be written again."""
-    with suppress(OSError):
-        temporary(path, part).unlink()
-
-
-def fingerprint(path: Path) -> str:
-    """SHA-256 of a file: tells the weights that features were made with."""
-    with open(require(path), "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def keep_features_of(run: RunFolder, weights: str, part: str = "1/1") -> None:
-    """Before extraction: features of these weights stay, those of others are removed; refused where other processes may be at work on them.
+    """Delete features of other weights before an extraction.
 
-    part: of several processes that do so at once, as in `temporary`.
+    Raise ArtifactError instead if other processes may be writing beside them.
+    weights: fingerprint of the weights.
+    part: as in `settle`.
     """
-    _remove_left(run.feature_settings, part)
-    found = any(
-        run.features.glob("*.npy")
-    )  # before their settings are read: others write these first
-    known = read_json(run.feature_settings)["weights"] if run.feature_settings.exists() else None
-    if known == weights:
+    path = run.feature_settings
+    _clear_own(path, part)
+    # Look for features before their settings are read: other processes write the settings first.
+    has_features = any(run.features.glob("*.npy"))
+    if path.exists() and read_json(path)["weights"] == weights:
         return
-    if found:
+    if has_features:
         if part != "1/1":
             raise ArtifactError(
                 f"{run.features} holds features of other weights: delete it and {run.logits} first"
@@ -57,12 +47,38 @@ def keep_features_of(run: RunFolder, weights: str, part: str = "1/1") -> None:
         print(f"{run.features} holds features of other weights: they are made anew")
         shutil.rmtree(run.logits, ignore_errors=True)
         shutil.rmtree(run.features)
-    write_json(run.feature_settings, {"weights": weights}, part=part)
+    _write_settings(path, {"weights": weights}, part)
 
 
 def require_features_of(run: RunFolder, weights: str) -> None:
-    """Before stage 2 reads them: the features were made with these weights."""
+    """Raise ArtifactError if the features were made with other weights."""
     if read_json(run.feature_settings)["weights"] != weights:
         raise ArtifactError(
-            f"{run.features} was made with other weights than {run.best('stage1')}: run extract_features.py again"
+            f"{run.features} was made with other weights than {run.best('stage1')}: "
+            "run extract_features.py again"
         )
+
+
+def fingerprint(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with open(require(path), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _own_name(path: Path, part: str) -> Path:
+    """Return the name under which this part alone writes the file that all parts write."""
+    return path.with_name(f".{path.name}.{part.replace('/', 'of')}.tmp")
+
+
+def _write_settings(path: Path, settings: dict, part: str) -> None:
+    own = _own_name(path, part)
+    write_json(own, settings)
+    own.replace(path)
+
+
+def _clear_own(path: Path, part: str) -> None:
+    """Delete what this part left when it was killed; no other part would ever replace it."""
+    own = _own_name(path, part)
+    for left in (own, temporary(own)):
+        with suppress(OSError):
+            left.unlink()
