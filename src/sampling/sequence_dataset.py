@@ -79,7 +79,10 @@ def pad_sequences(samples: list[dict]) -> dict[str, torch.Tensor]:
     """Collate sequences: pad with zeros to the longest; `present` (B, T) is False at padding."""
     batch = {}
     for name in samples[0]:
-        values = [torch.as_tensor(sample[name]) for sample in samples]
-        padded = name in ("features", "positions", "present")  # (B, T, ...)
-        batch[name] = pad_sequence(values, batch_first=True) if padded else torch.stack(values)
+        values = [sample[name] for sample in samples]
+        if name in ("features", "positions", "present"):
+            tensors = list(map(torch.from_numpy, values))
+            batch[name] = pad_sequence(tensors, batch_first=True)  # (B, T, ...)
+        else:
+            batch[name] = torch.from_numpy(np.stack(values))
     return batch | {"features": batch["features"].float()}
