@@ -7,10 +7,7 @@ from src.labels import PRESENT
 
 
 def locate(model: nn.Module, images: Tensor) -> tuple:
-    """Return the SliceOutput and the heatmap (B, h, w) in 0..1.
-
-    A network without heatmap gives the class activation map of the most probable location, or None.
-    """
+    """Return the SliceOutput and where the network looks, (B, h, w) in 0..1, or None if unknown."""
     final, maps = model.maps(images)  # (B, C, h, w)
     out = model.output(final, maps)
     if out.heatmap is not None:
@@ -28,7 +25,6 @@ def class_activation(model: nn.Module, final: Tensor, labels: Tensor) -> Tensor 
     """Return what each place adds to the logit of labels (B,): (B, h, w) (Zhou et al. 2016).
 
     final: (B, C, h, w). The mean over the places plus the linear layer's bias is the logit.
-
     The published head is linear in the pooled features: logit = w . N(mean of x) + b. N is
     nothing, or a LayerNorm z -> g (z - m) / s + c with m and s of the pooled features. Both are
     affine once m and s are known, so w . N(x), with those m and s, has the mean w . N(mean of x).

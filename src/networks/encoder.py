@@ -19,10 +19,7 @@ def map_indices(encoder: nn.Module) -> list[int]:
 
 
 def load_encoder(name: str, pretrained: bool, checkpoint: Path | None) -> nn.Module:
-    """Return an encoder with weights from the hub, from a local file, or random ones.
-
-    Raise UserError if timm does not know it or its weights cannot be loaded.
-    """
+    """Return an encoder. Raise UserError if timm does not know it or cannot load its weights."""
     import timm  # takes longer to import than all else together, and only this function needs it
     from huggingface_hub import constants
 

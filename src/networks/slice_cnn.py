@@ -78,18 +78,14 @@ class SliceCNN(nn.Module):
         self.taps = map_indices(self.encoder)
         self.channels = self.encoder.head_hidden_size  # C of the features
         self.heatmap = None
+        head = [nn.Dropout(dropout)]
         if heatmap:
             of_maps = [self.encoder.feature_info[tap]["num_chs"] for tap in self.taps]
             self.heatmap = HeatmapHead(of_maps)
             self.channels += HEAT_CHANNELS + 2
-            self.head = nn.Sequential(
-                nn.Dropout(dropout),
-                nn.Linear(self.channels, HEAD_CHANNELS),
-                nn.GELU(),
-                nn.Linear(HEAD_CHANNELS, len(LABELS)),
-            )
-        else:
-            self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(self.channels, len(LABELS)))
+            head += [nn.Linear(self.channels, HEAD_CHANNELS), nn.GELU()]
+        head += [nn.Linear(HEAD_CHANNELS if heatmap else self.channels, len(LABELS))]
+        self.head = nn.Sequential(*head)
 
     def forward(self, images: Tensor) -> SliceOutput:
         return self.output(*self.maps(images))

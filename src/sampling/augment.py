@@ -60,11 +60,7 @@ class Draw:
 def draw(
     settings: Augmentation, generator: Generator, size: int, crop: int, mirrorable: bool
 ) -> Draw:
-    """Draw the augmentation of one sample.
-
-    size, crop: side of the image and of the crop in pixels.
-    mirrorable: whether the image's x axis is the patient's left-right axis.
-    """
+    """Draw the augmentation of one sample; size, crop: sides of image and crop in pixels."""
     mirrored = bool(mirrorable and generator.random() < settings.mirror)
     to_crop = _draw_affine(settings, generator, size, crop, mirrored)
     columns = rows = np.arange(crop, dtype=np.float32)

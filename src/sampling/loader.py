@@ -62,7 +62,7 @@ def make_loader(
             )
         loaded = batch_size // parts
     if collate is None and hasattr(dataset, "__getitems__"):
-        collate = _unchanged
+        collate = dict  # the batch is whole already
     return DataLoader(
         dataset,
         loaded,
@@ -72,11 +72,6 @@ def make_loader(
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
     )
-
-
-def _unchanged(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Collate for datasets whose `__getitems__` makes whole batches."""
-    return batch
 
 
 def batches_of(loader: DataLoader) -> Iterator[dict[str, torch.Tensor]]:

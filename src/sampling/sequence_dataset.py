@@ -29,7 +29,7 @@ class SequenceDataset(Dataset):
     ):
         self.run, self.geometry, self.cut, self.seed, self.step = run, geometry, cut, seed, step
         self.uids = series.SeriesInstanceUID.tolist()
-        self.labels = series[list(LABELS)].to_numpy(np.float32)
+        self.labels = series[list(LABELS)].to_numpy(np.float32, copy=True)
         self.channels = self._check_features()
 
     def _check_features(self) -> int:
@@ -79,10 +79,7 @@ def pad_sequences(samples: list[dict]) -> dict[str, torch.Tensor]:
     """Collate sequences: pad with zeros to the longest; `present` (B, T) is False at padding."""
     batch = {}
     for name in samples[0]:
-        values = [sample[name] for sample in samples]
-        if name in ("features", "positions", "present"):
-            tensors = list(map(torch.from_numpy, values))
-            batch[name] = pad_sequence(tensors, batch_first=True)  # (B, T, ...)
-        else:
-            batch[name] = torch.from_numpy(np.stack(values))
+        values = [torch.as_tensor(sample[name]) for sample in samples]
+        padded = name in ("features", "positions", "present")  # (B, T, ...)
+        batch[name] = pad_sequence(values, batch_first=True) if padded else torch.stack(values)
     return batch | {"features": batch["features"].float()}

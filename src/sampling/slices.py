@@ -26,9 +26,8 @@ def original_point(position: float, length: int, size: int) -> float:
 
 
 def neighbours(index, step, length: int) -> np.ndarray:
-    """Return indices (..., 3) of the slices index - step, index and index + step.
+    """Return slices (..., 3): index - step, index, index + step; beyond an end the edge slice.
 
-    Beyond either end of the series the edge slice is repeated.
     index, step: int or integer arrays that broadcast.
     """
     beside = np.asarray(index)[..., None] + np.asarray(step)[..., None] * np.array([-1, 0, 1])

@@ -135,11 +135,7 @@ class SpotDataset(Dataset):
         return pd.concat([table, pd.DataFrame(np.stack(labels), columns=list(LABELS))], axis=1)
 
     def draw_slice(self, row: dict, generator: np.random.Generator) -> tuple[int, int]:
-        """Draw slice and step of a training sample.
-
-        A positive is drawn at its own slice or beside it, a negative from the safe slices; half of
-        the negatives of a series with hard slices come from those.
-        """
+        """Draw slice and step: a positive's slice or one beside it, or a safe slice, half hard."""
         uid = row["SeriesInstanceUID"]
         step = STEPS[generator.integers(len(STEPS))]
         if row["class_id"] != PRESENT:
@@ -163,8 +159,8 @@ class SpotDataset(Dataset):
 def pixel_sigma(meta: pd.Series, size: int, sigma_mm: float) -> np.ndarray:
     """Return the heatmap's sigma along x and y in pixels of the prepared image: (2,) float32."""
     spacing = slices.spacing_or_default((None, meta.row_spacing, meta.column_spacing))
-    stored = meta.h * spacing[1], meta.w * spacing[2]  # mm
-    height, width = canonical_shape(*stored, meta.orientation)
+    height, width = meta.h * spacing[1], meta.w * spacing[2]  # mm, as stored
+    height, width = canonical_shape(height, width, meta.orientation)
     return np.array([sigma_mm * size / width, sigma_mm * size / height], np.float32)
 
 

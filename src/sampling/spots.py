@@ -134,10 +134,8 @@ def negative_slice(uid: str, length: int, positive_f_rel: np.ndarray, seed: int)
 def spot_table(
     found: list[dict], meta: pd.DataFrame, slice_uids: dict, safe: dict, seed: int
 ) -> pd.DataFrame:
-    """Return one row a spot; meta: train_meta.csv with fold, by SeriesInstanceUID.
-
-    Each positive is a row, with a negative (f = -1) beside it if its series has safe slices.
-    Each series without aneurysm is a negative, unless a localizer contradicts that.
+    """Return one row a spot: the positives, a negative (f = -1) beside each if slices are safe,
+    and a negative for each series without aneurysm, unless a localizer contradicts that.
     """
     lengths = meta.length
     f_rel = np.array([spot["f"] / lengths[spot["SeriesInstanceUID"]] for spot in found])
