@@ -1,11 +1,14 @@
 """Stage 2 of 8: deal the series into folds and find the spots.
 
-Reads   data/train_meta.csv, slice_uids_dict.pkl, slice_geometry_dict.pkl (preprocess_data.py), data/train_localizers.csv
+Reads
+    data/train_meta.csv, slice_uids_dict.pkl, slice_geometry_dict.pkl    (preprocess_data.py)
+    data/train_localizers.csv
 
-Writes  data/train_{N}_folds.csv          train_meta.csv and the fold of each series
-        data/train_stage1_{N}_folds.csv   one row a spot: aneurysms, and slices without one
-        data/label_dict.pkl               {uid: (n, 14) uint8}, labels of each slice
-        data/f_dict_sample.pkl            {uid: slices safe for negatives}
+Writes
+    data/train_{N}_folds.csv           train_meta.csv and the fold of each series
+    data/train_stage1_{N}_folds.csv    one row a spot: aneurysms, and slices without one
+    data/label_dict.pkl                {uid: (n, 14) uint8}, labels of each slice
+    data/f_dict_sample.pkl             {uid: slices safe for negatives}
 """
 
 from dataclasses import dataclass
@@ -24,24 +27,25 @@ from src.script import run_script
 @dataclass
 class Config:
     data_dir: Path = Path("data")  # the challenge's tables and what preprocess_data.py made
-    folds: int = 10  # into how many the series are dealt
+    folds: int = 10  # number of folds
     seed: int = 42  # of ties between equal series, and of the negative spots' slices
+    safe_slices: int = 5  # slices; negatives are further than this from every aneurysm
+    safe_fraction: float = 0.05  # of the series' slices; negatives are further than this, too
+    fewest_safe: int = 5  # a series with an aneurysm and no more safe slices gives no negatives
 
 
 def main(config: Config) -> pd.DataFrame:
     data = DataFolder(config.data_dir)
     meta = read_meta(data)
     slice_uids, geometry = read_pickle(data.slice_uids), read_pickle(data.geometry)
-    localizers = read_table(
-        data.localizers, ("SeriesInstanceUID", "SOPInstanceUID", "coordinates", "location")
-    )
+    columns = ("SeriesInstanceUID", "SOPInstanceUID", "coordinates", "location")
+    localizers = read_table(data.localizers, columns)
     meta = only_prepared(data, meta)
-
     meta["fold"] = folds.deal(meta, config.folds, config.seed)
     by_uid = meta.set_index("SeriesInstanceUID", drop=False).rename_axis(None)
 
     found, dropped = spots.locate_all(localizers, by_uid, slice_uids, geometry)
-    labels, safe = label_slices(by_uid, found, dropped)
+    labels, safe = label_slices(by_uid, found, dropped, config)
     table = spots.spot_table(found, by_uid, slice_uids, safe, config.seed)
 
     remove_fold_tables(data)
@@ -54,41 +58,51 @@ def main(config: Config) -> pd.DataFrame:
 
 
 def only_prepared(data: DataFolder, meta: pd.DataFrame) -> pd.DataFrame:
-    """The series whose arrays are there; the others are counted and left out."""
-    there = meta.SeriesInstanceUID.map(lambda uid: data.sequence(uid).exists())
-    if not there.any():
+    """Return the series that have arrays. Raise ArtifactError if none has."""
+    exists = meta.SeriesInstanceUID.map(lambda uid: data.sequence(uid).exists())
+    if not exists.any():
         raise ArtifactError(
-            f"none of the {len(meta)} series of {data.train_meta} has an array in {data.sequences}: run preprocess_data.py first"
+            f"none of the {len(meta)} series of {data.train_meta} has an array in "
+            f"{data.sequences}: run preprocess_data.py first"
         )
-    if not there.all():
+    if not exists.all():
+        first = meta[~exists].SeriesInstanceUID.iloc[0]
+        count = int((~exists).sum())
         print(
-            f"{int((~there).sum())} series have no array in {data.sequences} and are left out, the first is {meta[~there].SeriesInstanceUID.iloc[0]}"
+            f"{count} series have no array in {data.sequences} and are left out, "
+            f"the first is {first}"
         )
-    return meta[there].reset_index(drop=True)
+    return meta[exists].reset_index(drop=True)
 
 
-def label_slices(meta: pd.DataFrame, found: list[dict], dropped: pd.DataFrame) -> tuple[dict, dict]:
-    """({uid: labels of each slice}, {uid: safe slices}). A series with an aneurysm whose place is not known has no safe slices."""
-    lost = set(dropped.SeriesInstanceUID)
+def label_slices(
+    meta: pd.DataFrame, found: list[dict], dropped: pd.DataFrame, config: Config
+) -> tuple[dict, dict]:
+    """Return {uid: labels of each slice} and {uid: safe slices}.
+
+    A series with an aneurysm that no spot locates has no safe slices.
+    """
     spots_of = {uid: [] for uid in meta.index}
     for spot in found:
         spots_of[spot["SeriesInstanceUID"]].append(spot)
+    dropped_uids = set(dropped.SeriesInstanceUID)
     labels, safe = {}, {}
-    for uid, facts in meta.iterrows():
-        here = spots_of[uid]
-        labels[uid] = spots.slice_labels(facts.length, here)
-        unplaced = {label for label in LOCATIONS if facts[label] == 1} - {
-            spot["location"] for spot in here
-        }
-        unknown = uid in lost or unplaced or (facts[LABELS[PRESENT]] == 1 and not here)
-        slices = spots.safe_slices(facts.length, [spot["f"] for spot in here])
-        if not unknown and (not here or len(slices) > spots.FEWEST_SAFE):
+    for uid, series in meta.iterrows():
+        ours = spots_of[uid]
+        labels[uid] = spots.slice_labels(series.length, ours)
+        positive = {label for label in LOCATIONS if series[label] == 1}
+        unplaced = positive - {spot["location"] for spot in ours}
+        if uid in dropped_uids or unplaced or (series[LABELS[PRESENT]] == 1 and not ours):
+            continue
+        at = [spot["f"] for spot in ours]
+        slices = spots.safe_slices(series.length, at, config.safe_slices, config.safe_fraction)
+        if not ours or len(slices) > config.fewest_safe:
             safe[uid] = slices
     return labels, safe
 
 
 def describe(meta: pd.DataFrame, table: pd.DataFrame, dropped: pd.DataFrame) -> None:
-    """What a person wants to see before training: sizes of the folds, rare labels, dropped localizers."""
+    """Print sizes of the folds, rare labels, kinds of spots and dropped localizers."""
     sizes = meta.groupby("fold")[LABELS[PRESENT]].agg(["size", "sum"])
     print("fold    " + " ".join(f"{fold:5d}" for fold in sizes.index))
     print("series  " + " ".join(f"{size:5d}" for size in sizes["size"]))
@@ -96,15 +110,9 @@ def describe(meta: pd.DataFrame, table: pd.DataFrame, dropped: pd.DataFrame) -> 
     for label, missing in (meta.groupby("fold")[list(LABELS)].sum() == 0).sum().items():
         if missing:
             print(f"{label} is missing in {missing} of {len(sizes)} folds: its AUC there is n/a")
-    kinds = (
-        table.class_id.ne(PRESENT)
-        .map({True: "positive", False: "negative"})
-        .where(table.f >= 0, "negative beside a positive")
-    )
-    print(
-        f"{len(table)} spots: "
-        + ", ".join(f"{count} {kind}" for kind, count in kinds.value_counts().items())
-    )
+    kinds = table.class_id.ne(PRESENT).map({True: "positive", False: "negative"})
+    kinds = kinds.where(table.f >= 0, "negative beside a positive").value_counts()
+    print(f"{len(table)} spots: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items()))
     for reason, count in dropped.reason.value_counts().items():
         print(f"{count} localizers dropped: {reason}")
 

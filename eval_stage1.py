@@ -2,15 +2,19 @@
 
 The slice of each spot is given, so this score is higher than that of a series by construction.
 
-Reads   model/{encoder}/fold-{k}/best_stage1.pth (train_stage1.py), and under data/ what train_stage1.py reads
+Reads
+    model/{encoder}/fold-{k}/best_stage1.pth    (train_stage1.py)
+    data/                                       what train_stage1.py reads
 
-Writes  model/{encoder}/fold-{k}/  scores_stage1.json, predictions_stage1.csv
+Writes, in model/{encoder}/fold-{k}/
+    scores_stage1.json, predictions_stage1.csv
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 from src.artifacts.checkpoints import read_checkpoint
 from src.artifacts.paths import DataFolder, RunFolder
@@ -39,32 +43,25 @@ class Config:
 
 def main(config: Config) -> dict:
     device = choose_device(config.device)
-    data, run = (
-        DataFolder(config.data_dir),
-        RunFolder(config.model_dir, config.encoder, config.fold),
-    )
+    data = DataFolder(config.data_dir)
+    run = RunFolder(config.model_dir, config.encoder, config.fold)
     checkpoint = read_checkpoint(run.best("stage1"), ("weights", "settings", "epoch"))
-    crop_size = checkpoint["settings"]["crop_size"]
-    model = build_slice_cnn(checkpoint["settings"], checkpoint["weights"], device)
+    settings = checkpoint["settings"]
+    model = build_slice_cnn(settings, checkpoint["weights"], device)
 
-    read_fold(data, config.fold, checkpoint["settings"])
+    read_fold(data, config.fold, settings)
     tables = read_spot_tables(data)
-    held_out = SpotDataset(
-        tables, held_out_rows(tables.spots, config.fold), crop_size, seed=0, augmentation=None
-    )
+    rows = held_out_rows(tables.spots, config.fold)
+    held_out = SpotDataset(tables, rows, settings["crop_size"], seed=0, augmentation=None)
     loader = make_loader(held_out, config.batch_size, config.workers)
-    probabilities = predict(
-        loader,
-        lambda batch: predict_spots(model, batch, crop_size, device),
-        device,
-        "held-out spots",
-    )
 
-    keys = ["SeriesInstanceUID", "slice"]
+    def probabilities_of(batch: dict) -> torch.Tensor:
+        return predict_spots(model, batch, settings["crop_size"], device)
+
+    predictions = predict(loader, probabilities_of, device, "held-out spots")  # (N, 14)
     truth = held_out.truth()
-    predictions = pd.concat(
-        [truth[keys], pd.DataFrame(probabilities, columns=list(LABELS))], axis=1
-    )
+    predictions = pd.DataFrame(predictions, columns=list(LABELS))
+    predictions = pd.concat([truth[["SeriesInstanceUID", "slice"]], predictions], axis=1)
     title = f"stage 1, fold {config.fold}, epoch {checkpoint['epoch']} (chosen on this fold), spots"
     return report_spots(run, truth, predictions, title)
 

@@ -1,12 +1,17 @@
-"""Stage 5 of 8: the trained encoder over every slice of every series, with neighbours at step 1 and at step 2.
+"""Stage 5 of 8: the trained encoder over every slice of every series, with neighbours at two steps.
 
-Reads   model/{encoder}/fold-{k}/best_stage1.pth (train_stage1.py), data/train_{N}_folds.csv, data/npy_sequence/
+Reads
+    model/{encoder}/fold-{k}/best_stage1.pth    (train_stage1.py)
+    data/train_{N}_folds.csv                    (create_folds.py)
+    data/npy_sequence/                          (preprocess_data.py)
 
-Writes  model/{encoder}/fold-{k}/features/{uid}.npy  (2 steps, n slices, C) float16
-        model/{encoder}/fold-{k}/logits/{uid}.npy    (2, n, 14) float16
+Writes, in model/{encoder}/fold-{k}/
+    features/{uid}.npy    (2 steps, n slices, C) float16
+    logits/{uid}.npy      (2, n, 14) float16
 
-Series that are finished are skipped; features of other weights are made anew. Several GPUs: torchrun --nproc-per-node 8 extract_features.py;
-several machines: one process each with its --shard.
+Finished series are skipped; features made with other weights are replaced.
+
+Several GPUs: torchrun --nproc-per-node 8 extract_features.py; several machines: --shard.
 """
 
 from collections.abc import Iterator
@@ -39,38 +44,33 @@ class Config:
     device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
     encoder: str = "convnext_base.dinov3_lvd1689m"  # as trained
 
-    series: Literal["all", "held-out"] = (
-        "all"  # held-out is enough to mine hard negatives; stage 2 needs all
-    )
+    series: Literal["all", "held-out"] = "all"  # stage 2 needs all; hard negatives only held-out
     shard: str | None = None  # i/n: only every n-th series, beginning with the i-th
     batch_size: int = 128  # slices
 
 
 def main(config: Config) -> int:
     device = choose_device(config.device)
-    data, run = (
-        DataFolder(config.data_dir),
-        RunFolder(config.model_dir, config.encoder, config.fold),
-    )
+    data = DataFolder(config.data_dir)
+    run = RunFolder(config.model_dir, config.encoder, config.fold)
     checkpoint = read_checkpoint(run.best("stage1"), ("weights", "settings"))
-    model = build_slice_cnn(checkpoint["settings"], checkpoint["weights"], device)
+    settings = checkpoint["settings"]
+    model = build_slice_cnn(settings, checkpoint["weights"], device)
 
-    every, held_out = read_fold(data, config.fold, checkpoint["settings"])
+    every, held_out = read_fold(data, config.fold, settings)
+    series = held_out if config.series == "held-out" else every
+    lengths = series.set_index("SeriesInstanceUID").length
     part = config.shard or distributed.part()
-    lengths = (
-        (held_out if config.series == "held-out" else every).set_index("SeriesInstanceUID").length
-    )
-    mine = distributed.share(lengths.index.tolist(), part)
+    ours = distributed.share(lengths.index.tolist(), part)
     keep_features_of(run, fingerprint(run.best("stage1")), part)
-    todo = [uid for uid in mine if not has_features(run, uid)]
+    todo = [uid for uid in ours if not has_features(run, uid)]
     slices = int(lengths[todo].sum())
-    print(
-        f"{len(todo)} of {len(mine)} series to go, {slices} slices; {device}, {precision(device)}"
-    )
+    where = f"{device}, {precision(device)}"
+    print(f"{len(todo)} of {len(ours)} series to go, {slices} slices; {where}")
 
-    crop_size = checkpoint["settings"]["crop_size"]
+    written = extract(model, data, run, todo, settings["crop_size"], config.batch_size, device)
     with progress(None, "features", " slices", total=slices) as bar:
-        for length in extract(model, data, run, todo, crop_size, config.batch_size, device):
+        for length in written:
             bar.update(length)
     return len(todo)
 
@@ -84,29 +84,27 @@ def extract(
     batch_size: int,
     device: torch.device,
 ) -> Iterator[int]:
-    """Write the files of each series, reading the next and writing the last one in threads beside the network; how many slices each has."""
+    """Write the files of each series and yield its number of slices.
+
+    Threads read the next series and write the last one while the network computes.
+    """
     read = in_thread(lambda uid: read_series(data, uid, crop_size, device), uids)
-    return in_thread(
-        lambda encoded: write_series(run, *encoded),
-        encode_series(model, read, batch_size, fixed=True),
-    )
+    encoded = encode_series(model, read, batch_size, fixed=True)
+    return in_thread(lambda series: write_series(run, *series), encoded)
 
 
 def read_series(
     data: DataFolder, uid: str, crop_size: int, device: torch.device
 ) -> tuple[str, torch.Tensor, np.ndarray]:
-    """A series for `encode_series`: UID, volume, triplets (2 n, 3) of all its slices with their neighbours at each step."""
+    """Return a series for `encode_series`: UID, volume, triplets (2 n, 3) of all its slices."""
     volume = as_volume(read_array(data.sequence(uid)), crop_size, device)
     length = len(volume)
-    return (
-        uid,
-        volume,
-        np.concatenate([neighbours(np.arange(length), step, length) for step in STEPS]),
-    )
+    triplets = [neighbours(np.arange(length), step, length) for step in STEPS]  # (n, 3) each
+    return uid, volume, np.concatenate(triplets)
 
 
 def write_series(run: RunFolder, uid: str, features: torch.Tensor, logits: torch.Tensor) -> int:
-    """The two files of a series, whose features (2 n, C) and logits (2 n, 14) lie on the device; how many slices it has."""
+    """Write features (2 n, C) and logits (2 n, 14) of a series; return its number of slices."""
     length = len(features) // len(STEPS)
     write_array(run.logit(uid), logits.half().view(len(STEPS), length, -1).cpu().numpy())
     write_array(run.feature(uid), features.half().view(len(STEPS), length, -1).cpu().numpy())

@@ -1,15 +1,20 @@
-"""Stage 3 of 8: train the 2.5D CNN on spots: three neighbouring slices -> 14 labels, and a heatmap of where the aneurysm is.
+"""Stage 3 of 8: train the 2.5D CNN on spots: three neighbouring slices -> 14 labels and a heatmap.
 
-Reads   data/train_{N}_folds.csv, train_stage1_{N}_folds.csv, label_dict.pkl, f_dict_sample.pkl (create_folds.py),
-        data/npy_sequence/ (preprocess_data.py), data/f_dict_hard.pkl where it is there
+Reads
+    data/train_{N}_folds.csv, train_stage1_{N}_folds.csv    (create_folds.py)
+    data/label_dict.pkl, f_dict_sample.pkl                  (create_folds.py)
+    data/npy_sequence/                                      (preprocess_data.py)
+    data/f_dict_hard.pkl                                    if it exists
 
-Writes  model/{encoder}/fold-{k}/  best_stage1.pth, last_stage1.pth (for --resume), log_stage1.txt, metrics_stage1.jsonl,
-        progress_stage1.png, settings_stage1.json, a copy of this script
+Writes, in model/{encoder}/fold-{k}/
+    best_stage1.pth, last_stage1.pth (for --resume)
+    log_stage1.txt, metrics_stage1.jsonl, progress_stage1.png
+    settings_stage1.json, a copy of this script
 
 Several GPUs: torchrun --nproc-per-node 8 train_stage1.py; --batch-size is that of all together.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -46,32 +51,40 @@ class Config:
     encoder: str = "convnext_base.dinov3_lvd1689m"  # any timm model that gives its maps
     pretrained: bool = True  # weights from the hub; --no-pretrained starts from random ones
     checkpoint: Path | None = None  # weights of the encoder from a local file instead
-    crop_size: int = (
-        448  # pixels, side of what the network sees; at most the --image-size of preprocess_data.py
-    )
-    heatmap_weight: float = (
-        0.3  # of the heatmap's loss; 0 is the published network, with quarter turns
-    )
-    dropout: float = 0.1  # share of the features that training drops before the head
+    crop_size: int = 448  # pixels, side of the network's input; at most the arrays' image size
+    heatmap_weight: float = 0.3  # of the heatmap's loss; 0: published network, with quarter turns
+    sigma_mm: float = 3.0  # mm, of the heatmap's Gaussians
+    dropout: float = 0.1  # dropout rate before the classification head
 
     epochs: int = 20  # passes over the training samples
     batch_size: int = 32  # samples a step, over all GPUs
     lr: float = 3e-5  # learning rate, after warm-up
-    weight_decay: float = 0.01  # of Mars
+    weight_decay: float = 0.01  # of the MARS optimizer
     warmup_epochs: float = 1.0  # epochs over which the rate rises
-    ema_decay: float = 0.999  # of the moving average, which is updated every 3rd step
+    ema_decay: float = 0.999  # of the moving average of the weights
+    ema_every: int = 3  # steps between two updates of the moving average
 
-    compile: bool = False  # the network by torch.compile: faster on a GPU after a minute or two; needs a C compiler
-    channels_last: bool = True  # memory layout of the network
-    accumulate: int = 1  # pieces that a batch is computed in, one after the other, to save memory
-    checkpointing: bool = (
-        False  # compute the encoder's activations twice instead of keeping them, to save memory
-    )
+    mirror: float = 0.5  # probability, if the image's x axis is the patient's left-right axis
+    affine: float = 0.5  # probability of shift, scale and rotation together
+    shift: float = 0.06  # largest shift, fraction of the image's side
+    scale: float = 0.10  # largest change of the scale, fraction
+    rotate: float = 5.0  # largest rotation, degrees
+    occlude: float = 0.5  # probability of one of grid dropout, coarse dropout, grid distortion
+    grid_ratio: float = 0.4  # fraction of a cell's side that grid dropout hides
+    grid_cells: int = 10  # cells of grid dropout along a side
+    holes: tuple[int, int] = (10, 25)  # fewest and most holes of coarse dropout
+    hole_size: tuple[float, float] = (0.10, 0.20)  # side of a hole, fraction of the crop's side
+    distortion: float = 0.3  # largest change of a cell's width in grid distortion, fraction
+    distortion_cells: int = 5  # cells of grid distortion along a side
+    brightness: float = 0.01  # largest change of all intensities of a sample, which are 0 to 5
+
+    compile: bool = False  # by torch.compile: faster on a GPU after minutes; needs a C compiler
+    accumulate: int = 1  # parts that a batch is computed in, one after the other, to save memory
+    checkpointing: bool = False  # compute activations twice instead of keeping them: less memory
 
     seed: int = 44  # of weights, samples and augmentation
     workers: int = 4  # loader processes; the result does not depend on it
-    resume: bool = False  # go on with the run in the folder
-    tensorboard: bool = False  # also write events for TensorBoard (pip install tensorboard)
+    resume: bool = False  # continue the run in the folder
 
 
 def main(config: Config) -> dict | None:
@@ -94,80 +107,75 @@ def main(config: Config) -> dict | None:
 
     torch.manual_seed(config.seed)
     model = make_network(config, trained=run.resumed)
-    warmup_steps = int(config.warmup_epochs * len(loader) / config.accumulate)
-    learner = Learner(model, device, config.lr, config.weight_decay, warmup_steps, config.ema_decay)
+    warmup = int(config.warmup_epochs * len(loader) / config.accumulate)
+    learner = Learner(
+        model, device, config.lr, config.weight_decay, warmup, config.ema_decay, config.ema_every
+    )
     if config.compile:
         use_compiler(model)
 
     run.say(
-        f"{len(training)} training samples, {len(held_out)} held-out spots, {len(tables.hard)} series with hard slices, "
+        f"{len(training)} training samples, {len(held_out)} held-out spots, "
+        f"{len(tables.hard)} series with hard slices, "
         f"{distributed.world()} x {device}, {precision(device)}"
     )
 
+    def loss_of(network: torch.nn.Module, batch: dict) -> torch.Tensor:
+        return batch_loss(network, batch, config, device)
+
     def evaluate(average: torch.nn.Module) -> tuple[dict | None, dict]:
-        probabilities = predict(
-            held_out_loader,
-            lambda batch: predict_spots(average, batch, config.crop_size, device),
-            device,
-            "held-out spots",
-        )
+        def probabilities_of(batch: dict) -> torch.Tensor:
+            return predict_spots(average, batch, config.crop_size, device)
+
+        probabilities = predict(held_out_loader, probabilities_of, device, "held-out spots")
         return scores_or_none(truth, probabilities), {}
 
-    return fit(
-        learner,
-        run,
-        loader,
-        config.epochs,
-        config.accumulate,
-        lambda model, batch: batch_loss(model, batch, config, device),
-        evaluate,
-    )
+    return fit(learner, run, loader, config.epochs, config.accumulate, loss_of, evaluate)
 
 
 def make_network(config: Config, trained: bool = False) -> SliceCNN:
-    """The network before training; without its pretrained weights where those of a `trained` one will take their place."""
+    """Return the network before training; if `trained`, weights of a run will be put in later."""
     pretrained, checkpoint = (False, None) if trained else (config.pretrained, config.checkpoint)
-    model = SliceCNN(
-        config.encoder, config.heatmap_weight > 0, pretrained, checkpoint, config.dropout
-    )
+    heatmap = config.heatmap_weight > 0
+    model = SliceCNN(config.encoder, heatmap, pretrained, checkpoint, config.dropout)
     if config.checkpointing:
         model.encoder.set_grad_checkpointing()
-    return model.to(
-        memory_format=torch.channels_last if config.channels_last else torch.contiguous_format
-    )
+    return model.to(memory_format=torch.channels_last)
+
+
+def augmentation_of(config: Config) -> Augmentation:
+    settings = {field.name: getattr(config, field.name, None) for field in fields(Augmentation)}
+    # a turned image has no left, no right and no place
+    settings["quarter_turns"] = config.heatmap_weight == 0
+    return Augmentation(**settings)
 
 
 def make_datasets(config: Config, tables: SpotTables) -> tuple[SpotDataset, SpotDataset]:
-    """(training, held-out)."""
-    augmentation = Augmentation(
-        quarter_turns=config.heatmap_weight == 0
-    )  # a turned image has no left, no right and no place
-    outside, inside = (
-        training_rows(tables.spots, config.fold),
-        held_out_rows(tables.spots, config.fold),
-    )
+    """Return the training and the held-out samples. Raise ArtifactError if either is empty."""
+    outside = training_rows(tables.spots, config.fold)
+    inside = held_out_rows(tables.spots, config.fold)
     if outside.empty or inside.empty:
         raise ArtifactError(
-            f"fold {config.fold} leaves {len(outside)} spots to train on and {len(inside)} to hold out: choose another --fold"
+            f"fold {config.fold} leaves {len(outside)} spots to train on and {len(inside)} to "
+            "hold out: choose another --fold"
         )
-    return SpotDataset(tables, outside, config.crop_size, config.seed, augmentation), SpotDataset(
-        tables, inside, config.crop_size, config.seed, None
-    )
+    augmentation, seed, crop = augmentation_of(config), config.seed, config.crop_size
+    training = SpotDataset(tables, outside, crop, seed, augmentation, config.sigma_mm)
+    return training, SpotDataset(tables, inside, crop, seed, augmentation=None)
 
 
 def batch_loss(
     model: torch.nn.Module, batch: dict, config: Config, device: torch.device
 ) -> torch.Tensor:
-    """Focal loss of the labels, and of the heatmap where the network has one."""
+    """Return the focal loss of the labels plus, with a heatmap, its weighted loss."""
     batch = to_device(batch, device)
     images = crops(batch, config.crop_size)  # (B, 3, crop, crop)
     with autocast(device):
         out = model(images)
     loss = focal_loss(out.logits, batch["labels"])
     if out.heatmap is not None:
-        target = heat_target(
-            batch["points"], batch["sigma"], out.heatmap.shape[-2:], config.crop_size
-        )
+        cells = out.heatmap.shape[-2:]
+        target = heat_target(batch["points"], batch["sigma"], cells, config.crop_size)
         loss = loss + config.heatmap_weight * heatmap_loss(out.heatmap, target)
     return loss
 

@@ -6,11 +6,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import default_collate
 
-from src.sampling.augment import Augmentation, crops, draw, warp
+import train_stage1
+from src.sampling.augment import crops, draw, warp
 
 SIZE, CROP = 64, 56
-STILL = Augmentation(mirror=0, affine=0, spoil=0, drift=0)
+PUBLISHED = train_stage1.augmentation_of(train_stage1.Config())
+STILL = replace(PUBLISHED, mirror=0, affine=0, occlude=0, brightness=0)
 
 
 def images(count=4, seed=0):
@@ -23,10 +26,7 @@ def images(count=4, seed=0):
 
 
 def collate(draws):
-    return {
-        name: torch.from_numpy(np.stack([d.tensors()[name] for d in draws]))
-        for name in draws[0].tensors()
-    }
+    return default_collate([vars(drawn) for drawn in draws])
 
 
 def draws_of(augmentation, count=4, seed=0, mirrorable=True):
@@ -37,7 +37,7 @@ def draws_of(augmentation, count=4, seed=0, mirrorable=True):
 
 
 def test_batched_affine_equals_cv2_sample_by_sample():
-    batch, draws = images(), draws_of(Augmentation(mirror=0.5, affine=1, spoil=0, drift=0))
+    batch, draws = images(), draws_of(replace(STILL, mirror=0.5, affine=1))
     warped = warp(batch, collate(draws)).numpy()
     for sample, out, drawn in zip(batch.numpy(), warped, draws, strict=True):
         for channel, result in zip(sample, out, strict=True):
@@ -57,7 +57,7 @@ def test_batched_affine_equals_cv2_sample_by_sample():
 
 
 def test_distortion_equals_cv2_remap():
-    batch, draws = images(30), draws_of(Augmentation(mirror=0, affine=0, spoil=1, drift=0), 30)
+    batch, draws = images(30), draws_of(replace(STILL, occlude=1), 30)
     distorted = [
         k for k, drawn in enumerate(draws) if not np.array_equal(drawn.columns, np.arange(CROP))
     ]
@@ -73,7 +73,7 @@ def test_distortion_equals_cv2_remap():
 def test_holes_hide_a_share_of_the_picture_and_show_background():
     batch = images(200) + 1
     batch[:, :, 0, 0] = 0.25  # the background of each sample
-    draws = draws_of(Augmentation(mirror=0, affine=0, spoil=1, drift=0), 200)
+    draws = draws_of(replace(STILL, occlude=1), 200)
     warped = warp(batch, collate(draws)).numpy()
     shares = np.array([(sample == 0.25).all(axis=0).mean() for sample in warped])
     holes = np.array([drawn.hole_rows.any() for drawn in draws])
@@ -101,7 +101,7 @@ def test_no_draw_is_a_plain_crop():
 @given(st.integers(0, 10_000))
 def test_points_go_where_the_picture_goes(seed):
     drawn = draw(
-        Augmentation(affine=1, spoil=1, quarter_turns=True, drift=0),
+        replace(PUBLISHED, affine=1, occlude=1, quarter_turns=True, brightness=0),
         np.random.default_rng(seed),
         SIZE,
         CROP,
@@ -119,7 +119,7 @@ def test_points_go_where_the_picture_goes(seed):
 
 
 def test_mirror_twice_is_identity_and_only_where_left_and_right_lie_along_x():
-    certain = Augmentation(mirror=1, affine=0, spoil=0, drift=0)
+    certain = replace(STILL, mirror=1)
     drawn = draw(certain, np.random.default_rng(0), SIZE, SIZE, True)
     assert drawn.mirrored
     batch = images(1)
@@ -130,7 +130,7 @@ def test_mirror_twice_is_identity_and_only_where_left_and_right_lie_along_x():
 
 
 def test_quarter_turns_are_exact():
-    turning = Augmentation(mirror=0, affine=0, spoil=0, drift=0, quarter_turns=True)
+    turning = replace(STILL, quarter_turns=True)
     batch, seen = images(1), set()
     for seed in range(40):
         drawn = draw(turning, np.random.default_rng(seed), SIZE, SIZE, True)
@@ -147,26 +147,32 @@ def test_without_draws_the_batch_is_cropped_at_its_centre():
 
 
 def test_each_piece_happens_as_often_as_it_should():
-    settings, generator = Augmentation(), np.random.default_rng(0)
+    settings, generator = PUBLISHED, np.random.default_rng(0)
     drawn = [draw(settings, generator, SIZE, CROP, mirrorable=True) for _ in range(400)]
-    assert np.mean([one.mirrored for one in drawn]) == pytest.approx(settings.mirror, abs=0.08)
-    drifts = np.array([one.drift for one in drawn])
-    assert drifts.min() == pytest.approx(
-        -settings.drift, abs=1e-3
-    ) and drifts.max() == pytest.approx(settings.drift, abs=1e-3)
-    turned = [one.matrix[0, 1] != 0 for one in drawn]
+    assert np.mean([sample_draw.mirrored for sample_draw in drawn]) == pytest.approx(
+        settings.mirror, abs=0.08
+    )
+    changes = np.array([sample_draw.brightness for sample_draw in drawn])
+    assert changes.min() == pytest.approx(
+        -settings.brightness, abs=1e-3
+    ) and changes.max() == pytest.approx(settings.brightness, abs=1e-3)
+    turned = [sample_draw.matrix[0, 1] != 0 for sample_draw in drawn]
     assert np.mean(turned) == pytest.approx(settings.affine, abs=0.08)
-    spoiled = [
-        one.hole_columns.any() or not np.array_equal(one.columns, np.arange(CROP)) for one in drawn
+    occluded = [
+        sample_draw.hole_columns.any() or not np.array_equal(sample_draw.columns, np.arange(CROP))
+        for sample_draw in drawn
     ]
-    assert np.mean(spoiled) == pytest.approx(settings.spoil, abs=0.08)
+    assert np.mean(occluded) == pytest.approx(settings.occlude, abs=0.08)
 
 
-def test_drift_is_added_to_the_whole_sample():
-    batch, drawn = images(), draws_of(Augmentation(mirror=0, affine=0, spoil=0, drift=0.5))
-    still = [replace(one, drift=np.float32(0)) for one in drawn]
+def test_brightness_is_added_to_the_whole_sample():
+    batch, drawn = images(), draws_of(replace(STILL, brightness=0.5))
+    still = [replace(sample_draw, brightness=np.float32(0)) for sample_draw in drawn]
     difference = warp(batch, collate(drawn)) - warp(batch, collate(still))
-    for k, one in enumerate(drawn):
+    for k, sample_draw in enumerate(drawn):
         torch.testing.assert_close(
-            difference[k], torch.full_like(difference[k], float(one.drift)), atol=1e-5, rtol=0
+            difference[k],
+            torch.full_like(difference[k], float(sample_draw.brightness)),
+            atol=1e-5,
+            rtol=0,
         )

@@ -81,7 +81,7 @@ def test_each_array_is_read_once(tiny, tmp_path, monkeypatch):
 
 
 def test_batches_are_full_across_series():
-    """Series of 1 to 9 slices: each batch but the last is as large as asked, and what comes out does not depend on it."""
+    """Each batch but the last has the size asked for, and the results do not depend on it."""
     torch.manual_seed(0)
     model = SliceCNN(ENCODER, heatmap=True).eval()
     series = [
@@ -139,7 +139,8 @@ import torch
 import extract_features
 from tests.networks import ENCODER
 torch.set_num_threads(1)
-config = extract_features.Config(Path(sys.argv[1]), Path(sys.argv[2]), encoder=ENCODER, device="cpu", batch_size=16)
+folders = Path(sys.argv[1]), Path(sys.argv[2])
+config = extract_features.Config(*folders, encoder=ENCODER, device="cpu", batch_size=16)
 
 
 def child(run):

@@ -108,7 +108,7 @@ def test_nearer_slices_count_more_from_the_first_step():
 
 
 def test_gradients_of_the_distances_are_the_same_in_every_repetition():
-    """Large enough for several threads, which must not add in the order in which they happen to come."""
+    """Large enough for several threads, which must not add in the order in which they finish."""
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     bias, generator, seen = DistanceBias(), torch.Generator().manual_seed(0), set()

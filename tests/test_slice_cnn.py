@@ -3,7 +3,6 @@ import pytest
 import torch
 
 from src.inference.encode import encode
-from src.networks.class_activation import class_activation
 from src.networks.slice_cnn import HEAT_CHANNELS, SliceCNN, build_slice_cnn, expected_position
 from src.sampling.slices import neighbours
 from src.script import UserError
@@ -71,22 +70,6 @@ def test_weights_come_back_and_others_are_refused(model):
         build_slice_cnn(settings(heatmap_weight=0), model.state_dict(), CPU)
 
 
-def test_an_unknown_encoder_and_an_unreachable_hub_are_one_sentence(monkeypatch):
-    with pytest.raises(UserError, match="timm knows no encoder"):
-        SliceCNN("no_such_net", heatmap=False)
-    monkeypatch.setattr("src.networks.encoder._answers", lambda endpoint: False)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    with pytest.raises(UserError, match="--no-pretrained"):
-        SliceCNN("test_convnext.r160_in1k", heatmap=False, pretrained=True)
-
-
-def test_a_local_checkpoint_is_loaded(tmp_path, model):
-    torch.save(model.encoder.state_dict(), tmp_path / "encoder.pth")
-    loaded = SliceCNN("test_convnext", heatmap=False, checkpoint=tmp_path / "encoder.pth")
-    for name, value in model.encoder.state_dict().items():
-        torch.testing.assert_close(loaded.encoder.state_dict()[name], value)
-
-
 def test_the_heat_begins_rare_and_dropout_works_in_training_only(model):
     images = torch.rand(2, 3, 64, 64) * 5
     fresh = SliceCNN("test_convnext", heatmap=True, dropout=0.5)
@@ -95,48 +78,3 @@ def test_the_heat_begins_rare_and_dropout_works_in_training_only(model):
         assert torch.equal(fresh(images).logits, fresh(images).logits)
         fresh.train()
         assert not torch.equal(fresh(images).logits, fresh(images).logits)
-
-
-@pytest.mark.parametrize(
-    ("encoder", "there"),
-    [("test_resnet", True), ("test_convnext", True), ("resnet10t", True), ("test_vit", False)],
-)
-def test_the_class_activation_map_adds_up_to_the_logit(encoder, there):
-    torch.manual_seed(0)
-    model = SliceCNN(encoder, heatmap=False).eval()
-    images = torch.rand(3, 3, 160, 160) * 5
-    labels = torch.tensor([0, 5, 12])
-    with torch.no_grad():
-        final, _ = model._maps(images)
-        out, where = model.locate(images)
-        activation = class_activation(model, final, labels)
-    if not there:
-        assert activation is None and where is None
-        return
-    bias = model.head[-1].bias[labels]
-    torch.testing.assert_close(
-        activation.mean(dim=(1, 2)) + bias,
-        out.logits[torch.arange(3), labels],
-        atol=1e-4,
-        rtol=1e-4,
-    )
-    assert where.shape[1:] == final.shape[2:] and where.min() >= 0 and where.max() <= 1
-
-
-def test_the_heatmap_is_where_the_network_looks(model):
-    images = torch.rand(2, 3, 64, 64) * 5
-    with torch.inference_mode():
-        out, where = model.locate(images)
-    torch.testing.assert_close(where, out.heatmap.sigmoid())
-    torch.testing.assert_close(out.logits, model(images).logits)
-
-
-@pytest.mark.parametrize("encoder", ["test_resnet", "test_convnext"])
-def test_activation_maps_do_not_come_and_go_with_the_precision(encoder):
-    """In bfloat16 the pooled features are rounded; the maps must be there for every batch all the same."""
-    torch.manual_seed(0)
-    model = SliceCNN(encoder, heatmap=False).eval()
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        for _ in range(6):
-            _, where = model.locate(torch.rand(2, 3, 64, 64) * 5)
-            assert where is not None and where.isfinite().all()

@@ -4,13 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from create_folds import label_slices
+from create_folds import Config, label_slices
 from src.artifacts.files import read_pickle
 from src.artifacts.tables import read_folds, read_spots
 from src.labels import LABELS, LOCATIONS, NOTHING, PRESENT
 from src.sampling.spots import (
     DRAWN,
-    FEWEST_SAFE,
     locate,
     locate_all,
     negative_slice,
@@ -19,6 +18,8 @@ from src.sampling.spots import (
     slice_labels,
     spot_table,
 )
+
+CONFIG = Config()
 
 
 def test_coordinates_are_read_as_data():
@@ -55,14 +56,14 @@ def test_safe_slices_equal_the_slow_definition(length, aneurysms):
     aneurysms = [f for f in aneurysms if f < length]
     margin = max(5, 0.05 * length)
     expected = [i for i in range(length) if all(abs(i - f) > margin for f in aneurysms)]
-    assert safe_slices(length, aneurysms).tolist() == expected
+    assert safe_slices(length, aneurysms, 5, 0.05).tolist() == expected
 
 
 def test_safe_slices_reach_both_ends():
-    assert safe_slices(20, [10]).tolist() == [0, 1, 2, 3, 4, 16, 17, 18, 19]
-    assert safe_slices(200, [100])[[0, -1]].tolist() == [0, 199]
-    assert 89 in safe_slices(200, [100])
-    assert 90 not in safe_slices(200, [100])
+    assert safe_slices(20, [10], 5, 0.05).tolist() == [0, 1, 2, 3, 4, 16, 17, 18, 19]
+    assert safe_slices(200, [100], 5, 0.05)[[0, -1]].tolist() == [0, 199]
+    assert 89 in safe_slices(200, [100], 5, 0.05)
+    assert 90 not in safe_slices(200, [100], 5, 0.05)
 
 
 def test_slice_labels_at_both_ends():
@@ -171,18 +172,18 @@ def test_a_series_with_a_lost_localizer_gives_no_negatives():
     )
     nothing_lost = lost.iloc[:0]
     here = [{"SeriesInstanceUID": "1.2", "f": 3, "class_id": 6, "location": LOCATIONS[6]}]
-    assert "1.2" in label_slices(meta, here, nothing_lost)[1]
-    assert "1.2" not in label_slices(meta, here, lost)[1]
-    assert "1.2" not in label_slices(meta, [], nothing_lost)[1]
+    assert "1.2" in label_slices(meta, here, nothing_lost, CONFIG)[1]
+    assert "1.2" not in label_slices(meta, here, lost, CONFIG)[1]
+    assert "1.2" not in label_slices(meta, [], nothing_lost, CONFIG)[1]
 
 
 def test_a_series_with_few_safe_slices_keeps_its_positives():
     meta, uids, _ = example()
     here = [{"SeriesInstanceUID": "1.2", "f": 5 - 1, "class_id": 6, "location": LOCATIONS[6]}]
     labels, safe = label_slices(
-        meta, here, pd.DataFrame(columns=["SeriesInstanceUID", "line", "reason"])
+        meta, here, pd.DataFrame(columns=["SeriesInstanceUID", "line", "reason"]), CONFIG
     )
-    assert len(safe_slices(10, [4])) <= FEWEST_SAFE
+    assert len(safe_slices(10, [4], 5, 0.05)) <= CONFIG.fewest_safe
     assert safe == {}
     assert labels["1.2"][4, 6] == 1
     table = spot_table(here, meta, uids, safe, 0)
@@ -212,24 +213,27 @@ def test_the_table_of_spots_of_a_whole_data_set(tiny):
         assert labels[spot.SeriesInstanceUID][spot.f, spot.class_id] == 1
         assert meta.loc[spot.SeriesInstanceUID, spot.location] == 1
         assert 0 <= spot.x_512 < 512
-    expected = "SeriesInstanceUID SOPInstanceUID coordinates location fold length x y f f_rel class_id h w x_512 y_512 mod".split()
+    expected = (
+        "SeriesInstanceUID SOPInstanceUID coordinates location fold length x y f f_rel "
+        "class_id h w x_512 y_512 mod"
+    ).split()
     assert list(table.columns) == expected
 
 
 def test_an_aneurysm_without_a_place_leaves_no_safe_slices():
-    """Two locations, one localizer; and a series that is said to be healthy although a localizer points into it."""
+    """Two locations, one localizer; and a healthy series with a localizer."""
     meta, uids, _ = example()
     meta.length = 40
     nothing_lost = pd.DataFrame({"SeriesInstanceUID": [], "line": [], "reason": []})
     here = [{"SeriesInstanceUID": "1.2", "f": 3, "class_id": 6, "location": LOCATIONS[6]}]
     meta[LOCATIONS[6]] = 1
-    assert "1.2" in label_slices(meta, here, nothing_lost)[1]
+    assert "1.2" in label_slices(meta, here, nothing_lost, CONFIG)[1]
     meta[LOCATIONS[2]] = 1
-    assert "1.2" not in label_slices(meta, here, nothing_lost)[1]
+    assert "1.2" not in label_slices(meta, here, nothing_lost, CONFIG)[1]
 
     meta[list(LABELS)] = 0
     meta["fold"], meta["mod"] = 0, "CT"
     safe = label_slices(
-        meta, [], pd.DataFrame({"SeriesInstanceUID": ["1.2"], "line": [2], "reason": ["x"]})
+        meta, [], pd.DataFrame({"SeriesInstanceUID": ["1.2"], "line": [2], "reason": ["x"]}), CONFIG
     )[1]
     assert safe == {} and spot_table([], meta, uids, safe, 0).empty

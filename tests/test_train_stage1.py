@@ -52,6 +52,21 @@ def test_the_published_settings_are_the_defaults():
         "ema_decay": 0.999,
         "seed": 44,
         "heatmap_weight": 0.3,
+        "sigma_mm": 3.0,
+        "ema_every": 3,
+        "mirror": 0.5,
+        "affine": 0.5,
+        "shift": 0.06,
+        "scale": 0.10,
+        "rotate": 5.0,
+        "occlude": 0.5,
+        "grid_ratio": 0.4,
+        "grid_cells": 10,
+        "holes": (10, 25),
+        "hole_size": (0.10, 0.20),
+        "distortion": 0.3,
+        "distortion_cells": 5,
+        "brightness": 0.01,
     }
     assert {name: getattr(Config(), name) for name in published} == published
 
@@ -60,9 +75,9 @@ def test_the_published_settings_are_the_defaults():
 def test_the_loss_is_that_of_the_labels_and_of_the_heatmap(tiny, tmp_path, weight):
     config = small(tiny, tmp_path, heatmap_weight=weight, dropout=0.0)
     tables = read_spot_tables(tiny)
-    batch = SpotDataset(tables, held_out_rows(tables.spots, 0), CROP, 0, None).__getitems__(
-        [(0, k) for k in range(6)]
-    )
+    rows = held_out_rows(tables.spots, 0)
+    dataset = SpotDataset(tables, rows, CROP, 0, augmentation=None, sigma_mm=config.sigma_mm)
+    batch = dataset.__getitems__([(0, k) for k in range(6)])
     assert batch["labels"][:, :13].any() and batch["points"].isfinite().any()
     model = train_stage1.make_network(config).eval()
     margin = (batch["images"].shape[-1] - CROP) // 2
@@ -88,23 +103,16 @@ def test_going_on_does_not_ask_for_the_pretrained_weights(tiny, tmp_path):
     assert network.channels > 0
 
 
-def test_settings_that_save_memory_change_nothing(tiny, tmp_path):
-    """Computing activations twice, and the memory layout: the same weights but for rounding."""
+def test_checkpointing_changes_nothing(tiny, tmp_path):
+    """Computing activations twice gives the same weights but for rounding."""
     weights = []
-    for name, options in {
-        "plain": {},
-        "twice": {"checkpointing": True},
-        "rows": {"channels_last": False},
-    }.items():
-        train_stage1.main(small(tiny, tmp_path / name, dropout=0.0, **options))
-        weights.append(
-            read_checkpoint(
-                RunFolder(tmp_path / name, "test_convnext", 0).best("stage1"), ("weights",)
-            )["weights"]
-        )
-    for other in weights[1:]:
-        for key, value in weights[0].items():
-            torch.testing.assert_close(other[key], value, atol=3e-3, rtol=0.02, msg=key)
+    for checkpointing in (False, True):
+        model_dir = tmp_path / str(checkpointing)
+        train_stage1.main(small(tiny, model_dir, dropout=0.0, checkpointing=checkpointing))
+        best = RunFolder(model_dir, "test_convnext", 0).best("stage1")
+        weights.append(read_checkpoint(best, ("weights",))["weights"])
+    for key, value in weights[0].items():
+        torch.testing.assert_close(weights[1][key], value, atol=3e-3, rtol=0.02, msg=key)
 
 
 def test_weights_do_not_depend_on_the_number_of_loader_processes(tiny, tmp_path):

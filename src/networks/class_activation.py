@@ -1,30 +1,48 @@
-"""Class activation maps: where a network without heatmap looks."""
+"""Where a slice CNN looks: its heatmap, or the class activation map of one without."""
 
 import torch
 from torch import Tensor, nn
 
+from src.labels import PRESENT
+
+
+def locate(model: nn.Module, images: Tensor) -> tuple:
+    """Return the SliceOutput and where the network looks, (B, h, w) in 0..1, or None if unknown."""
+    final, maps = model.maps(images)  # (B, C, h, w)
+    out = model.output(final, maps)
+    if out.heatmap is not None:
+        return out, out.heatmap.sigmoid()
+    location = out.logits[:, :PRESENT].argmax(dim=1)  # (B,)
+    with torch.autocast(images.device.type, enabled=False):
+        activation = class_activation(model, final, location)  # (B, h, w)
+    if activation is None:
+        return out, None
+    highest = activation.amax(dim=(1, 2), keepdim=True).clamp(min=1e-6)  # (B, 1, 1)
+    return out, activation.relu() / highest
+
 
 def class_activation(model: nn.Module, final: Tensor, labels: Tensor) -> Tensor | None:
-    """What each place adds to a logit (Zhou et al. 2016): (B, h, w), whose mean and the linear layer's bias make the logit of `labels` (B,).
+    """Return what each place adds to the logit of labels (B,): (B, h, w) (Zhou et al. 2016).
 
-    final: (B, C, h, w). The published head is linear in the pooled features: logit = w . N(mean of x) + b, where N is nothing, or a LayerNorm
-    z -> g (z - m) / s + c with m and s of the pooled features. Both are affine once m and s are known, so w . N(x) of each place, with those
-    m and s, has exactly the mean w . N(mean of x). None for other heads (those of ViTs read a token of its own).
+    final: (B, C, h, w). The mean over the places plus the linear layer's bias is the logit.
+    The published head is linear in the pooled features: logit = w . N(mean of x) + b. N is
+    nothing, or a LayerNorm z -> g (z - m) / s + c with m and s of the pooled features. Both are
+    affine once m and s are known, so w . N(x), with those m and s, has the mean w . N(mean of x).
+    Return None for other heads, such as those of ViTs, which read a token of its own.
     """
     if model.heatmap is not None or final.dim() != 4:
         return None
     final = final.float()
     pooled = final.mean(dim=(2, 3))  # (B, C)
-    features = model.encoder.forward_head(final)
+    features = model.encoder.forward_head(final)  # (B, C)
     norm = getattr(getattr(model.encoder, "head", None), "norm", None)
     places = final.permute(0, 2, 3, 1)  # (B, h, w, C)
     if not torch.allclose(pooled, features, atol=1e-3, rtol=1e-3):
         if not isinstance(norm, nn.LayerNorm):
             return None
-        mean, spread = pooled.mean(dim=1), (pooled.var(dim=1, unbiased=False) + norm.eps).sqrt()
-        places = (places - mean[:, None, None, None]) / spread[
-            :, None, None, None
-        ] * norm.weight + norm.bias
+        mean = pooled.mean(dim=1)[:, None, None, None]  # (B, 1, 1, 1)
+        spread = (pooled.var(dim=1, unbiased=False) + norm.eps).sqrt()[:, None, None, None]
+        places = (places - mean) / spread * norm.weight + norm.bias  # (B, h, w, C)
         if not torch.allclose(places.mean(dim=(1, 2)), features, atol=1e-2, rtol=1e-2):
             return None
-    return torch.einsum("bhwc,bc->bhw", places, model.head[-1].weight[labels])
+    return torch.einsum("bhwc,bc->bhw", places, model.head[-1].weight[labels])  # (B, h, w)

@@ -12,35 +12,33 @@ from src.script import UserError
 DISTANCE_KNOTS = 32  # learned values of the relative position term
 FARTHEST = 200.0  # mm; beyond, all distances count as this one
 FADING = 20.0  # mm over which the first bias falls by 1
-FINEST = 2.0  # mm; below, the knots are evenly spaced, above they thin out as the logarithm
+FINEST = 2.0  # mm; the knots are even below, logarithmic above
+REACH = math.asinh(FARTHEST / FINEST)
 
 
 class DistanceBias(nn.Module):
-    """A learned attention bias of the signed distance in mm, linear between knots that lie dense at short distances.
-
-    It begins as a slope, nearer slices counting more (Press et al. 2022): at the published rate of 1e-5 it would hardly leave zero.
-    """
+    """A learned attention bias of the signed distance in mm, linear between its knots."""
 
     def __init__(self) -> None:
         super().__init__()
-        reach = math.asinh(FARTHEST / FINEST)
-        knots = FINEST * torch.sinh(torch.linspace(-reach, reach, DISTANCE_KNOTS))  # mm
+        knots = FINEST * torch.sinh(torch.linspace(-REACH, REACH, DISTANCE_KNOTS))  # mm
+        # a slope that favours near slices (Press et al. 2022): at the published rate of 1e-5 the
+        # bias would hardly leave zero
         self.values = nn.Parameter(-knots.abs() / FADING)
 
     def forward(self, positions: Tensor) -> Tensor:
-        """positions: (B, T) mm -> (B, T, T), the bias of token j for the query i."""
-        distance = positions[:, None, :] - positions[:, :, None]
-        place = (torch.asinh(distance / FINEST) / math.asinh(FARTHEST / FINEST)).clamp(
-            -1, 1
-        )  # -1..1
-        place = (place + 1) / 2 * (DISTANCE_KNOTS - 1)
-        left = place.floor().clamp(max=DISTANCE_KNOTS - 2)
-        share = place - left
-        left = left.long()
-        low, high = (
-            self.values.index_select(0, at.flatten()).view_as(at) for at in (left, left + 1)
-        )  # unlike values[left], bit for bit repeatable
-        return low * (1 - share) + high * share
+        """Return the bias (B, T, T) of token j for query i; positions: (B, T) mm."""
+        distance = positions[:, None, :] - positions[:, :, None]  # (B, T, T)
+        place = (torch.asinh(distance / FINEST) / REACH).clamp(-1, 1)  # (B, T, T)
+        place = (place + 1) / 2 * (DISTANCE_KNOTS - 1)  # (B, T, T), 0 is the first knot
+        left = place.floor().clamp(max=DISTANCE_KNOTS - 2)  # (B, T, T)
+        fraction = place - left  # (B, T, T)
+        low, high = self._lookup(left.long()), self._lookup(left.long() + 1)  # (B, T, T)
+        return low * (1 - fraction) + high * fraction
+
+    def _lookup(self, index: Tensor) -> Tensor:
+        """Return values[index], but with gradients that repeat bit for bit."""
+        return self.values.index_select(0, index.flatten()).view_as(index)
 
 
 class Layer(nn.Module):
@@ -60,21 +58,19 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """x: (B, T, W); bias: (B, 1, T, T), -inf where a key is padding."""
         batch, length, width = x.shape
-        query, key, value = (
-            self.query_key_value(x).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        )
+        joined = self.query_key_value(x)  # (B, T, 3 W)
+        split = joined.view(batch, length, 3, self.heads, -1)  # (B, T, 3, heads, W / heads)
+        query, key, value = split.permute(2, 0, 3, 1, 4)  # (B, heads, T, W / heads) each
         rate = self.attention_dropout if self.training else 0.0
-        mixed = scaled_dot_product_attention(
-            query, key, value, attn_mask=bias.to(query.dtype), dropout_p=rate
-        )
-        x = self.norms[0](
-            x + self.dropout(self.out(mixed.transpose(1, 2).reshape(batch, length, width)))
-        )
+        mask = bias.to(query.dtype)
+        mixed = scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=rate)
+        mixed = mixed.transpose(1, 2).reshape(batch, length, width)  # (B, T, W)
+        x = self.norms[0](x + self.dropout(self.out(mixed)))  # (B, T, W)
         return self.norms[1](x + self.dropout(self.feed_forward(x)))
 
 
 class NeighbourConvolution(nn.Module):
-    """A convolution of kernel 3 along the slices, added to what the first layer made (as in DeBERTa-v2, He et al. 2021)."""
+    """A convolution over 3 slices, added to the first layer (as in DeBERTa-v2, He et al. 2021)."""
 
     def __init__(self, width: int, dropout: float):
         super().__init__()
@@ -82,22 +78,20 @@ class NeighbourConvolution(nn.Module):
         self.dropout, self.norm = nn.Dropout(dropout), nn.LayerNorm(width)
 
     def forward(self, before: Tensor, after: Tensor, present: Tensor) -> Tensor:
-        """before, after: (B, T, W), the input and output of the first layer; present: (B, T), False at padding."""
-        masked = (before * present[..., None]).transpose(1, 2)
-        return self.norm(after + self.dropout(self.conv(masked).transpose(1, 2).relu()))
+        """before, after: (B, T, W), input and output of the first layer; present: (B, T) bool."""
+        masked = (before * present[..., None]).transpose(1, 2)  # (B, W, T)
+        mixed = self.conv(masked).transpose(1, 2).relu()  # (B, T, W)
+        return self.norm(after + self.dropout(mixed))
 
 
 def gem_pool(x: Tensor, present: Tensor, power: Tensor) -> Tensor:
-    """Generalised mean over the tokens that are present (Radenovic et al. 2018, eq. 3): (B, T, W) -> (B, W), in float32."""
-    powered = x.float().clamp(min=1e-6) ** power * present[..., None]
+    """Return the generalised mean of the tokens, (B, W) float32 (Radenovic et al. 2018, eq. 3)."""
+    powered = x.float().clamp(min=1e-6) ** power * present[..., None]  # (B, T, W)
     return (powered.sum(1) / present.sum(1, keepdim=True)).clamp(min=1e-30) ** (1 / power)
 
 
 class SequenceTransformer(nn.Module):
-    """Slice features (B, T, C), positions (B, T) in mm and which tokens are present (B, T) -> logits (B, 14).
-
-    Padding is invisible: the logits of a series do not depend on how far it is padded.
-    """
+    """The features of a series' slices -> 14 logits, which do not depend on the padding."""
 
     def __init__(
         self,
@@ -129,41 +123,36 @@ class SequenceTransformer(nn.Module):
         )
 
     def forward(self, features: Tensor, positions: Tensor, present: Tensor) -> Tensor:
-        """features: (B, T, C); positions: (B, T) mm; present: (B, T) bool. Logits (B, 14) float32."""
+        """features: (B, T, C); positions: (B, T) mm; present: (B, T) bool -> (B, 14)."""
         batch, length, _ = features.shape
-        x = torch.cat(
-            [self.cls.expand(batch, 1, -1), self.project(features)], dim=1
-        )  # (B, 1 + T, W)
+        cls = self.cls.expand(batch, 1, -1)  # (B, 1, W)
+        x = torch.cat([cls, self.project(features)], dim=1)  # (B, 1 + T, W)
         everywhere = torch.cat([present.new_ones(batch, 1), present], dim=1)  # (B, 1 + T)
         bias = x.new_zeros(batch, 1 + length, 1 + length)
         bias[:, 1:, 1:] = self.distance_bias(positions)
-        bias = bias.masked_fill(~everywhere[:, None, :], float("-inf"))[
-            :, None
-        ]  # (B, 1, 1 + T, 1 + T)
-
+        bias = bias.masked_fill(~everywhere[:, None, :], float("-inf"))  # (B, 1 + T, 1 + T)
+        bias = bias[:, None]  # (B, 1, 1 + T, 1 + T)
         for number, layer in enumerate(self.layers):
-            after = layer(x, bias)
+            after = layer(x, bias)  # (B, 1 + T, W)
             x = self.convolution(x, after, everywhere) if number == 0 else after
-
-        pooled = gem_pool(x[:, 1:], present, self.power)
+        pooled = gem_pool(x[:, 1:], present, self.power)  # (B, W)
         return self.head(torch.cat([x[:, 0].float(), pooled], dim=1)).float()
+
+
+def new_transformer(settings: dict) -> SequenceTransformer:
+    """Return an untrained network from the settings of stage 2, with `channels` of the features."""
+    names = ("channels", "width", "layers", "heads", "dropout", "attention_dropout")
+    return SequenceTransformer(**{name: settings[name] for name in names})
 
 
 def build_transformer(
     settings: dict, weights: dict[str, Tensor], device: torch.device
 ) -> SequenceTransformer:
-    """The trained network of a checkpoint, ready to predict."""
+    """Return the trained network of a checkpoint. Raise UserError if the weights do not fit."""
     model = new_transformer(settings)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        raise UserError(
-            f"the weights do not fit the sequence transformer: {str(error).splitlines()[0]}"
-        ) from error
+        reason = str(error).splitlines()[0]
+        raise UserError(f"the weights do not fit the sequence transformer: {reason}") from error
     return model.to(device).eval()
-
-
-def new_transformer(settings: dict) -> SequenceTransformer:
-    """An untrained network from the settings of train_stage2.py and the `channels` of the features."""
-    names = ("channels", "width", "layers", "heads", "dropout", "attention_dropout")
-    return SequenceTransformer(**{name: settings[name] for name in names})

@@ -1,4 +1,4 @@
-"""Deal series into folds: stratified by presence, modality, sex and labels; the series of one patient stay together."""
+"""Deal series into folds, stratified; the series of one patient stay together."""
 
 import hashlib
 
@@ -10,26 +10,28 @@ from src.script import UserError
 
 
 def seeded_order(uid: str, seed: int) -> int:
-    """A number that looks random and depends on (seed, uid) only: 64 bits of a hash."""
+    """Return a 64-bit hash of (seed, uid): it looks random and depends on nothing else."""
     return int.from_bytes(hashlib.blake2b(f"{seed}:{uid}".encode(), digest_size=8).digest(), "big")
 
 
 def patients(series: pd.DataFrame, folds: int) -> pd.Series:
-    """Whom each series belongs to: patient_id, or the series itself where it is missing or plainly a placeholder.
+    """Return the patient of each series: patient_id, or the series itself if that is unusable.
 
-    An id that covers more than 1 / folds of all series (and more than 2) could not be dealt out: "ANONYMOUS" is nobody.
+    An id is unusable if it is empty, or a placeholder such as "ANONYMOUS": one that covers more
+    than 1 / folds of all series (and more than 2) could not be dealt.
     """
     known = series.patient_id.fillna("").str.strip()
     count = known.map(known.value_counts())
-    nobody = (known == "") | ((count > 2) & (count > len(series) / folds))
-    return known.where(~nobody, series.SeriesInstanceUID)
+    unusable = (known == "") | ((count > 2) & (count > len(series) / folds))
+    return known.where(~unusable, series.SeriesInstanceUID)
 
 
 def deal(series: pd.DataFrame, folds: int, seed: int) -> np.ndarray:
-    """Fold 0..folds-1 of each row, (N,) int. The same for any order of the rows.
+    """Return the fold 0..folds-1 of each row, (N,) int; it does not depend on the rows' order.
 
-    The patients are sorted by presence, modality, sex and labels of their first series, and dealt out round-robin; ties are
-    broken by a hash of (seed, uid). Raises UserError where there are fewer patients than folds.
+    The patients are sorted by presence, modality, sex and labels of their first series and dealt
+    round-robin; a hash of (seed, uid) breaks ties.
+    Raise UserError if there are fewer patients than folds.
     """
     table = series.assign(
         patient=patients(series, folds),
@@ -40,7 +42,8 @@ def deal(series: pd.DataFrame, folds: int, seed: int) -> np.ndarray:
     in_order = table.sort_values(keys).patient.drop_duplicates()
     if len(in_order) < folds:
         raise UserError(
-            f"{len(series)} series of {len(in_order)} patients cannot fill {folds} folds: choose fewer with --folds"
+            f"{len(series)} series of {len(in_order)} patients cannot fill {folds} folds: "
+            "choose fewer with --folds"
         )
-    fold_of = {patient: place % folds for place, patient in enumerate(in_order)}
+    fold_of = pd.Series(np.arange(len(in_order)) % folds, index=in_order)
     return table.patient.map(fold_of).to_numpy(int)

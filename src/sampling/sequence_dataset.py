@@ -1,8 +1,9 @@
-"""Samples of stage 2. A sample depends on (seed, epoch, index) only: not on the number of workers, not on the batch."""
+"""Samples of stage 2. A sample depends on (seed, epoch, index) only, not on workers or batches."""
 
 import numpy as np
 import pandas as pd
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from src.artifacts.files import array_layout, read_slices
@@ -12,7 +13,10 @@ from src.sampling.slices import STEPS, slice_positions, thin
 
 
 class SequenceDataset(Dataset):
-    """Series as sequences of slice features. Keyed by (epoch, row). `step` None: drawn, with the thinning (training)."""
+    """Series as sequences of slice features, keyed by (epoch, row).
+
+    step: None in training, where step and subsampling are drawn.
+    """
 
     def __init__(
         self,
@@ -25,25 +29,28 @@ class SequenceDataset(Dataset):
     ):
         self.run, self.geometry, self.cut, self.seed, self.step = run, geometry, cut, seed, step
         self.uids = series.SeriesInstanceUID.tolist()
-        self.labels = series[list(LABELS)].to_numpy(np.float32)
+        self.labels = series[list(LABELS)].to_numpy(np.float32, copy=True)
         self.channels = self._check_features()
 
     def _check_features(self) -> int:
-        widths = {}
+        """Return C. Raise ArtifactError if a file has another length than its series, or width."""
+        widths = set()
         for uid in self.uids:
             length = len(self.geometry[uid]["positions"])
             for path in (self.run.logit(uid), self.run.feature(uid)):
                 _, shape, _ = array_layout(path)
                 if len(shape) != 3 or shape[:2] != (len(STEPS), length):
                     raise ArtifactError(
-                        f"{path} holds {shape}, not {len(STEPS)} steps of {length} slices: run extract_features.py again"
+                        f"{path} holds {shape}, not {len(STEPS)} steps of {length} slices: "
+                        "run extract_features.py again"
                     )
-            widths[shape[2]] = path
+            widths.add(shape[2])
         if len(widths) > 1:
             raise ArtifactError(
-                f"features of widths {sorted(widths)} lie in {self.run.features}: delete it and run extract_features.py again"
+                f"{self.run.features} holds features of widths {sorted(widths)}: "
+                "delete it and run extract_features.py again"
             )
-        return next(iter(widths))
+        return widths.pop()
 
     def __len__(self) -> int:
         return len(self.uids)
@@ -55,40 +62,24 @@ class SequenceDataset(Dataset):
         generator = np.random.default_rng([self.seed, epoch, index]) if self.step is None else None
         step = self.step or int(generator.choice(STEPS))
         chosen = thin(len(positions), self.cut, generator)
-        features, logits = (
-            read_slices(path, np.array([STEPS.index(step)]))[0, chosen]
-            for path in (self.run.feature(uid), self.run.logit(uid))
-        )
+        stored = np.array([STEPS.index(step)])
+        features = read_slices(self.run.feature(uid), stored)[0, chosen]
+        logits = read_slices(self.run.logit(uid), stored)[0, chosen]
         return {
             "index": index,
-            "features": features,  # (T, C)
+            "features": features,  # (T, C) float16
             "positions": slice_positions(positions, chosen),  # (T,) mm
+            "present": np.ones(len(chosen), bool),  # (T,)
             "highest": logits.max(axis=0).astype(np.float32),  # (14,) of stage 1, over the tokens
-            "labels": self.labels[index],
+            "labels": self.labels[index],  # (14,)
         }
 
 
 def pad_sequences(samples: list[dict]) -> dict[str, torch.Tensor]:
-    """Collate sequences: pad to the longest with zeros and tell which tokens are present."""
-    longest = max(len(sample["positions"]) for sample in samples)
-    features = torch.zeros(len(samples), longest, samples[0]["features"].shape[-1])  # (B, T, C)
-    positions = torch.zeros(len(samples), longest)  # (B, T)
-    present = torch.zeros(len(samples), longest, dtype=torch.bool)  # (B, T)
-    for row, sample in enumerate(samples):
-        length = len(sample["positions"])
-        features[row, :length] = torch.from_numpy(sample["features"])
-        positions[row, :length] = torch.from_numpy(sample["positions"])
-        present[row, :length] = True
-    highest, labels = (
-        torch.from_numpy(np.stack([sample[name] for sample in samples]))
-        for name in ("highest", "labels")
-    )  # (B, 14)
-    index = torch.tensor([sample["index"] for sample in samples])
-    return {
-        "features": features,
-        "positions": positions,
-        "present": present,
-        "highest": highest,
-        "labels": labels,
-        "index": index,
-    }
+    """Collate sequences: pad with zeros to the longest; `present` (B, T) is False at padding."""
+    batch = {}
+    for name in samples[0]:
+        values = [torch.as_tensor(sample[name]) for sample in samples]
+        padded = name in ("features", "positions", "present")  # (B, T, ...)
+        batch[name] = pad_sequence(values, batch_first=True) if padded else torch.stack(values)
+    return batch | {"features": batch["features"].float()}

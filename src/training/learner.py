@@ -40,7 +40,9 @@ class Learner:
         weight_decay: float,
         warmup_steps: int,
         ema_decay: float,
+        ema_every: int = EMA_EVERY,
     ):
+        self.ema_every = ema_every
         self.model = model.to(device)
         self.average = optim.MovingAverage(self.model, ema_decay)
         self.optimizer = optim.Mars(self.model.parameters(), lr, weight_decay)
@@ -82,7 +84,7 @@ class Learner:
         self.schedule.step()
         self._keep_sound(usable)
         self.steps += 1
-        if self.steps % EMA_EVERY == 1:  # the first copies the weights
+        if self.steps % self.ema_every == 1:  # the first copies the weights
             self.average.update(self.model)
         most = MOST_BROKEN_STEPS + SCALE_STEPS * self.scaler.is_enabled()
         if self.steps % MOST_BROKEN_STEPS == 0 and int(self.broken_in_a_row) >= most:

@@ -1,17 +1,16 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from src.artifacts.files import array_layout, read_array, write_array
-from src.artifacts.paths import ArtifactError, DataFolder, RunFolder
+import train_stage1
+from src.artifacts.files import read_array, write_array
+from src.artifacts.paths import ArtifactError, DataFolder
 from src.labels import LABELS, MIRROR, PRESENT
-from src.sampling.augment import Augmentation
 from src.sampling.loader import make_loader
-from src.sampling.sequence_dataset import SequenceDataset, pad_sequences
-from src.sampling.slices import STEPS, neighbours, slice_positions, thin
+from src.sampling.slices import STEPS, neighbours
 from src.sampling.spot_dataset import (
     SpotDataset,
     held_out_rows,
@@ -21,6 +20,9 @@ from src.sampling.spot_dataset import (
 )
 from tests.conftest import CROP, IMAGE_SIZE
 
+PUBLISHED = train_stage1.augmentation_of(train_stage1.Config())
+SIGMA = train_stage1.Config().sigma_mm
+
 
 @pytest.fixture(scope="module")
 def tables(tiny):
@@ -29,9 +31,7 @@ def tables(tiny):
 
 @pytest.fixture(scope="module")
 def training(tables):
-    return SpotDataset(
-        tables, training_rows(tables.spots, 0), CROP, seed=1, augmentation=Augmentation()
-    )
+    return SpotDataset(tables, training_rows(tables.spots, 0), CROP, 1, PUBLISHED, SIGMA)
 
 
 def test_positives_are_oversampled_once_and_the_held_out_fold_is_left_out(tables):
@@ -98,9 +98,7 @@ def test_hard_slices_are_drawn_half_the_time_and_only_the_safe_ones(tables):
     safe = tables.safe[uid]
     tables.hard[uid] = np.array([aneurysm, safe[0]])
     try:
-        dataset = SpotDataset(
-            tables, pd.DataFrame([row]), CROP, seed=0, augmentation=Augmentation()
-        )
+        dataset = SpotDataset(tables, pd.DataFrame([row]), CROP, seed=0, augmentation=PUBLISHED)
         drawn = [dataset.draw_slice(row, np.random.default_rng(k))[0] for k in range(400)]
     finally:
         del tables.hard[uid]
@@ -113,13 +111,9 @@ def test_mirrored_samples_have_mirrored_labels_and_points(tables):
     spots = tables.spots
     upright = tables.meta.plane.isin(["axial", "coronal"])
     rows = spots[(spots.class_id != PRESENT) & spots.SeriesInstanceUID.map(upright)].head(4)
-    still = {"affine": 0, "spoil": 0, "drift": 0}
-    plain, mirrored = (
-        SpotDataset(
-            tables, rows, IMAGE_SIZE, seed=0, augmentation=Augmentation(mirror=mirror, **still)
-        )
-        for mirror in (0, 1)
-    )
+    still = replace(PUBLISHED, mirror=0, affine=0, occlude=0, brightness=0)
+    plain = SpotDataset(tables, rows, IMAGE_SIZE, seed=0, augmentation=still)
+    mirrored = SpotDataset(tables, rows, IMAGE_SIZE, seed=0, augmentation=replace(still, mirror=1))
     for k in range(len(rows)):
         ours, theirs = plain[0, k], mirrored[0, k]
         np.testing.assert_array_equal(ours["images"], theirs["images"])
@@ -136,9 +130,8 @@ def test_sagittal_series_are_never_mirrored(tables):
     rows = training_rows(tables.spots, 0).head(5)
     original, tables.meta = tables.meta, sagittal
     try:
-        dataset = SpotDataset(
-            tables, rows, CROP, seed=0, augmentation=Augmentation(mirror=1, affine=0, spoil=0)
-        )
+        certain = replace(PUBLISHED, mirror=1, affine=0, occlude=0)
+        dataset = SpotDataset(tables, rows, CROP, seed=0, augmentation=certain)
         assert all(dataset[0, k]["matrix"][0, 0] > 0 for k in range(len(rows)))
     finally:
         tables.meta = original
@@ -167,81 +160,10 @@ def test_a_faulty_array_is_named_before_training(tiny, tmp_path, fault):
         SpotDataset(tables, tables.spots, CROP, seed=0, augmentation=None)
 
 
-@given(st.integers(1, 3000), st.integers(1, 192))
-def test_thinning_in_evaluation_is_every_kth_slice_from_the_first(length, cut):
-    stride = length // cut if length // cut >= 2 else 1
-    assert thin(length, cut).tolist() == list(range(0, length, stride))
-
-
-def test_thinning_in_training_draws_every_stride_and_start():
-    drawn = [thin(900, 192, np.random.default_rng(k)) for k in range(300)]
-    seen = {(int(indices[1] - indices[0]), int(indices[0])) for indices in drawn}
-    assert seen == {(stride, start) for stride in range(1, 5) for start in range(stride)}
-
-
-def test_positions_fall_back_to_slice_numbers():
-    assert slice_positions(np.array([1.5, 2.5, 4.0]), np.array([0, 2])).tolist() == [1.5, 4.0]
-    assert slice_positions(np.array([np.nan] * 3), np.array([0, 2])).tolist() == [0.0, 2.0]
-
-
-@pytest.fixture
-def features(tmp_path):
-    run = RunFolder(tmp_path, "test_convnext", 0)
-    series = pd.DataFrame(
-        {"SeriesInstanceUID": ["1.1", "1.2"], **{label: [0, 1] for label in LABELS}}
-    )
-    geometry = {}
-    for uid, length in (("1.1", 4), ("1.2", 400)):
-        write_array(
-            run.feature(uid),
-            np.random.default_rng(length).random((2, length, 6)).astype(np.float16),
-        )
-        write_array(
-            run.logit(uid),
-            np.random.default_rng(length + 1).random((2, length, len(LABELS))).astype(np.float16),
-        )
-        geometry[uid] = {"positions": np.arange(length) * 0.5, "frames": np.full(length, -1)}
-    return run, series, geometry
-
-
-@pytest.mark.parametrize("step", STEPS)
-def test_sequences_are_thinned_and_padded_to_the_longest(features, step):
-    run, series, geometry = features
-    dataset = SequenceDataset(run, series, geometry, cut=192, seed=0, step=step)
-    batch = next(iter(make_loader(dataset, 2, 0, collate=pad_sequences)))
-    assert batch["features"].shape == (2, 200, 6)
-    assert batch["present"].sum(1).tolist() == [4, 200]
-    stored = read_array(run.feature("1.2"))[STEPS.index(step)]
-    np.testing.assert_array_equal(batch["features"][1], stored[::2].astype(np.float32))
-    np.testing.assert_allclose(batch["positions"][1], np.arange(0, 400, 2) * 0.5)
-    assert not batch["features"][0, 4:].any()
-    for row, (uid, stride) in enumerate((("1.1", 1), ("1.2", 2))):
-        np.testing.assert_array_equal(
-            batch["highest"][row],
-            read_array(run.logit(uid))[STEPS.index(step), ::stride].max(axis=0).astype(np.float32),
-        )
-
-
-def test_features_of_another_length_or_width_are_refused(features):
-    run, series, geometry = features
-    geometry["1.1"]["positions"] = np.arange(5.0)
-    with pytest.raises(ArtifactError, match="steps of 5 slices"):
-        SequenceDataset(run, series, geometry, 192, 0, 1)
-    geometry["1.1"]["positions"] = np.arange(4.0)
-    array_layout.cache_clear()
-    write_array(run.feature("1.1"), np.zeros((2, 4, 7), np.float16))
-    with pytest.raises(ArtifactError, match=r"widths \[6, 7\]"):
-        SequenceDataset(run, series, geometry, 192, 0, 1)
-    array_layout.cache_clear()
-    run.logit("1.2").unlink()
-    with pytest.raises(ArtifactError, match=r"logits.1\.2\.npy"):
-        SequenceDataset(run, series, geometry, 192, 0, 1)
-
-
 def test_training_samples_are_their_neighbours_labels_and_points(training, tables):
-    """By the slow definition, from the draws that are repeated here; both orders of the neighbours and both steps occur."""
+    """By the slow definition, with the draws repeated; both orders and both steps occur."""
     seen = set()
-    plain = Augmentation(mirror=0, affine=0, spoil=0, drift=0)
+    plain = replace(PUBLISHED, mirror=0, affine=0, occlude=0, brightness=0)
     dataset = SpotDataset(
         tables, pd.DataFrame(training.rows), IMAGE_SIZE, seed=1, augmentation=plain
     )
@@ -288,19 +210,4 @@ def test_sigma_is_3_mm_along_each_axis(orientation, expected):
     meta = pd.Series(
         {"w": 200, "h": 100, "column_spacing": 0.5, "row_spacing": 2.0, "orientation": orientation}
     )
-    assert pixel_sigma(meta, 50).tolist() == pytest.approx(expected)
-
-
-def test_training_sequences_draw_step_and_thinning(features):
-    run, series, geometry = features
-    dataset = SequenceDataset(run, series, geometry, cut=192, seed=0, step=None)
-    stored = read_array(run.feature("1.2"))
-    seen = set()
-    for epoch in range(40):
-        sample = dataset[epoch, 1]
-        chosen = np.rint(sample["positions"] / 0.5).astype(int)
-        (step,) = [
-            k for k in STEPS if np.array_equal(sample["features"], stored[STEPS.index(k)][chosen])
-        ]
-        seen.add((step, int(chosen[1] - chosen[0]), int(chosen[0])))
-    assert seen == {(step, *rest) for step in STEPS for rest in ((1, 0), (2, 0), (2, 1))}
+    assert pixel_sigma(meta, 50, 3.0).tolist() == pytest.approx(expected)

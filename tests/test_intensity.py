@@ -1,12 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch.nn.functional import interpolate
 
 from src.preprocess.intensity import TOP, apply_window, resize, window_of
-from src.sampling.slices import centre_crop, crop_margin, neighbours, resized_point
 
 
 def test_ct_window_is_0_to_600_hu():
@@ -38,14 +35,6 @@ def test_a_constant_series_is_finite():
     assert np.isfinite(apply_window(flat, window_of(flat, "MR"))).all()
 
 
-@given(st.integers(1, 12), st.integers(1, 3))
-def test_neighbours_repeat_the_edge_slice(length, step):
-    for index in range(length):
-        expected = [max(0, index - step), index, min(length - 1, index + step)]
-        assert neighbours(index, step, length).tolist() == expected
-        assert neighbours(np.arange(length), step, length)[index].tolist() == expected
-
-
 @pytest.mark.parametrize(("shape", "size"), [((40, 64), 96), ((130, 90), 64)])
 def test_resize_equals_torch(shape, size):
     image = np.random.default_rng(0).random(shape, np.float32)
@@ -53,19 +42,3 @@ def test_resize_equals_torch(shape, size):
         torch.from_numpy(image)[None, None], size=(size, size), mode="bilinear", align_corners=False
     )[0, 0].numpy()
     np.testing.assert_allclose(resize(image, size), expected, atol=1e-5)
-
-
-def test_a_point_moves_with_the_resized_image():
-    y, x = np.mgrid[:40, :64]
-    blob = np.exp(-((x - 20.3) ** 2 + (y - 11.8) ** 2) / 30).astype(np.float32)
-    large = resize(blob, 160)
-    y, x = np.mgrid[:160, :160]
-    centre_x, centre_y = (large * x).sum() / large.sum(), (large * y).sum() / large.sum()
-    assert resized_point(20.3, 64, 160) == pytest.approx(centre_x, abs=0.1)
-    assert resized_point(11.8, 40, 160) == pytest.approx(centre_y, abs=0.1)
-
-
-def test_centre_crop():
-    image = np.arange(36).reshape(1, 6, 6)
-    np.testing.assert_array_equal(centre_crop(image, 4), image[:, 1:5, 1:5])
-    assert crop_margin(512, 448) == 32
