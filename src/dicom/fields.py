@@ -6,9 +6,8 @@ Nothing in a file is trusted: whatever is wrong with it becomes a DicomError wit
 import math
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -22,6 +21,7 @@ from pydicom.uid import UID
 
 IMPLICIT, EXPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"
+NATIVE = (IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED)  # syntaxes with uncompressed pixels
 MAX_HEADER = 16 << 20  # bytes that are inflated to find the header of a deflated file
 
 FLOAT_PIXELS = 0x7FE00008  # the first tag that holds pixels
@@ -46,6 +46,7 @@ TEXTS = (
     "SpacingBetweenSlices", "PhotometricInterpretation", "NumberOfFrames", "RescaleSlope",
     "RescaleIntercept", "RescaleType",
 )  # fmt: skip
+WANTED = {tag_for_keyword(name): name for name in (*TEXTS, *SHORTS, *TABLES, PER_FRAME, SHARED)}
 
 
 class DicomError(Exception):
@@ -120,7 +121,9 @@ def read_fields(file: BinaryIO, size: int) -> tuple[dict, PixelElement]:
     if syntax == DEFLATED:
         file = BytesIO(inflate(file.read(), MAX_HEADER))
         size = MAX_HEADER
-    fields = meta | _values(_elements(file, syntax == IMPLICIT, syntax != BIG_ENDIAN, _header_ends))
+    implicit, little = syntax == IMPLICIT, syntax != BIG_ENDIAN
+    elements = data_element_generator(file, implicit, little, _header_ends, specific_tags=WANTED)
+    fields = meta | _values(elements)
     element = _pixel_element(file, syntax)
     if element.tag not in PIXEL_TAGS:
         past_end = file.tell() > size
@@ -170,7 +173,8 @@ def read_meta(file: BinaryIO, size: int) -> dict:
     cut = size < 144 or (has_length and 144 + struct.unpack("<I", head[140:])[0] > size)
     require(not cut, "truncated", "the file ends inside its meta information")
     file.seek(132)
-    meta = _values(_elements(file, False, True, lambda tag, *_: int(tag) >> 16 != 2))
+    elements = data_element_generator(file, False, True, _meta_ends, specific_tags=WANTED)
+    meta = _values(elements)
     require("TransferSyntaxUID" in meta, "not_dicom", "no transfer syntax in its meta information")
     return meta
 
@@ -188,24 +192,11 @@ def _guess_meta(file: BinaryIO, head: bytes) -> dict:
     return {"TransferSyntaxUID": EXPLICIT if explicit else IMPLICIT}
 
 
-@cache
-def _wanted() -> dict[int, str]:
-    """Return {tag: keyword} of all fields that the reader uses."""
-    return {tag_for_keyword(name): name for name in (*TEXTS, *SHORTS, *TABLES, PER_FRAME, SHARED)}
-
-
-def _elements(
-    file: BinaryIO, implicit: bool, little: bool, stop_when: Callable
-) -> Iterator[RawDataElement | DataElement]:
-    wanted = _wanted()
-    return data_element_generator(file, implicit, little, stop_when=stop_when, specific_tags=wanted)
-
-
 def _values(elements: Iterable[RawDataElement | DataElement]) -> dict:
     """Return {keyword: value} of the wanted elements that are not empty."""
     fields = {}
     for element in elements:
-        name = _wanted().get(element.tag)
+        name = WANTED.get(element.tag)
         if name and element.value:
             fields[name] = _value(name, element)
     return fields
@@ -218,6 +209,10 @@ def _value(name: str, element: RawDataElement | DataElement) -> str | int | byte
     if name in SHORTS:
         return int.from_bytes(element.value[:2], "little" if element.is_little_endian else "big")
     return element.value if name in TABLES else element.value.decode("latin-1").strip(" \0")
+
+
+def _meta_ends(tag: int, *_) -> bool:
+    return int(tag) >> 16 != 2
 
 
 def _header_ends(tag: int, *_) -> bool:

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.dicom.fields import (
-    BIG_ENDIAN,
     DEFLATED,
-    EXPLICIT,
-    IMPLICIT,
+    NATIVE,
     PER_FRAME,
     PIXEL_TAGS,
     SHARED,
@@ -30,8 +28,6 @@ MAX_FRAMES = 4096  # frames a file
 MAX_PIXELS = 1 << 30  # pixels of a file, and of a series
 
 UNDEFINED_LENGTH = 0xFFFFFFFF  # of the pixel element if pixels are compressed
-NATIVE = (IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED)  # syntaxes with uncompressed pixels
-GREY = ("MONOCHROME1", "MONOCHROME2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +119,8 @@ def _file_header(path: Path, fields: dict, element: PixelElement) -> FileHeader:
         inverted=photometric == "MONOCHROME1",
         offset_table=tables if all(tables) else None,
     )
-    grey = fields.get("SamplesPerPixel", 1) == 1 and photometric in GREY
+    monochrome = photometric in ("MONOCHROME1", "MONOCHROME2")
+    grey = monochrome and fields.get("SamplesPerPixel", 1) == 1
     require(grey, "colour", f"{photometric} is not a grey image")
     if header.is_float:
         plain = allocated == PIXEL_TAGS[element.tag] and header.syntax in NATIVE
@@ -159,10 +156,7 @@ def _check_sizes(header: FileHeader) -> None:
 
 
 def _check_length(header: FileHeader, size: int) -> None:
-    """Raise DicomError unless all uncompressed pixels are in their element and in the file.
-
-    size: bytes of the file
-    """
+    """Raise DicomError unless all pixels are in their element and in the file of `size` bytes."""
     needed = header.frame_bytes * header.frames
     encapsulated = header.length == UNDEFINED_LENGTH
     require(not encapsulated, "decode_error", "compressed pixels in an uncompressed syntax")

@@ -101,12 +101,7 @@ def _content(slice_: Slice) -> tuple:
     file = slice_.file
     kind = (file.series_uid, file.modality, file.rows, file.columns)
     geometry = (slice_.orientation or (), slice_.pixel_spacing or (), slice_.position or ())
-    return kind, geometry, *_acquired(slice_), file.sop_uid, str(file.path)
-
-
-def _acquired(slice_: Slice) -> tuple:
-    """Sort slices by the order in which they were acquired."""
-    return slice_.scan, slice_.number
+    return kind, geometry, slice_.scan, slice_.number, file.sop_uid, str(file.path)
 
 
 def _differ(a: tuple[float, ...] | None, b: tuple[float, ...] | None) -> bool:
@@ -176,12 +171,13 @@ def _along_normal(slices: list[Slice]) -> tuple[np.ndarray, list[str]]:
 def _sort_by_position(stack: Stack, slices: list[Slice], places: np.ndarray) -> None:
     """Keep one slice at each position, all of one pass if there is a complete one."""
     entries = _placed(slices, places)
-    by_time = sorted(entries, key=lambda entry: _acquired(entry.slice_))
+    by_time = sorted(entries, key=lambda entry: (entry.slice_.scan, entry.slice_.number))
     counts = Counter(entry.index for entry in entries)
     repeated = sum(count > 1 for count in counts.values())
     several_passes = repeated > len(counts) / 2
     complete = _first_complete_pass(by_time, len(counts)) if several_passes else {}
-    chosen = complete or _first_at_each_position(by_time)
+    first_at_each = {entry.index: entry for entry in reversed(by_time)}
+    chosen = complete or first_at_each
 
     repeats = [entry.slice_ for entry in by_time if entry is not chosen[entry.index]]
     if repeats:
@@ -205,13 +201,6 @@ def _placed(slices: list[Slice], places: np.ndarray) -> list[Placed]:
             index += 1
         entries.append(Placed(slices[k], index, places[k]))
     return entries
-
-
-def _first_at_each_position(by_time: list[Placed]) -> dict[int, Placed]:
-    chosen = {}
-    for entry in by_time:
-        chosen.setdefault(entry.index, entry)
-    return chosen
 
 
 def _first_complete_pass(by_time: list[Placed], count: int) -> dict[int, Placed]:

@@ -16,6 +16,7 @@ from pydicom.pixels import get_decoder
 from src.dicom.fields import (
     BIG_ENDIAN,
     DEFLATED,
+    NATIVE,
     DicomError,
     inflate,
     named_errors,
@@ -23,7 +24,7 @@ from src.dicom.fields import (
     require,
     uid_name,
 )
-from src.dicom.header import NATIVE, UNDEFINED_LENGTH, FileHeader, Slice
+from src.dicom.header import UNDEFINED_LENGTH, FileHeader, Slice
 
 RLE = "1.2.840.10008.1.2.5"
 ITEM, END_OF_ITEMS, END_OF_IMAGE = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0", b"\xff\xd9"
