@@ -80,20 +80,16 @@ def difference(a: Slice, b: Slice) -> str:
 
 
 def gap_warning(positions: np.ndarray | None, median: float | None) -> list[str]:
-    """Return one sentence if slices are missing or irregular, else an empty list.
+    """Return one sentence if slices are missing, else an empty list.
 
-    positions: (n,) mm along the normal
     median: mm between neighbours before any slice was lost
     """
     if positions is None or len(positions) < 3:
         return []
     distances = np.diff(positions)
     gaps = distances[distances > GAP * median]
-    if not len(gaps):
-        return []
-    return [
-        f"{len(gaps)} gaps of up to {gaps.max():.2f} mm, the median distance is {median:.2f} mm"
-    ]
+    found = f"{len(gaps)} gaps of up to {gaps.max(initial=0):.2f} mm"
+    return [f"{found}, the median distance is {median:.2f} mm"] if len(gaps) else []
 
 
 def _content(slice_: Slice) -> tuple:
@@ -135,9 +131,7 @@ def _sort(stack: Stack) -> None:
     if len(placed) > 1 and np.ptp(places) <= SAME_POSITION:
         _sort_by_number(stack, "all positions are the same")
         return
-    for slice_ in slices:
-        if slice_.position is None:
-            stack.left_out.append((slice_, "no_position"))
+    stack.left_out += [(slice_, "no_position") for slice_ in slices if slice_.position is None]
     stack.warnings += notes
     _sort_by_position(stack, placed, places)
 
@@ -155,7 +149,7 @@ def _sort_by_number(stack: Stack, note: str) -> None:
 def _along_normal(slices: list[Slice]) -> tuple[np.ndarray, list[str]]:
     """Return places (n,) in mm along the normal, and a warning if it had to be guessed.
 
-    Without an orientation, or with a wrong one, the axis on which positions spread most is taken.
+    With no orientation, or a wrong one, take the patient's axis on which positions spread most.
     """
     points = np.array([slice_.position for slice_ in slices])  # (n, 3)
     note = "no orientation"
@@ -178,15 +172,13 @@ def _sort_by_position(stack: Stack, slices: list[Slice], places: np.ndarray) -> 
     complete = _first_complete_pass(by_time, len(counts)) if several_passes else {}
     first_at_each = {entry.index: entry for entry in reversed(by_time)}
     chosen = complete or first_at_each
-
     repeats = [entry.slice_ for entry in by_time if entry is not chosen[entry.index]]
     if repeats:
         reason = "other_pass" if several_passes else "duplicate"
         stack.left_out += [(slice_, reason) for slice_ in repeats]
         taken = "complete pass" if complete else "at each position"
-        stack.warnings.append(
-            f"{len(repeats)} slices repeat a position: the first {taken} is taken"
-        )
+        note = f"{len(repeats)} slices repeat a position"
+        stack.warnings.append(f"{note}: the first {taken} is taken")
     kept = [chosen[index] for index in range(len(counts))]
     stack.slices = [entry.slice_ for entry in kept]
     stack.positions = np.array([entry.place for entry in kept])

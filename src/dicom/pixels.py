@@ -39,10 +39,9 @@ DECODERS = {  # what to install -> transfer syntaxes of the JPEG family that it 
 
 
 def iter_words(slices: list[Slice]) -> Iterator[np.ndarray]:
-    """Yield stored values (h, w) of slices of one file; the slices come in stored order.
+    """Yield the stored values (h, w) of slices of one file, which come in stored order.
 
-    They are unsigned integers, or floats that stay finite when they are rescaled.
-    Raise DicomError and nothing else.
+    They are unsigned, or floats that stay finite when rescaled. Raise DicomError and nothing else.
     """
     file = slices[0].file
     frames = [max(slice_.frame, 0) for slice_ in slices]
@@ -144,7 +143,6 @@ def _decoded(file: FileHeader, frames: list[int]) -> Iterator[np.ndarray]:
         stream.seek(file.offset)
         encapsulated = stream.read()
     _check_items(encapsulated, file)
-    options = {"extended_offsets": file.offset_table} if file.offset_table else {}
     decoded = get_decoder(file.syntax).iter_array(
         encapsulated,
         indices=frames,
@@ -158,7 +156,7 @@ def _decoded(file: FileHeader, frames: list[int]) -> Iterator[np.ndarray]:
         bits_stored=file.stored,
         pixel_representation=int(file.signed),
         photometric_interpretation="MONOCHROME1" if file.inverted else "MONOCHROME2",
-        **options,
+        extended_offsets=file.offset_table,
     )
     for array, _ in decoded:
         yield array.view(f"u{file.allocated // 8}")
@@ -190,14 +188,11 @@ def _check_items(encapsulated: bytes, file: FileHeader) -> None:
 
 
 def _stream_size(data: bytes, start: int) -> tuple[int, int] | None:
-    """Return rows and columns of the grey JPEG, JPEG-LS or JPEG 2000 stream at `start`, else None.
-
-    A JPEG 2000 stream that is not grey has the size (0, 0).
-    """
+    """Return rows and columns of the JPEG, JPEG-LS or JPEG 2000 stream at `start`, else None."""
     if data[start : start + 4] == b"\xff\x4f\xff\x51":
         right, bottom, left, top = struct.unpack_from(">4I", data, start + 8)
         grey = data[start + 40 : start + 42] == b"\0\1"
-        return (bottom - top, right - left) if grey else (0, 0)
+        return (bottom - top, right - left) if grey else (0, 0)  # (0, 0) is refused
     at = start + 2 if data[start : start + 2] == b"\xff\xd8" else len(data)
     while at + 9 <= len(data) and data[at] == 0xFF:
         marker, length = struct.unpack_from(">BH", data, at + 1)

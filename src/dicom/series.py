@@ -1,10 +1,6 @@
-"""A folder of DICOM files -> one ordered, rescaled volume, or a named reason why there is none.
+"""Read a folder: find its DICOM files by content, not by name, and return the volume in them.
 
-    series = read_series("data/series/1.2.3")       # headers and pixels
-    series = open_series("data/series/1.2.3")       # headers only
-    canonical(series.pixels, series.orientation)    # left is left in every series
-
-Files are found by content, not by name.
+`canonical(series.pixels, series.orientation)` makes left left in every series.
 """
 
 import os
@@ -89,12 +85,10 @@ def read_series(folder: str | Path) -> Series:
 
 
 def read_words(series: Series, chosen: np.ndarray | None = None) -> list[np.ndarray]:
-    """Return the stored values (h, w) of slices of an opened series, in order.
+    """Return the stored values (h, w) of the slices `chosen` (k,), all if None, in order.
 
-    Slices that cannot be decoded leave the series, and the list. See src/dicom/pixels.py for what
+    Slices that cannot be decoded leave the series, and the list. src/dicom/pixels.py says what
     stored values mean.
-
-    chosen: (k,) numbers of the slices; all if None
     """
     failed: dict[int, DicomError] = {}
     indices = range(len(series.slices)) if chosen is None else chosen.tolist()
@@ -104,10 +98,7 @@ def read_words(series: Series, chosen: np.ndarray | None = None) -> list[np.ndar
 
 
 def open_series(folder: str | Path) -> Series:
-    """Return the volume of a folder without its pixels, from headers alone.
-
-    Read a few slices of CT whose intercept is in doubt. Raise DicomError if there is no volume.
-    """
+    """Return the volume of a folder without its pixels. Raise DicomError if there is none."""
     return _series_of(Path(folder), *_read_headers(Path(folder)))
 
 
@@ -191,8 +182,10 @@ def _remove_failed(series: Series, failed: dict[int, DicomError]) -> None:
         raise _no_volume(folder, series.dropped, next(iter(failed.values())))
     gaps_before = gap_warning(series.positions, series.spacing[0])
     series.slices = [series.slices[k] for k in kept]
-    series.positions = None if series.positions is None else series.positions[kept]
-    series.pixels = None if series.pixels is None else series.pixels[kept]
+    if series.positions is not None:
+        series.positions = series.positions[kept]
+    if series.pixels is not None:
+        series.pixels = series.pixels[kept]
     warnings = [warning for warning in series.warnings if warning not in gaps_before]
     series.warnings = warnings + gap_warning(series.positions, series.spacing[0])
 
@@ -206,17 +199,17 @@ def _read_headers(folder: Path) -> tuple[list[Slice], list[tuple[str, str]]]:
         raise DicomError("unreadable", f"{folder}: {error.strerror}") from None
     require(len(paths) + len(locked) > 0, "no_dicom", f"{folder} holds no files")
     slices = []
-    dropped = [(name, "unreadable") for name in locked]
-    errors = [DicomError("unreadable", "a folder may not be entered") for _ in locked]
+    failed = [(name, DicomError("unreadable", "a folder may not be entered")) for name in locked]
     for path in paths:
         try:
             of_file = read_header(path)
             check_decoder(of_file[0].file)
             slices += of_file
         except DicomError as error:
-            dropped.append((printable(path.name), error.reason))
-            errors.append(error)
+            failed.append((printable(path.name), error))
+    dropped = [(name, error.reason) for name, error in failed]
     if not slices:
+        errors = [error for _, error in failed]
         example = next((error for error in errors if error.reason not in MINOR), errors[-1])
         raise _no_volume(folder, dropped, example)
     return slices, dropped
@@ -237,7 +230,7 @@ def _visible_files(folder: Path) -> tuple[list[Path], list[str]]:
 
 
 def _no_volume(folder: Path, dropped: list[tuple[str, str]], example: DicomError) -> DicomError:
-    """Return the error of a folder of which nothing is left: its most frequent reason."""
+    """Return the error of a folder without readable slices, with its most frequent reason."""
     counts = Counter(reason for _, reason in dropped)
     reason = max(counts, key=lambda reason: (reason not in MINOR, counts[reason]))
     listed = ", ".join(f"{count} {name}" for name, count in counts.most_common())
@@ -284,14 +277,9 @@ def _ignore_false_intercept(series: Series) -> None:
 
 
 def _head_fraction(images: list[np.ndarray]) -> float:
-    """Return the fraction of air or of soft tissue, whichever is less: large in a head in HU.
-
-    Pixels of the lowest value do not count: they are padding.
-    """
+    """Return the fraction of air or of soft tissue, whichever is less: large in a head in HU."""
     pixels = np.stack(images)
-    pixels = pixels[pixels > pixels.min()]
-    fractions = []
-    for low, high in (AIR, SOFT_TISSUE):
-        inside = np.count_nonzero((pixels >= low) & (pixels <= high))
-        fractions.append(inside / max(len(pixels), 1))
-    return min(fractions)
+    pixels = pixels[pixels > pixels.min()]  # the lowest value is padding
+    air = np.count_nonzero((pixels >= AIR[0]) & (pixels <= AIR[1]))
+    tissue = np.count_nonzero((pixels >= SOFT_TISSUE[0]) & (pixels <= SOFT_TISSUE[1]))
+    return min(air, tissue) / max(len(pixels), 1)
