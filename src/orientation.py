@@ -1,31 +1,36 @@
-"""Left is left: which plane a series is of, and its images and points in the canonical orientation. No pydicom here."""
+"""Left is left: the plane of a series, and its images and points in the canonical orientation.
+
+An orientation is six numbers, DICOM's ImageOrientationPatient: the directions along a row and down
+a column, in patient coordinates (x to the left, y to the back, z to the head).
+"""
 
 import numpy as np
 
-PLANES = (
-    "sagittal",
-    "coronal",
-    "axial",
-)  # by the axis along which the normal has its largest component
+PLANES = ("sagittal", "coronal", "axial")  # by the axis of the normal's largest component
 
 
 def normal_of(orientation: tuple[float, ...]) -> np.ndarray:
-    """Unit normal (3) of the slices; its largest component is positive: to the patient's left, back or head."""
+    """Return the unit normal (3,) of the slices.
+
+    Its sign is fixed: the largest component points to the patient's left, back or head.
+    """
     normal = np.cross(orientation[:3], orientation[3:])
     normal /= np.linalg.norm(normal)
     return normal if normal[np.abs(normal).argmax()] > 0 else -normal
 
 
 def plane_of(orientation: tuple[float, ...] | None) -> str:
-    """axial, coronal, sagittal, or unknown."""
+    """Return axial, coronal, sagittal, or unknown."""
     return "unknown" if orientation is None else PLANES[np.abs(normal_of(orientation)).argmax()]
 
 
 def orientation_code(orientation: tuple[float, ...] | None) -> str:
-    """What brings an image into the canonical orientation: T transposes, then X mirrors the columns' index, then Y the rows' index.
+    """Return what brings a stored image into the canonical orientation.
 
-    Axial and coronal: columns run to the patient's left. Axial rows run to the back, coronal and sagittal ones to the feet. Sagittal
-    columns run to the back. An unknown orientation is left as it is.
+    T transposes it, then X mirrors the index of the columns, then Y the index of the rows.
+    In canonical axial and coronal images, columns run to the patient's left; in sagittal ones, to
+    the back. Axial rows run to the back; coronal and sagittal rows run to the feet.
+    The code is empty if the orientation is unknown.
     """
     if orientation is None:
         return ""
@@ -40,7 +45,10 @@ def orientation_code(orientation: tuple[float, ...] | None) -> str:
 
 
 def canonical(pixels: np.ndarray, orientation: str) -> np.ndarray:
-    """(..., h, w) as stored -> a view in the canonical orientation (see `orientation_code`)."""
+    """Return a view of stored images (..., h, w) in the canonical orientation.
+
+    orientation: what `orientation_code` returns
+    """
     if "T" in orientation:
         pixels = pixels.swapaxes(-1, -2)
     if "X" in orientation:
@@ -56,16 +64,26 @@ def canonical_shape(height: int, width: int, orientation: str) -> tuple[int, int
 def canonical_point(
     x: float, y: float, orientation: str, height: int, width: int
 ) -> tuple[float, float]:
-    """Where column x, row y of a stored image of height x width lies in the canonical one; pixel centres are integers."""
+    """Return where column x, row y of a stored image of height x width is in the canonical one.
+
+    Pixel centres are integers.
+    """
     if "T" in orientation:
-        x, y, height, width = y, x, width, height
-    return width - 1 - x if "X" in orientation else x, height - 1 - y if "Y" in orientation else y
+        x, y = y, x
+    return _mirrored(x, y, orientation, *canonical_shape(height, width, orientation))
 
 
 def stored_point(
     x: float, y: float, orientation: str, height: int, width: int
 ) -> tuple[float, float]:
-    """`canonical_point` undone: column and row in the stored image of height x width."""
-    tall, wide = (width, height) if "T" in orientation else (height, width)
-    x, y = wide - 1 - x if "X" in orientation else x, tall - 1 - y if "Y" in orientation else y
+    """Undo `canonical_point`: return column and row in the stored image of height x width."""
+    x, y = _mirrored(x, y, orientation, *canonical_shape(height, width, orientation))
     return (y, x) if "T" in orientation else (x, y)
+
+
+def _mirrored(x: float, y: float, orientation: str, height: int, width: int) -> tuple[float, float]:
+    if "X" in orientation:
+        x = width - 1 - x
+    if "Y" in orientation:
+        y = height - 1 - y
+    return x, y

@@ -1,13 +1,11 @@
-"""DICOM files for tests: one volume of a lopsided head, written in any way a scanner might store it."""
+"""DICOM files for tests: one volume, written in any way a scanner might store it."""
 
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+import pytest
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
 from pydicom.tag import Tag
 from pydicom.uid import (
@@ -16,6 +14,8 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     MRImageStorage,
 )
+
+from src.dicom import DicomError, read_series
 
 SERIES_UID = "1.2.3"
 SPACING = (2.5, 0.75, 0.5)  # mm between slices, rows, columns
@@ -27,7 +27,7 @@ AXES = {  # plane -> canonical directions along the normal, down the rows, along
 
 
 def tilted(axes: np.ndarray, degrees: float = 14.0) -> np.ndarray:
-    """Axes turned about two of the patient's axes."""
+    """Return axes turned about two of the patient's axes."""
     angle = np.radians(degrees)
     c, s = np.cos(angle), np.sin(angle)
     return (
@@ -38,22 +38,23 @@ def tilted(axes: np.ndarray, degrees: float = 14.0) -> np.ndarray:
 
 
 def volume(shape=(7, 12, 10), seed: int = 0, low: int = 0, high: int = 4000) -> np.ndarray:
-    """(n, h, w) uint16 in which no two slices, rows or columns are alike."""
+    """Return (n, h, w) uint16 in which no two slices, rows or columns are alike."""
     return np.random.default_rng(seed).integers(low, high, shape).astype(np.uint16)
 
 
 def places(axes: np.ndarray, count: int, spacing: float = SPACING[0]) -> np.ndarray:
-    """Patient coordinates (n, 3) of the first pixel of each slice."""
+    """Return patient coordinates (n, 3) of the first pixel of each slice."""
     return np.array([-30.0, -20.0, 10.0]) + np.arange(count)[:, None] * spacing * axes[0]
 
 
 def stored_as(
     images: np.ndarray, axes: np.ndarray, points: np.ndarray, code: str, spacing=SPACING[1:]
 ) -> tuple:
-    """The same slices as a scanner with other directions in the plane stores them.
+    """Return the same slices as a scanner with other directions in the plane stores them.
 
-    (images, points, orientation (6), spacing of rows and columns). code: mirror rows (Y) and columns (X), then transpose (T): what
-    `canonical` undoes.
+    They are images, points, orientation (6), and spacing of rows and columns.
+
+    code: mirror rows (Y) and columns (X), then transpose (T): what `canonical` undoes
     """
     height, width = images.shape[1:]
     down, across = axes[1], axes[2]
@@ -78,7 +79,10 @@ def stored_as(
 
 
 def dataset(pixels: np.ndarray, modality: str = "MR", **tags) -> Dataset:
-    """One image (h, w), or frames (n, h, w), with the tags that pixels need; `tags` come on top, None removes one."""
+    """Return one image (h, w), or frames (n, h, w), with the tags that pixels need.
+
+    tags: set on top; None removes a tag
+    """
     data = Dataset()
     data.file_meta = FileMetaDataset()
     data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -106,7 +110,7 @@ def dataset(pixels: np.ndarray, modality: str = "MR", **tags) -> Dataset:
 
 
 def raw_text(data: Dataset, keyword: str, text: str) -> None:
-    """Set a decimal as the very text, also where it is no number."""
+    """Set a decimal to exactly this text, even if it is no number."""
     tag = Tag(keyword)
     data[tag] = RawDataElement(tag, "DS", len(text), text.encode(), 0, False, True)
 
@@ -128,7 +132,11 @@ def write_slices(
     order=None,
     **tags,
 ) -> Path:
-    """One file a slice. order: index of the slice that was acquired k-th; names: file name of each slice."""
+    """Write one file a slice.
+
+    order: index of the slice that was acquired k-th
+    names: file name of each slice
+    """
     order = range(len(images)) if order is None else order
     for instance, k in enumerate(order, 1):
         position = None if points is None else list(map(float, points[k]))
@@ -155,13 +163,16 @@ def write_slices(
 
 
 def write_axial(folder: Path, images: np.ndarray, **options) -> Path:
-    """Plain axial slices, canonical as they are."""
+    """Write plain axial slices, which are canonical as they are."""
     axes = AXES["axial"]
     return write_slices(folder, images, places(axes, len(images)), [*axes[2], *axes[1]], **options)
 
 
 def write_frames(path: Path, images: np.ndarray, points, orientation, slopes=None, **tags) -> Path:
-    """One enhanced multi-frame file; images in stored order. The rescale stands in the functional groups only."""
+    """Write one enhanced multi-frame file; images come in stored order.
+
+    Slope and intercept are in the functional groups only.
+    """
     data = dataset(
         images,
         SOPClassUID=EnhancedMRImageStorage,
@@ -192,7 +203,10 @@ def write_frames(path: Path, images: np.ndarray, points, orientation, slopes=Non
 
 
 def head_in_hu(seed: int = 0, radius: float = 0.8, side: int = 48, slices: int = 9) -> np.ndarray:
-    """(slices, side, side) int16: air, a thin skull of `radius` (1 is half the side) and brain."""
+    """Return (slices, side, side) int16: air, a thin skull and brain.
+
+    radius: of the skull; 1 is half the side
+    """
     y, x = np.mgrid[-1 : 1 : side * 1j, -1 : 1 : side * 1j]
     distance = np.hypot(x, y) / radius
     head = np.where(distance < 0.95, 35, np.where(distance < 1, 1050, -1000))
@@ -200,7 +214,7 @@ def head_in_hu(seed: int = 0, radius: float = 0.8, side: int = 48, slices: int =
 
 
 def padded(images: np.ndarray, value: int) -> np.ndarray:
-    """Images (n, s, s) with `value` outside the circle that a scanner reconstructs."""
+    """Return images (n, s, s) with `value` outside the circle that a scanner reconstructs."""
     y, x = np.mgrid[-1 : 1 : len(images[0]) * 1j, -1 : 1 : len(images[0]) * 1j]
     return np.where(np.hypot(x, y) > 1, np.int16(value), images)
 
@@ -212,58 +226,9 @@ def _item(**tags) -> Dataset:
     return item
 
 
-def compressed(data: Dataset, syntax: str, frames: list[bytes]) -> Dataset:
-    """A data set whose pixels are these encoded frames."""
-    data.file_meta.TransferSyntaxUID = syntax
-    data.PixelData = encapsulate(frames)
-    data["PixelData"].VR = "OB"
-    data["PixelData"].is_undefined_length = True
-    return data
-
-
-def jpeg_2000(image: np.ndarray) -> bytes:
-    """A lossless JPEG 2000 stream of 16 bits."""
-    stream = BytesIO()
-    Image.fromarray(image).save(stream, "JPEG2000", no_jp2=True, num_resolutions=1)
-    return stream.getvalue()
-
-
-def jpeg_lossless(image: np.ndarray) -> bytes:
-    """A lossless JPEG stream (process 14, first-order prediction) of an image (h, w) uint16 of 12 bits."""
-    height, width = image.shape
-    values = image.astype(int)
-    prediction = np.empty_like(values)
-    prediction[:, 1:] = values[:, :-1]  # the left neighbour
-    prediction[1:, 0] = values[:-1, 0]  # the first of a row: the one above
-    prediction[0, 0] = 1 << 11
-    bits = []
-    for difference in (values - prediction).ravel():
-        size = int(abs(difference)).bit_length()
-        bits.append(f"{size:05b}")  # the Huffman table gives each size a code of 5 bits
-        if size:
-            bits.append(
-                format(difference if difference > 0 else difference + (1 << size) - 1, f"0{size}b")
-            )
-    text = "".join(bits)
-    text += "1" * (-len(text) % 8)
-    scan = int(text, 2).to_bytes(len(text) // 8, "big").replace(b"\xff", b"\xff\x00")
-    counts = bytes([0, 0, 0, 0, 17] + [0] * 11)
-    table = b"\xff\xc4" + (2 + 1 + 16 + 17).to_bytes(2, "big") + b"\x00" + counts + bytes(range(17))
-    frame = (
-        b"\xff\xc3"
-        + (11).to_bytes(2, "big")
-        + bytes([12])
-        + height.to_bytes(2, "big")
-        + width.to_bytes(2, "big")
-        + bytes([1, 1, 0x11, 0])
-    )
-    return (
-        b"\xff\xd8"
-        + frame
-        + table
-        + b"\xff\xda"
-        + (8).to_bytes(2, "big")
-        + bytes([1, 1, 0, 1, 0, 0])
-        + scan
-        + b"\xff\xd9"
-    )
+def reason(folder: Path) -> str:
+    """Return the reason why a folder is refused."""
+    with pytest.raises(DicomError) as caught:
+        read_series(folder)
+    assert str(caught.value) and "Traceback" not in str(caught.value)
+    return caught.value.reason

@@ -1,15 +1,16 @@
-"""One DICOM file -> its raw fields and the place of its pixels, by pydicom's parser, with damaged files told apart.
+"""Parse one DICOM file with pydicom: its raw fields, and where its pixels are stored.
 
-Nothing in a file is trusted. Whatever is wrong with it becomes a DicomError with a short reason code.
+Nothing in a file is trusted: whatever is wrong with it becomes a DicomError with a reason code.
 """
 
 import math
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from functools import cache
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
-from typing import BinaryIO
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 from pydicom.config import IGNORE
 from pydicom.datadict import tag_for_keyword
@@ -20,88 +21,118 @@ from pydicom.uid import UID
 
 IMPLICIT, EXPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"
-MAX_HEADER = 16 << 20  # bytes of a deflated file that are inflated to find its header
+NATIVE = (IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED)  # syntaxes with uncompressed pixels
+MAX_HEADER = 16 << 20  # bytes that are inflated to find the header of a deflated file
 
-FLOAT_PIXELS = 0x7FE00008
-PIXEL_TAGS = {
-    0x7FE00010: 0,
-    FLOAT_PIXELS: 32,
-    0x7FE00009: 64,
-}  # -> bits of a float, 0 where pixels are integers
-MACROS = (
-    "PlanePositionSequence",
-    "PlaneOrientationSequence",
-    "PixelMeasuresSequence",
-    "PixelValueTransformationSequence",
-)
+FLOAT_PIXELS = 0x7FE00008  # the first tag that holds pixels
+PIXEL_TAGS = {0x7FE00010: 0, FLOAT_PIXELS: 32, 0x7FE00009: 64}  # -> bits of a float, 0: integers
+LONG_VRS = (b"OB", b"OW", b"OF", b"OD", b"UN")  # explicit types of a pixel element
+
 PER_FRAME, SHARED = "PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"
+MACROS = (
+    "PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence",
+    "PixelValueTransformationSequence",
+)  # fmt: skip
 SHORTS = (
-    "SamplesPerPixel",
-    "Rows",
-    "Columns",
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
+    "SamplesPerPixel", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit",
     "PixelRepresentation",
-)
+)  # fmt: skip
 TABLES = ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")
 TEXTS = (
-    "TransferSyntaxUID", "MediaStorageSOPClassUID", "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "PatientID", "Modality",
-    "SeriesDescription",
-    "AcquisitionNumber", "InstanceNumber", "TemporalPositionIdentifier", "EchoNumbers", "ImagePositionPatient",
-    "ImageOrientationPatient", "PixelSpacing", "ImagerPixelSpacing", "SliceThickness", "SpacingBetweenSlices",
-    "PhotometricInterpretation", "NumberOfFrames", "RescaleSlope", "RescaleIntercept", "RescaleType",
+    "TransferSyntaxUID", "MediaStorageSOPClassUID", "SOPClassUID", "SOPInstanceUID",
+    "SeriesInstanceUID", "PatientID", "Modality", "SeriesDescription", "AcquisitionNumber",
+    "InstanceNumber", "TemporalPositionIdentifier", "EchoNumbers", "ImagePositionPatient",
+    "ImageOrientationPatient", "PixelSpacing", "ImagerPixelSpacing", "SliceThickness",
+    "SpacingBetweenSlices", "PhotometricInterpretation", "NumberOfFrames", "RescaleSlope",
+    "RescaleIntercept", "RescaleType",
 )  # fmt: skip
+WANTED = {tag_for_keyword(name): name for name in (*TEXTS, *SHORTS, *TABLES, PER_FRAME, SHARED)}
 
 
 class DicomError(Exception):
-    """A file or folder that cannot be read; `reason` is a short code for tables, the message is for people."""
+    """A file or folder that cannot be read: `reason` is a short code, `message` is for people."""
 
     def __init__(self, reason: str, message: str):
         super().__init__(reason, message)  # both, so that it survives pickling between processes
         self.reason = reason
-        self.message = message.encode(
-            "utf-8", "backslashreplace"
-        ).decode()  # file names may hold what is no UTF-8
+        self.message = printable(message)
 
     def __str__(self) -> str:
         return self.message
 
 
+class PixelElement(NamedTuple):
+    """The element that holds the pixels."""
+
+    tag: int
+    offset: int  # of its value, in inflated bytes if the file is deflated
+    length: int  # of its value in bytes, as the file says it
+
+
+def printable(text: str) -> str:
+    """Return text that can be written anywhere: names of files may hold bytes that are no UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def require(holds: bool, reason: str, message: str) -> None:
-    """DicomError unless the condition holds."""
+    """Raise DicomError unless the condition holds."""
     if not holds:
         raise DicomError(reason, message)
 
 
+@contextmanager
+def named_errors(path: Path, damaged: str) -> Iterator[None]:
+    """Turn any exception into a DicomError that names the file.
+
+    damaged: the reason where a parser or decoder stumbles over the bytes
+    """
+    try:
+        yield
+    except DicomError as error:
+        raise DicomError(error.reason, f"{path.name}: {error}") from None
+    except EOFError:
+        raise DicomError("truncated", f"{path.name}: the file ends inside its header") from None
+    except RecursionError:
+        raise DicomError("too_deep", f"{path.name}: sequences are nested too deeply") from None
+    except MemoryError:
+        raise DicomError("too_large", f"{path.name}: it does not fit into memory") from None
+    except OSError as error:
+        # The system's errors have a number; pydicom raises its own without one where a file ends.
+        reason = "unreadable" if error.errno else "truncated"
+        raise DicomError(reason, f"{path.name}: {error.strerror or error}") from None
+    except Exception as error:
+        # Damaged bytes make parsers and decoders raise anything, even StopIteration.
+        raise DicomError(damaged, f"{path.name}: {type(error).__name__}: {error}") from None
+
+
 def inflate(compressed: bytes, limit: int) -> bytes:
-    """At most `limit` bytes of a deflated data set: a bomb costs no more than what its header claims."""
+    """Return at most `limit` bytes of a deflated data set, so that a bomb costs no more."""
     try:
         return zlib.decompressobj(-zlib.MAX_WBITS).decompress(compressed, limit)
     except zlib.error as error:
         raise DicomError("decode_error", f"deflated data cannot be inflated: {error}") from None
 
 
-def read_fields(file: BinaryIO, size: int) -> tuple[dict, tuple[int, int, int]]:
-    """(keyword -> value, (tag, offset, length) of the pixel element) of a file of `size` bytes; for a deflated file of what it holds."""
+def read_fields(file: BinaryIO, size: int) -> tuple[dict, PixelElement]:
+    """Return {keyword: value} and the pixel element of a file of `size` bytes."""
     require(size > 0, "empty", "the file has no bytes")
     meta = read_meta(file, size)
     syntax = meta["TransferSyntaxUID"]
     if syntax == DEFLATED:
         file = BytesIO(inflate(file.read(), MAX_HEADER))
         size = MAX_HEADER
-    fields = meta | _values(_elements(file, syntax == IMPLICIT, syntax != BIG_ENDIAN, _header_ends))
+    implicit, little = syntax == IMPLICIT, syntax != BIG_ENDIAN
+    elements = data_element_generator(file, implicit, little, _header_ends, specific_tags=WANTED)
+    fields = meta | _values(elements)
     element = _pixel_element(file, syntax)
-    require(
-        element[0] in PIXEL_TAGS,
-        _why_no_pixels(fields, file.tell() > size),
-        "there are no pixels in it",
-    )
+    if element.tag not in PIXEL_TAGS:
+        past_end = file.tell() > size
+        raise DicomError(_why_no_pixels(fields, past_end), "there are no pixels in it")
     return fields, element
 
 
 def group_fields(groups: list[Dataset], index: int) -> dict:
-    """Fields of functional group `index`, one macro of one item after the other; none where there is no such group."""
+    """Return the fields of functional group `index`; an empty dict if there is no such group."""
     fields = {}
     if index < len(groups):
         for name in MACROS:
@@ -110,111 +141,97 @@ def group_fields(groups: list[Dataset], index: int) -> dict:
     return fields
 
 
-def _elements(
-    file: BinaryIO, implicit: bool, little: bool, stop_when: Callable
-) -> Iterator[RawDataElement | DataElement]:
-    return data_element_generator(
-        file, implicit, little, stop_when=stop_when, specific_tags=_wanted()
-    )
-
-
-def _values(elements: Iterable[RawDataElement | DataElement]) -> dict:
-    """Keyword -> text, integer, table or sequence of the wanted fields that are there and not empty."""
-    fields = {}
-    for element in elements:
-        name, value = _wanted().get(element.tag), element.value
-        if not name or not value:
-            continue
-        if name in (PER_FRAME, SHARED):
-            fields[name] = (
-                value
-                if isinstance(element, DataElement)
-                else convert_raw_data_element(element).value
-            )
-        elif name in SHORTS:
-            fields[name] = int.from_bytes(
-                value[:2], "little" if element.is_little_endian else "big"
-            )
-        else:
-            fields[name] = value if name in TABLES else value.decode("latin-1").strip(" \0")
-    return fields
-
-
 def uid_name(uid: str) -> str:
-    """What the standard calls a UID; the UID itself where it does not know it."""
+    """Return the standard's name of a UID, or the UID itself if the standard has none."""
     return UID(uid, validation_mode=IGNORE).name
 
 
 def vector(fields: dict, name: str, length: int) -> tuple[float, ...] | None:
-    """The finite numbers of a field, or None where there are not exactly `length`."""
+    """Return the finite numbers of a field, or None if there are not exactly `length`."""
     try:
-        numbers = tuple(float(part) for part in fields.get(name, "").split("\\"))
+        numbers = tuple(map(float, fields.get(name, "").split("\\")))
     except ValueError:
         return None
     return numbers if len(numbers) == length and all(map(math.isfinite, numbers)) else None
 
 
 def integer(fields: dict, name: str) -> int | None:
-    """A field as a whole number, None where it is none."""
+    """Return a field as a whole number, or None if it is not one number."""
     number = vector(fields, name, 1)
     return int(number[0]) if number else None
 
 
 def read_meta(file: BinaryIO, size: int) -> dict:
-    """Transfer syntax and class as the file meta information says them; leaves the file at the first element of the data set."""
+    """Return the fields of the file meta information, transfer syntax included.
+
+    `file` is left at the first element of the data set.
+    """
     head = file.read(144)
     if head[128:132] != b"DICM":
         return _guess_meta(file, head)
-    length_told = head[132:138] == b"\2\0\0\0UL"
-    cut = size < 144 or (length_told and 144 + struct.unpack("<I", head[140:])[0] > size)
+    has_length = head[132:138] == b"\2\0\0\0UL"
+    cut = size < 144 or (has_length and 144 + struct.unpack("<I", head[140:])[0] > size)
     require(not cut, "truncated", "the file ends inside its meta information")
     file.seek(132)
-    meta = _values(_elements(file, False, True, lambda tag, *_: int(tag) >> 16 != 2))
+    elements = data_element_generator(file, False, True, _meta_ends, specific_tags=WANTED)
+    meta = _values(elements)
     require("TransferSyntaxUID" in meta, "not_dicom", "no transfer syntax in its meta information")
     return meta
 
 
 def _guess_meta(file: BinaryIO, head: bytes) -> dict:
-    """Files without preamble: a bare data set begins with group 8, and its first element shows its syntax."""
+    """Guess the syntax of a file without preamble from its first element, one of group 8."""
     explicit = head[4:6].isalpha() and head[4:6].isupper()
-    if (
-        len(head) < 144
-        or head[:2] not in (b"\x08\x00", b"\x00\x08")
-        or (head[0] == 0 and not explicit)
-    ):
+    big_endian = head[:2] == b"\x00\x08" and explicit
+    if len(head) < 144 or not (head[:2] == b"\x08\x00" or big_endian):
         cut = len(head) < 132 and not head[:128].strip(b"\0") and b"DICM".startswith(head[128:])
         raise DicomError("truncated" if cut else "not_dicom", "it is not a DICOM file")
     file.seek(0)
-    return {"TransferSyntaxUID": BIG_ENDIAN if head[0] == 0 else EXPLICIT if explicit else IMPLICIT}
+    if big_endian:
+        return {"TransferSyntaxUID": BIG_ENDIAN}
+    return {"TransferSyntaxUID": EXPLICIT if explicit else IMPLICIT}
 
 
-@cache
-def _wanted() -> dict[int, str]:
-    return {tag_for_keyword(name): name for name in (*TEXTS, *SHORTS, *TABLES, PER_FRAME, SHARED)}
+def _values(elements: Iterable[RawDataElement | DataElement]) -> dict:
+    """Return {keyword: value} of the wanted elements that are not empty."""
+    fields = {}
+    for element in elements:
+        name = WANTED.get(element.tag)
+        if name and element.value:
+            fields[name] = _value(name, element)
+    return fields
+
+
+def _value(name: str, element: RawDataElement | DataElement) -> str | int | bytes | list[Dataset]:
+    if name in (PER_FRAME, SHARED):
+        is_raw = not isinstance(element, DataElement)
+        return convert_raw_data_element(element).value if is_raw else element.value
+    if name in SHORTS:
+        return int.from_bytes(element.value[:2], "little" if element.is_little_endian else "big")
+    return element.value if name in TABLES else element.value.decode("latin-1").strip(" \0")
+
+
+def _meta_ends(tag: int, *_) -> bool:
+    return int(tag) >> 16 != 2
 
 
 def _header_ends(tag: int, *_) -> bool:
-    """At the pixels, or where the elements cannot be a header's any more."""
+    """Stop at the pixels, or where an element cannot belong to a header any more."""
     tag = int(tag)  # comparing plain integers is 5 times faster
     return tag >= FLOAT_PIXELS or tag < 0x00080000
 
 
-def _pixel_element(file: BinaryIO, syntax: str) -> tuple[int, int, int]:
-    """Tag of the element at which the header ended, offset and length of its value."""
+def _pixel_element(file: BinaryIO, syntax: str) -> PixelElement:
+    """Return the element at which the header ended, whatever it is."""
     start = file.tell()
     head = file.read(12).ljust(12, b"\0")
     order = ">" if syntax == BIG_ENDIAN else "<"
     group, element = struct.unpack(order + "HH", head[:4])
-    explicit = syntax != IMPLICIT and head[4:6] in (
-        b"OB",
-        b"OW",
-        b"OF",
-        b"OD",
-        b"UN",
-    )  # some writers fall back to implicit
-    before = 8 if explicit else 4  # bytes from the tag's first to the length's
-    (length,) = struct.unpack(order + "I", head[before : before + 4])
-    return group << 16 | element, start + before + 4, length
+    # Some writers fall back to implicit types here.
+    explicit = syntax != IMPLICIT and head[4:6] in LONG_VRS
+    length_at = 8 if explicit else 4
+    (length,) = struct.unpack(order + "I", head[length_at : length_at + 4])
+    return PixelElement(group << 16 | element, start + length_at + 4, length)
 
 
 def _why_no_pixels(fields: dict, past_end: bool) -> str:

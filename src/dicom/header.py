@@ -1,4 +1,4 @@
-"""One DICOM file -> the checked facts of its slices, without touching a pixel: what follows can rely on them."""
+"""Read the header of one DICOM file: checked metadata of its slices, without touching a pixel."""
 
 import math
 import os
@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.dicom.fields import (
-    BIG_ENDIAN,
     DEFLATED,
-    EXPLICIT,
-    IMPLICIT,
+    NATIVE,
     PER_FRAME,
     PIXEL_TAGS,
     SHARED,
     TABLES,
-    DicomError,
+    PixelElement,
     group_fields,
     integer,
+    named_errors,
     read_fields,
     require,
     uid_name,
@@ -28,18 +27,12 @@ MAX_SIDE = 8192  # rows or columns
 MAX_FRAMES = 4096  # frames a file
 MAX_PIXELS = 1 << 30  # pixels of a file, and of a series
 
-UNDEFINED_LENGTH = 0xFFFFFFFF  # of the pixel element where pixels are compressed
-NATIVE = (
-    IMPLICIT,
-    EXPLICIT,
-    BIG_ENDIAN,
-    DEFLATED,
-)  # transfer syntaxes whose pixels lie there as they are
+UNDEFINED_LENGTH = 0xFFFFFFFF  # of the pixel element if pixels are compressed
 
 
 @dataclass(frozen=True, slots=True)
 class FileHeader:
-    """What is said once a file: whose it is, where its pixels lie and how they are stored."""
+    """Metadata of one file: identity, and where and how its pixels are stored."""
 
     path: Path
     series_uid: str
@@ -68,11 +61,15 @@ class FileHeader:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """One image: a frame of a file, with its geometry in patient coordinates (mm; x to the left, y to the back, z to the head)."""
+    """One image: a frame of a file, with its geometry.
+
+    Patient coordinates are in mm: x to the left, y to the back, z to the head.
+    """
 
     file: FileHeader
     frame: int  # 0-based stored frame, -1 for single-frame files
-    acquired: tuple  # sorts by time point, acquisition, echo, instance number, SOP UID, frame
+    scan: tuple[int, int, int]  # time point, acquisition, echo: slices of one pass share them
+    number: tuple  # order within a scan: instance number, parts of the SOP UID, stored frame
     instance: int | None
     position: tuple[float, ...] | None  # centre of the first pixel (3)
     orientation: tuple[float, ...] | None  # direction along a row, then down a column (6)
@@ -83,11 +80,10 @@ class Slice:
 
 
 def read_header(path: Path) -> list[Slice]:
-    """The slices of one file in stored order. Raises DicomError and nothing else."""
-    try:
-        require(
-            stat.S_ISREG(os.stat(path).st_mode), "not_dicom", "not a regular file"
-        )  # opening a pipe would wait for ever
+    """Return the slices of one file in stored order. Raise DicomError and nothing else."""
+    with named_errors(path, "bad_header"):
+        # Opening a pipe would wait for ever.
+        require(stat.S_ISREG(os.stat(path).st_mode), "not_dicom", "not a regular file")
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             fields, element = read_fields(file, size)
@@ -95,28 +91,13 @@ def read_header(path: Path) -> list[Slice]:
         if header.syntax in NATIVE:
             _check_length(header, size)
         return _slices(fields, header)
-    except DicomError as error:
-        raise DicomError(error.reason, f"{path.name}: {error}") from None
-    except EOFError:
-        raise DicomError("truncated", f"{path.name}: the file ends inside its header") from None
-    except RecursionError:
-        raise DicomError("too_deep", f"{path.name}: sequences are nested too deeply") from None
-    except MemoryError:
-        raise DicomError("too_large", f"{path.name}: the header does not fit into memory") from None
-    except OSError as error:
-        raise DicomError(
-            "unreadable" if error.errno else "truncated", f"{path.name}: {error.strerror or error}"
-        ) from None  # pydicom's have no errno
-    except (
-        Exception
-    ) as error:  # on damaged bytes the parser raises anything from StopIteration to struct.error
-        raise DicomError("bad_header", f"{path.name}: {type(error).__name__}: {error}") from None
 
 
-def _file_header(path: Path, fields: dict, element: tuple[int, int, int]) -> FileHeader:
-    tag, offset, length = element
+def _file_header(path: Path, fields: dict, element: PixelElement) -> FileHeader:
     photometric = fields.get("PhotometricInterpretation", "MONOCHROME2")
     tables = tuple(fields.get(name, b"") for name in TABLES)
+    allocated = fields.get("BitsAllocated", 16)
+    stored = fields.get("BitsStored", allocated)
     header = FileHeader(
         path=path,
         series_uid=fields.get("SeriesInstanceUID", ""),
@@ -125,138 +106,115 @@ def _file_header(path: Path, fields: dict, element: tuple[int, int, int]) -> Fil
         modality=_modality(fields),
         description=fields.get("SeriesDescription", ""),
         syntax=fields["TransferSyntaxUID"],
-        offset=offset,
-        length=length,
+        offset=element.offset,
+        length=element.length,
         rows=fields.get("Rows", 0),
         columns=fields.get("Columns", 0),
         frames=1 if "NumberOfFrames" not in fields else integer(fields, "NumberOfFrames") or 0,
-        allocated=(allocated := fields.get("BitsAllocated", 16)),
-        stored=(stored := fields.get("BitsStored", allocated)),
+        allocated=allocated,
+        stored=stored,
         high_bit=fields.get("HighBit", stored - 1),
         signed=fields.get("PixelRepresentation", 0) == 1,
-        is_float=PIXEL_TAGS[tag] > 0,
+        is_float=PIXEL_TAGS[element.tag] > 0,
         inverted=photometric == "MONOCHROME1",
         offset_table=tables if all(tables) else None,
     )
-    grey = fields.get("SamplesPerPixel", 1) == 1 and photometric in ("MONOCHROME1", "MONOCHROME2")
+    monochrome = photometric in ("MONOCHROME1", "MONOCHROME2")
+    grey = monochrome and fields.get("SamplesPerPixel", 1) == 1
     require(grey, "colour", f"{photometric} is not a grey image")
-    plain_floats = allocated == PIXEL_TAGS[tag] and header.syntax in NATIVE
-    require(
-        not header.is_float or plain_floats,
-        "bad_header",
-        f"float pixels of {allocated} bits in {uid_name(header.syntax)}",
-    )
+    if header.is_float:
+        plain = allocated == PIXEL_TAGS[element.tag] and header.syntax in NATIVE
+        claim = f"float pixels of {allocated} bits in {uid_name(header.syntax)}"
+        require(plain, "bad_header", claim)
     _check_sizes(header)
     return header
 
 
+def _modality(fields: dict) -> str:
+    """Return CT or MR. If the tag is missing, the class or the unit decides."""
+    modality = fields.get("Modality", "")
+    known = modality in ("CT", "MR", "")
+    require(known, "other_modality", f"modality {modality} is neither CT nor MR")
+    if modality:
+        return modality
+    is_ct_class = "CT Image" in uid_name(fields.get("SOPClassUID", ""))
+    return "CT" if is_ct_class or fields.get("RescaleType") == "HU" else "MR"
+
+
 def _check_sizes(header: FileHeader) -> None:
-    rows, columns, frames, allocated, stored = (
-        header.rows,
-        header.columns,
-        header.frames,
-        header.allocated,
-        header.stored,
-    )
+    rows, columns, frames = header.rows, header.columns, header.frames
     claim = f"it claims {frames} frames of {rows} x {columns} pixels"
     require(min(rows, columns, frames) >= 1, "bad_header", claim)
-    require(
-        max(rows, columns) <= MAX_SIDE
-        and frames <= MAX_FRAMES
-        and rows * columns * frames <= MAX_PIXELS,
-        "too_large",
-        claim,
-    )
-    if not header.is_float:
-        require(allocated in (8, 16, 32), "unsupported_bits", f"{allocated} bits a pixel")
-        require(
-            1 <= stored <= header.high_bit + 1 <= allocated,
-            "bad_header",
-            f"bits {stored} up to {header.high_bit} of {allocated}",
-        )
+    small = max(rows, columns) <= MAX_SIDE and frames <= MAX_FRAMES
+    require(small and rows * columns * frames <= MAX_PIXELS, "too_large", claim)
+    if header.is_float:
+        return
+    allocated, stored, high_bit = header.allocated, header.stored, header.high_bit
+    require(allocated in (8, 16, 32), "unsupported_bits", f"{allocated} bits a pixel")
+    nested = 1 <= stored <= high_bit + 1 <= allocated
+    require(nested, "bad_header", f"bits {stored} up to {high_bit} of {allocated}")
 
 
 def _check_length(header: FileHeader, size: int) -> None:
-    """Uncompressed pixels are all there: in their element, and in the file of `size` bytes."""
+    """Raise DicomError unless all pixels are in their element and in the file of `size` bytes."""
     needed = header.frame_bytes * header.frames
-    require(
-        header.length != UNDEFINED_LENGTH,
-        "decode_error",
-        "compressed pixels although the transfer syntax is an uncompressed one",
-    )
-    require(
-        needed <= header.length,
-        "truncated",
-        f"{header.length} bytes of pixels, its size needs {needed}",
-    )
-    require(
-        header.syntax == DEFLATED or header.offset + needed <= size,
-        "truncated",
-        "the file ends before its pixels do",
-    )
-
-
-def _modality(fields: dict) -> str:
-    """CT or MR; where the tag is missing, the class or the unit tells."""
-    modality = fields.get("Modality", "")
-    require(
-        modality in ("CT", "MR", ""), "other_modality", f"modality {modality} is neither CT nor MR"
-    )
-    is_ct = (
-        "CT Image" in uid_name(fields.get("SOPClassUID", "")) or fields.get("RescaleType") == "HU"
-    )
-    return modality or ("CT" if is_ct else "MR")
+    encapsulated = header.length == UNDEFINED_LENGTH
+    require(not encapsulated, "decode_error", "compressed pixels in an uncompressed syntax")
+    claim = f"{header.length} bytes of pixels, its size needs {needed}"
+    require(needed <= header.length, "truncated", claim)
+    whole = header.syntax == DEFLATED or header.offset + needed <= size
+    require(whole, "truncated", "the file ends before its pixels do")
 
 
 def _slices(fields: dict, header: FileHeader) -> list[Slice]:
-    """One slice a frame; fields of its own group come before those of the shared one, and these before the top level's."""
-    shared, per_frame = fields.get(SHARED, []), fields.get(PER_FRAME, [])
-    fields = fields | group_fields(shared, 0)
-    return [
-        _slice(fields | group_fields(per_frame, index), header, index)
-        for index in range(header.frames)
-    ]
+    """Return one slice a frame.
+
+    Fields of a frame's own group win over those of the shared group, and these over the top level.
+    """
+    per_frame = fields.get(PER_FRAME, [])
+    common = fields | group_fields(fields.get(SHARED, []), 0)
+    slices = []
+    for index in range(header.frames):
+        slices.append(_slice(common | group_fields(per_frame, index), header, index))
+    return slices
 
 
 def _slice(fields: dict, header: FileHeader, index: int) -> Slice:
-    slope, intercept = (
-        _rescale(fields, "RescaleSlope", 1.0),
-        _rescale(fields, "RescaleIntercept", 0.0),
-    )
-    reach = abs(slope) * (1.0 if header.is_float else 2.0**header.stored) + abs(intercept)
-    require(
-        reach < 1e37,
-        "bad_rescale",
-        f"slope {slope} and intercept {intercept} go beyond all numbers",
-    )
+    slope, intercept = _rescale(fields, header)
     instance = integer(fields, "InstanceNumber")
-    passes = [
-        integer(fields, name) or 0
-        for name in ("TemporalPositionIdentifier", "AcquisitionNumber", "EchoNumbers")
-    ]
-    uid_order = tuple(
-        int(part) for part in header.sop_uid.split(".") if part.isdecimal()
-    )  # 1.9 before 1.10
+    scan = ("TemporalPositionIdentifier", "AcquisitionNumber", "EchoNumbers")
+    # As numbers: 1.9 comes before 1.10.
+    uid_parts = tuple(int(part) for part in header.sop_uid.split(".") if part.isdecimal())
     spacing = vector(fields, "PixelSpacing", 2) or vector(fields, "ImagerPixelSpacing", 2)
-    between = (
-        vector(fields, "SpacingBetweenSlices", 1) or vector(fields, "SliceThickness", 1) or (0.0,)
-    )
+    between = vector(fields, "SpacingBetweenSlices", 1) or vector(fields, "SliceThickness", 1)
     return Slice(
         file=header,
         frame=index if header.frames > 1 else -1,
-        acquired=(*passes, instance or 0, uid_order, index),
+        scan=tuple(integer(fields, name) or 0 for name in scan),
+        number=(instance or 0, uid_parts, index),
         instance=instance,
         position=vector(fields, "ImagePositionPatient", 3),
         orientation=_orientation(fields),
         pixel_spacing=spacing if spacing and min(spacing) > 0 else None,
-        slice_spacing=abs(between[0]) or None,
+        slice_spacing=(abs(between[0]) or None) if between else None,
         slope=slope,
         intercept=intercept,
     )
 
 
-def _rescale(fields: dict, name: str, default: float) -> float:
-    """0 is a value; a missing or empty field means the default; anything that is no finite number is refused."""
+def _rescale(fields: dict, header: FileHeader) -> tuple[float, float]:
+    """Return slope and intercept. Raise DicomError if rescaled pixels could overflow float32."""
+    slope = _number(fields, "RescaleSlope", 1.0)
+    intercept = _number(fields, "RescaleIntercept", 0.0)
+    largest_stored = 1.0 if header.is_float else 2.0**header.stored
+    finite = abs(slope) * largest_stored + abs(intercept) < 1e37
+    claim = f"slope {slope} and intercept {intercept} go beyond all numbers"
+    require(finite, "bad_rescale", claim)
+    return slope, intercept
+
+
+def _number(fields: dict, name: str, default: float) -> float:
+    """Return a finite number, or the default if the field is missing or empty. 0 is a value."""
     if name not in fields or fields[name] == "":
         return default
     number = vector(fields, name, 1)
@@ -265,14 +223,11 @@ def _rescale(fields: dict, name: str, default: float) -> float:
 
 
 def _orientation(fields: dict) -> tuple[float, ...] | None:
-    """Two directions of length 1 at right angles (nearly), else None."""
+    """Return two directions of length 1 at right angles (nearly), or None."""
     directions = vector(fields, "ImageOrientationPatient", 6)
     if directions is None:
         return None
     row, column = directions[:3], directions[3:]
     skew = abs(sum(a * b for a, b in zip(row, column, strict=True)))
-    return (
-        directions
-        if max(abs(math.hypot(*row) - 1), abs(math.hypot(*column) - 1), skew) < 0.1
-        else None
-    )
+    error = max(abs(math.hypot(*row) - 1), abs(math.hypot(*column) - 1), skew)
+    return directions if error < 0.1 else None
