@@ -22,23 +22,21 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from src.artifacts.files import atomic, read_json
 from src.artifacts.paths import DataFolder, EncoderFolder
-from src.evaluation import metrics, score_report
-from src.labels import LABELS, LOCATIONS, PRESENT
+from src.evaluation import score_report
+from src.labels import LABELS
 from src.progress import progress
 from src.script import run_script, versions
-from tools.pages import report_calibration, report_figures, report_scores
+from tools.pages import report_calibration, report_figures
 from tools.pages.render import render
 from tools.pages.report_figures import saved
 from tools.pages.report_inputs import Pooled, read_evaluations, read_histories
-from tools.pages.report_scores import MEAN, SCORE, Cell, cells_of
-
-PRESENCE = LABELS[PRESENT]
+from tools.pages.report_scores import (
+    MEAN, PRESENCE, SCORE, cells_of, fold_rows, group_of, group_row, scores_of,
+)  # fmt: skip
 
 
 @dataclass
@@ -57,19 +55,18 @@ def main(config: Config) -> Path:
     histories = read_histories(config.model_dir, config.encoder, folds)
     scores = {}
     for name, pooled in progress(evaluations.items(), "scores", " tables"):
-        draws = 0 if name == "stage1" else config.draws  # rows of spots are not independent
-        scores[name] = report_scores.scores_of(pooled.table, draws)
-    cells = {name: cells_of(found) for name, found in scores.items()}
-    most = max(("end_to_end", "stage2"), key=lambda name: fold_count(evaluations, name))
-    judged = evaluations[most]
+        draws = 0 if name == "stage1" else config.draws  # spots of a series are not independent
+        scores[name] = scores_of(pooled.table, draws)
+    known = [name for name in ("end_to_end", "stage2") if name in evaluations]
+    best_known = max(known, key=lambda name: len(evaluations[name].folds))
+    judged, cells = evaluations[best_known], cells_of(scores[best_known])
 
     parts = {
-        "scores": lambda: scores_section(evaluations, cells, histories, folds),
-        "roc": lambda: roc_picture(folder, judged, cells[most], config.draws),
+        "scores": lambda: scores_section(evaluations, scores, histories, folds),
+        "roc": lambda: saved(folder, "roc", report_figures.draw_rocs, judged, cells, config.draws),
         "groups": lambda: groups_section(folder, judged, config.draws),
         "calibration": lambda: report_calibration.section(folder, judged),
         "training": lambda: training_picture(folder, histories),
-        "localisation": lambda: localisation_rows(folder),
     }
     sections = {name: make() for name, make in progress(parts.items(), "report", " sections")}
     page = render(
@@ -77,23 +74,20 @@ def main(config: Config) -> Path:
         title=f"Aneurysm detection: {config.encoder}",
         judged=judged,
         folds=folds_text(judged.folds),
-        headline=cells[most],
+        headline=cells,
         draws=config.draws,
+        localisation=localisation_rows(folder),
         time=time.strftime("%Y-%m-%d %H:%M"),
         versions=[f"{package} {version}" for package, version in versions().items()],
-        **{"PRESENCE": PRESENCE, "MEAN": MEAN, "SCORE": SCORE},
+        names={"presence": PRESENCE, "mean": MEAN, "score": SCORE},
         **sections,
     )
     with atomic(folder.report_page) as file:
         file.write(page)
     title = f"{judged.name}, {folds_text(judged.folds)}: {judged.series} series"
-    print(score_report.score_table(scores[most], title))
+    print(score_report.score_table(scores[best_known], title))
     print(f"temperatures: {folder.temperatures}\nreport: {folder.report_page}")
     return folder.report_page
-
-
-def fold_count(evaluations: dict[str, Pooled], name: str) -> int:
-    return len(evaluations[name].folds) if name in evaluations else 0
 
 
 def folds_text(folds: list[int]) -> str:
@@ -104,62 +98,34 @@ def folds_text(folds: list[int]) -> str:
 
 
 def scores_section(
-    evaluations: dict[str, Pooled],
-    cells: dict[str, dict[str, Cell]],
-    histories: dict,
-    folds: list[int],
+    evaluations: dict[str, Pooled], scores: dict[str, dict], histories: dict, folds: list[int]
 ) -> dict:
     """Return the table of the 14 AUCs and the weighted score, and that of each fold alone."""
     pooled = list(evaluations.values())
-    names = [f"{each.name}\n{each.unit}\n{folds_text(each.folds)}" for each in pooled]
-    rows = report_scores.fold_table(evaluations, histories, folds)
-    mean = report_scores.mean_row(rows, len(pooled))
-    epochs = ["epoch chosen\nstage 1", "epoch chosen\nstage 2"]
+    columns = [cells_of(found) for found in scores.values()]
+    rows = []
+    for name in (*LABELS, MEAN, SCORE):
+        positives = int(pooled[-1].table[name].sum()) if name in LABELS else ""
+        rows.append([name, positives, *(cells[name] for cells in columns)])
     return {
-        "head": ["AUC", f"positive\n{pooled[-1].unit}", *names],
-        "rows": report_scores.score_table(evaluations, cells),
-        "fold_head": [SCORE, "series", *(each.name for each in pooled), *epochs],
-        "fold_rows": rows + mean,
-        "means": len(mean),
+        "names": [each.name for each in pooled],
+        "heads": [f"{each.name}\n{each.unit}\n{folds_text(each.folds)}" for each in pooled],
+        "rows": rows,
+        "folds": len(folds),
+        "fold_rows": fold_rows(evaluations, histories, folds),
     }
-
-
-def roc_picture(folder: EncoderFolder, judged: Pooled, cells: dict[str, Cell], draws: int) -> str:
-    """Draw the ROC curve of each label, the presence first."""
-    labels, probabilities = judged.arrays()
-    grid = np.linspace(0, 1, 101)
-    rocs = []
-    for k in (PRESENT, *range(PRESENT)):
-        truth, predicted = labels[:, k], probabilities[:, k]
-        points = metrics.roc_points(truth, predicted)
-        band = metrics.roc_band(truth, predicted, grid, draws)
-        area = cells[LABELS[k]]
-        rocs.append(report_figures.Roc(LABELS[k], int(truth.sum()), area, points, grid, band))
-    return saved(folder, "roc", report_figures.draw_rocs, rocs)
 
 
 def groups_section(folder: EncoderFolder, judged: Pooled, draws: int) -> dict:
     """Return the scores of each modality and each plane, as a picture and as tables."""
-    columns, tables = {}, []
-    for column, name in (("Modality", "Modality"), ("plane", "Plane")):
-        tables_of = judged.table.groupby(column)
-        groups = [report_scores.group_of(str(value), rows, draws) for value, rows in tables_of]
-        head = [name, "series", "with\naneurysm", SCORE, PRESENCE, "mean of\nthe locations"]
-        tables.append(([*head, "locations\nscored"], [group_row(group) for group in groups]))
-        columns[name] = groups
+    groups = {}
+    for column in ("Modality", "plane"):
+        tables = judged.table.groupby(column)
+        groups[column.capitalize()] = [group_of(str(name), rows, draws) for name, rows in tables]
     return {
-        "picture": saved(folder, "groups", report_figures.draw_groups, columns),
-        "tables": tables,
+        "picture": saved(folder, "groups", report_figures.draw_groups, groups),
+        "rows": {column: [group_row(group) for group in found] for column, found in groups.items()},
     }
-
-
-def group_row(group: report_scores.Group) -> list:
-    row = [group.name, group.series, group.positives]
-    if not group.cells:
-        return [*row, None, None, None, 0]
-    known = [label for label in LOCATIONS if group.cells[label][0] is not None]
-    cells = [group.cells[name] for name in (SCORE, PRESENCE, MEAN)]
-    return [*row, *cells, f"{len(known)} of {len(LOCATIONS)}"]
 
 
 def training_picture(folder: EncoderFolder, histories: dict) -> str | None:

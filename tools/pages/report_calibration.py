@@ -7,14 +7,11 @@ from src.artifacts.paths import EncoderFolder
 from src.evaluation import calibration
 from src.labels import LABELS, LOCATIONS, PRESENT
 from src.sampling.folds import seeded_order
-from tools.pages.report_figures import Reliability, draw_reliability, saved
+from tools.pages.report_figures import draw_reliability, saved
 from tools.pages.report_inputs import UID, Pooled
+from tools.pages.report_scores import PRESENCE, reliability
 
 TOGETHER = "the 13 locations together"
-HEAD = (
-    "label", "positive", "temperature", "log loss", "log loss\nafter", "error", "error\nafter",
-    "error\nby chance",
-)  # fmt: skip
 
 
 def section(folder: EncoderFolder, judged: Pooled) -> dict:
@@ -25,48 +22,28 @@ def section(folder: EncoderFolder, judged: Pooled) -> dict:
     if len(judged.folds) == 1:
         parts = np.array([seeded_order(uid, 0) % 2 for uid in judged.table[UID]])
     cooled = calibration.crossfit(truth, logits, parts)  # (N, 14)
-    fitted = calibration.fit_temperatures(truth, logits).tolist()
-    temperatures = dict(zip(LABELS, fitted, strict=True))
-    write_json(
-        folder.temperatures,
-        {"temperatures": temperatures, "folds": judged.folds, "n_series": judged.series},
-    )
+    temperatures = dict(zip(LABELS, calibration.fit_temperatures(truth, logits), strict=True))
+    content = {"temperatures": temperatures, "folds": judged.folds, "n_series": judged.series}
+    write_json(folder.temperatures, content)
 
-    columns = {LABELS[PRESENT]: [PRESENT], TOGETHER: list(range(PRESENT))}
-    curves = {}
-    for name, chosen in columns.items():
-        labels = truth[:, chosen].ravel()
-        curves[name] = [reliability(labels, each[:, chosen].ravel()) for each in (logits, cooled)]
+    columns = {PRESENCE: [PRESENT], TOGETHER: list(range(PRESENT))}
     columns |= {label: [k] for k, label in enumerate(LOCATIONS)}
-    rows = []
+    rows, curves = [], {}
     for name, chosen in columns.items():
+        labels, before, after = (each[:, chosen].ravel() for each in (truth, logits, cooled))
         temperature = f"{temperatures[name]:.2f}" if name in temperatures else "each its own"
-        arrays = (each[:, chosen].ravel() for each in (truth, logits, cooled))
-        rows.append([name, int(truth[:, chosen].sum()), temperature, *measures(*arrays)])
+        losses = [calibration.log_loss(labels, each) for each in (before, after)]
+        curves[name] = [reliability(labels, each) for each in (before, after)]
+        errors = [curve.error for curve in curves[name]]
+        chance = calibration.chance_error(calibration.sigmoid(after))
+        rows.append([name, int(labels.sum()), temperature, *losses, *errors, chance])
+    drawn = {name: curves[name] for name in (PRESENCE, TOGETHER)}
+    can_fit = [calibration.can_fit(column) for column in truth.T]
     return {
-        "picture": saved(folder, "calibration", draw_reliability, curves),
-        "head": HEAD,
+        "picture": saved(folder, "calibration", draw_reliability, drawn),
         "rows": rows,
         "bins": calibration.BINS,
         "file": folder.temperatures.name,
         "fewest": calibration.FEWEST,
-        "unfitted": [
-            label for k, label in enumerate(LABELS) if not calibration.can_fit(truth[:, k])
-        ],
+        "unfitted": [label for label, fits in zip(LABELS, can_fit, strict=True) if not fits],
     }
-
-
-def reliability(truth: np.ndarray, logits: np.ndarray) -> Reliability:
-    """Return the curve of labels 0 or 1 and logits, both (N,)."""
-    probabilities = calibration.sigmoid(logits)
-    predicted, observed, counts = calibration.reliability(truth, probabilities)
-    low, high = calibration.wilson(observed, counts)
-    error = calibration.calibration_error(truth, probabilities)
-    return Reliability(predicted, observed, low, high, error)
-
-
-def measures(truth: np.ndarray, before: np.ndarray, after: np.ndarray) -> list[float]:
-    """Return the log loss, then the error, before and after, then the error by chance; all (N,)."""
-    losses = [calibration.log_loss(truth, logits) for logits in (before, after)]
-    errors = [reliability(truth, logits).error for logits in (before, after)]
-    return [*losses, *errors, calibration.chance_error(calibration.sigmoid(after))]

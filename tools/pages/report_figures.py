@@ -3,8 +3,6 @@
 import io
 import textwrap
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -13,10 +11,11 @@ from matplotlib.figure import Figure
 
 from src.artifacts.files import atomic
 from src.artifacts.paths import EncoderFolder
+from src.evaluation import metrics
 from src.labels import LABELS, PRESENT
 from tools.pages.render import data_uri
-from tools.pages.report_inputs import best_epoch
-from tools.pages.report_scores import SCORE, Cell, Group
+from tools.pages.report_inputs import Pooled, best_epoch
+from tools.pages.report_scores import PRESENCE, SCORE, Cell, Group, Reliability
 
 # Colours that the colour-blind can tell apart (Okabe and Ito 2008).
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "0.6"
@@ -27,82 +26,55 @@ STYLE = {
     "ytick.labelsize": 8, "legend.fontsize": 8, "axes.spines.top": False,
     "axes.spines.right": False, "axes.edgecolor": "0.5", "xtick.color": "0.3", "ytick.color": "0.3",
 }  # fmt: skip
-WIDTH, DPI = 11.0, 160  # inches, dots an inch
 
 
-@dataclass
-class Roc:
-    """The ROC curve of one label; only the first two are known if it lacks a class."""
-
-    label: str
-    positives: int
-    area: Cell
-    points: tuple[np.ndarray, np.ndarray]  # false and true positive rates
-    grid: np.ndarray  # (G,) false positive rates of the band
-    band: np.ndarray  # (2, G) true positive rates
-
-
-@dataclass
-class Reliability:
-    """A reliability curve. All arrays (bins,)."""
-
-    predicted: np.ndarray  # mean probability
-    observed: np.ndarray  # fraction of positives
-    low: np.ndarray  # its 95 % interval
-    high: np.ndarray
-    error: float  # expected calibration error
-
-
-def saved(folder: EncoderFolder, name: str, draw: Callable, content: Any) -> str:
+def saved(folder: EncoderFolder, name: str, draw: Callable[..., Figure], *content) -> str:
     """Draw a picture, save it beside the page, and return it as a source for the page."""
-    picture = png(draw, content)
+    picture = png(draw, *content)
     with atomic(folder.report_picture(name)) as file:
         file.write(picture)
     return data_uri(picture, "png")
 
 
-def png(draw: Callable[[Any], Figure], content: Any) -> bytes:
+def png(draw: Callable[..., Figure], *content) -> bytes:
     with matplotlib.rc_context(STYLE):
         file = io.BytesIO()
-        draw(content).savefig(file, format="png")
+        draw(*content).savefig(file, format="png")
     return file.getvalue()
 
 
 def new_figure(height: float) -> Figure:
     """height: inches."""
-    return Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
+    return Figure(figsize=(11, height), dpi=160, layout="constrained")
 
 
-def draw_rocs(rocs: list[Roc]) -> Figure:
-    """Draw one small panel a label."""
-    columns = 5
-    rows = -(-len(rocs) // columns)
-    figure = new_figure(2.35 * rows)
-    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
-    for place, panel in enumerate(panels):
-        if place >= len(rocs):
-            panel.axis("off")
-            continue
-        _draw_roc(panel, rocs[place])
+def draw_rocs(judged: Pooled, cells: dict[str, Cell], draws: int) -> Figure:
+    """Draw the ROC curve of each label, the presence first."""
+    labels, probabilities = judged.arrays()
+    figure = new_figure(7.05)
+    panels = figure.subplots(3, 5, sharex=True, sharey=True).ravel()
+    for panel, k in zip(panels, (PRESENT, *range(PRESENT)), strict=False):
+        panel.set_title("\n".join(textwrap.wrap(LABELS[k], 26)), loc="left")
+        _draw_roc(panel, labels[:, k], probabilities[:, k], cells[LABELS[k]], draws)
         panel.label_outer(remove_inner_ticks=True)
-        if place + columns >= len(rocs):  # nothing below it
-            panel.tick_params(bottom=True, labelbottom=True)
+    panels[-1].axis("off")
+    panels[-6].tick_params(bottom=True, labelbottom=True)  # nothing below it
     figure.supxlabel("false positive rate", fontsize=9)
     figure.supylabel("true positive rate", fontsize=9)
     return figure
 
 
-def _draw_roc(panel: Axes, roc: Roc) -> None:
-    panel.set_title("\n".join(textwrap.wrap(roc.label, 26)), loc="left")
+def _draw_roc(panel: Axes, truth: np.ndarray, scores: np.ndarray, area: Cell, draws: int) -> None:
     panel.plot([0, 1], [0, 1], ":", color=GREY, linewidth=1)
-    lines = [f"{roc.positives} positive"]
-    area, ends = roc.area
-    if ends:
-        lines.insert(0, f"{ends[0]:.3f} to {ends[1]:.3f}")
-    if area is not None:
-        panel.fill_between(roc.grid, *roc.band, color=BLUE, alpha=0.2, linewidth=0)
-        panel.plot(*roc.points, color=BLUE, linewidth=1.5)
-        lines.insert(0, f"AUC {area:.3f}")
+    lines = [f"{truth.sum()} positive"]
+    if area.ends:
+        lines.insert(0, f"{area.ends[0]:.3f} to {area.ends[1]:.3f}")
+    if area.value is not None:
+        lines.insert(0, f"AUC {area.value:.3f}")
+        grid = np.linspace(0, 1, 101)
+        band = metrics.roc_band(truth, scores, grid, draws)
+        panel.fill_between(grid, *band, color=BLUE, alpha=0.2, linewidth=0)
+        panel.plot(*metrics.roc_points(truth, scores), color=BLUE, linewidth=1.5)
     corner = {"ha": "right", "va": "bottom", "transform": panel.transAxes}
     panel.text(0.98, 0.04, "\n".join(lines), fontsize=8, **corner)
     panel.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
@@ -115,9 +87,8 @@ def draw_groups(columns: dict[str, list[Group]]) -> Figure:
     panels = figure.subplots(1, len(columns), sharex=True)
     for panel, (column, groups) in zip(panels, columns.items(), strict=True):
         _draw_marks(panel, groups, SCORE, -0.13, color=BLUE, marker="o")
-        _draw_marks(panel, groups, LABELS[PRESENT], 0.13, color=ORANGE, marker="D")
-        names = [f"{group.name} ({group.series})" for group in groups]
-        panel.set_yticks(range(len(groups)), names)
+        _draw_marks(panel, groups, PRESENCE, 0.13, color=ORANGE, marker="D")
+        panel.set_yticks(range(len(groups)), [f"{group.name} ({group.series})" for group in groups])
         panel.set_ylim(len(groups) - 0.5, -0.5)
         panel.set_title(column, loc="left")
         panel.set_xlabel("AUC (number of series in brackets)")
@@ -129,23 +100,21 @@ def draw_groups(columns: dict[str, list[Group]]) -> Figure:
 
 
 def _draw_marks(panel: Axes, groups: list[Group], name: str, offset: float, **style) -> None:
-    """Draw one value of each group that has scores; offset: rows below the middle of its row."""
-    label = name
-    for place, group in enumerate(groups):
+    """Draw one score of each group. offset: of its row, downwards."""
+    panel.plot([], [], linestyle="", markersize=5, label=name, **style)  # for the legend
+    for row, group in enumerate(groups):
         if group.cells:
             value, ends = group.cells[name]
-            row = place + offset
-            panel.hlines(row, *(ends or (value, value)), color=style["color"], alpha=0.6)
-            panel.plot(value, row, linestyle="", markersize=5, label=label, **style)
-            label = None  # once in the legend
+            panel.hlines(row + offset, *(ends or (value, value)), color=style["color"], alpha=0.6)
+            panel.plot(value, row + offset, markersize=5, **style)
 
 
-def draw_reliability(curves: dict[str, tuple[Reliability, Reliability]]) -> Figure:
+def draw_reliability(curves: dict[str, list[Reliability]]) -> Figure:
     """Draw the fraction of positives against the probability, before and after calibration."""
     figure = new_figure(4.8)
+    styles = (("as predicted", ORANGE, "s-"), ("with temperature", BLUE, "D-"))
     for panel, (name, pair) in zip(figure.subplots(1, len(curves)), curves.items(), strict=True):
         panel.plot([0, 1], [0, 1], ":", color=GREY, linewidth=1, label="exact")
-        styles = (("as predicted", ORANGE, "s-"), ("with temperature", BLUE, "D-"))
         for curve, (text, colour, marker) in zip(pair, styles, strict=True):
             bars = (curve.observed - curve.low, curve.high - curve.observed)
             panel.errorbar(
@@ -163,22 +132,23 @@ def draw_reliability(curves: dict[str, tuple[Reliability, Reliability]]) -> Figu
 
 
 def draw_training(histories: dict[str, dict[int, list[dict]]]) -> Figure:
-    """Draw loss and held-out score by epoch: a column a stage, a line a fold, a dot a kept epoch."""
+    """Draw loss and held-out score by epoch: a column a stage, a line a fold, dots at kept epochs."""
     histories = {stage: folds for stage, folds in histories.items() if folds}
     figure = new_figure(5.4)
     panels = figure.subplots(2, len(histories), squeeze=False)
+    lines = {}
     for (losses, scores), (stage, folds) in zip(panels.T, histories.items(), strict=True):
         for place, (fold, rows) in enumerate(folds.items()):
             colour = FOLD_COLOURS[place % len(FOLD_COLOURS)]
             dashes = DASHES[place // len(FOLD_COLOURS) % len(DASHES)]
             style = {"color": colour, "linestyle": dashes, "linewidth": 1.3}
             epochs = [row["epoch"] for row in rows]
-            losses.plot(epochs, [row["loss"] for row in rows], label=f"fold {fold}", **style)
+            (lines[f"fold {fold}"],) = losses.plot(epochs, [row["loss"] for row in rows], **style)
             scored = {row["epoch"]: row["scores"]["score"] for row in rows if row["scores"]}
             scores.plot(scored.keys(), scored.values(), **style)
-            best = best_epoch(rows)
-            if best:
-                scores.plot(best["epoch"], best["scores"]["score"], "o", color=colour)
+            if scored:
+                best = best_epoch(rows)
+                scores.plot(best, scored[best], "o", color=colour)
         losses.set_title(f"stage {stage[-1]}, training loss", loc="left")
         scores.set_title(f"stage {stage[-1]}, weighted score of the held-out fold", loc="left")
         losses.set_ylim(bottom=0)
@@ -186,10 +156,6 @@ def draw_training(histories: dict[str, dict[int, list[dict]]]) -> Figure:
             panel.grid(alpha=0.3)
             panel.set_xlabel("epoch")
             panel.xaxis.get_major_locator().set_params(integer=True)
-    lines = {}
-    for panel in panels[0]:
-        drawn, labels = panel.get_legend_handles_labels()
-        lines |= dict(zip(labels, drawn, strict=True))
     place = "outside upper right"
     figure.legend(lines.values(), lines.keys(), loc=place, ncols=10, frameon=False)
     return figure

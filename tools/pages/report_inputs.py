@@ -1,4 +1,4 @@
-"""What tools/report.py reads: predictions of all evaluated folds with their labels, training logs."""
+"""What tools/report.py reads: predictions of all evaluated folds with labels, and training logs."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +49,7 @@ class Pooled:
 
 
 def read_evaluations(data: DataFolder, model_dir: Path, encoder: str) -> dict[str, Pooled]:
-    """Return the evaluations that have predictions; raise UserError if none of them is of series."""
+    """Return the evaluations with predictions; raise UserError if none of them is of series."""
     found = {}
     series = read_folds(data)
     fold_of = series.set_index(UID).fold
@@ -106,7 +106,7 @@ def _read_predictions(
 def _joined(
     truth: pd.DataFrame, predictions: pd.DataFrame, keys: list[str], fold_of: pd.Series
 ) -> pd.DataFrame:
-    """Join by `keys`, sorted as --fold all of the eval scripts: the bootstrap draws are the same."""
+    """Join by `keys`; sorted as --fold all of the eval scripts, so that the draws are the same."""
     table = metrics.joined(truth, predictions, keys)
     table["fold"] = table[UID].map(fold_of)
     return table.sort_values(UID, kind="stable", ignore_index=True)
@@ -135,7 +135,8 @@ def read_histories(
     return histories
 
 
-def best_epoch(rows: list[dict]) -> dict | None:
+def best_epoch(rows: list[dict]) -> int | None:
     """Return the kept epoch, the first with the highest held-out score; None if none was scored."""
     scored = [row for row in rows if row["scores"]]
-    return max(scored, key=lambda row: row["scores"]["score"], default=None)
+    best = max(scored, key=lambda row: row["scores"]["score"], default={"epoch": None})
+    return best["epoch"]

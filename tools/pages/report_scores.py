@@ -1,26 +1,44 @@
-"""Scores of tools/report.py, in the form in which its tables and pictures show them."""
+"""The numbers of tools/report.py, in the form in which its tables and pictures show them."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from src.evaluation import metrics
-from src.labels import LABELS, PRESENT
+from src.evaluation import calibration, metrics
+from src.labels import LABELS, LOCATIONS, PRESENT
 from tools.pages.report_inputs import Pooled, best_epoch
 
-MEAN, SCORE = "mean of the locations", "weighted score"
-Cell = tuple[float | None, list[float] | None]  # an AUC and its 95 % interval
+PRESENCE, MEAN, SCORE = LABELS[PRESENT], "mean of the locations", "weighted score"
+
+
+class Cell(NamedTuple):
+    """An AUC, or None without both classes, and its 95 % interval, or None."""
+
+    value: float | None
+    ends: list[float] | None
 
 
 @dataclass
 class Group:
-    """The series of one modality or plane."""
+    """The series of one modality, plane or fold."""
 
     name: str
     series: int
     positives: int
     cells: dict[str, Cell]  # as cells_of; empty if the group is too small for a score
+
+
+@dataclass
+class Reliability:
+    """A reliability curve. All arrays (bins,)."""
+
+    predicted: np.ndarray  # mean probability
+    observed: np.ndarray  # fraction of positives
+    low: np.ndarray  # its 95 % interval
+    high: np.ndarray
+    error: float  # expected calibration error
 
 
 def scores_of(table: pd.DataFrame, draws: int) -> dict:
@@ -33,53 +51,54 @@ def scores_of(table: pd.DataFrame, draws: int) -> dict:
 
 
 def cells_of(scores: dict) -> dict[str, Cell]:
-    """Return {label, MEAN or SCORE: (AUC, interval)} in the order of the rows of the page."""
+    """Return one cell a label, MEAN and SCORE of what `scores_of` returns."""
     ends = scores.get("intervals", {"locations": {}})
-    cells = {
-        label: (area, ends["locations"].get(label)) for label, area in scores["locations"].items()
-    }
-    cells[LABELS[PRESENT]] = scores["present"], ends.get("present")
-    cells[MEAN] = metrics.mean_location(scores), ends.get("mean_location")
-    cells[SCORE] = scores["score"], ends.get("score")
+    cells = {}
+    for label, area in scores["locations"].items():
+        cells[label] = Cell(area, ends["locations"].get(label))
+    cells[PRESENCE] = Cell(scores["present"], ends.get("present"))
+    cells[MEAN] = Cell(metrics.mean_location(scores), ends.get("mean_location"))
+    cells[SCORE] = Cell(scores["score"], ends.get("score"))
     return cells
 
 
 def group_of(name: str, table: pd.DataFrame, draws: int) -> Group:
-    positives = int(table[LABELS[PRESENT]].sum())
     try:
         cells = cells_of(scores_of(table, draws))
     except metrics.MetricError:
         cells = {}
-    return Group(name, len(table), positives, cells)
+    return Group(name, len(table), int(table[PRESENCE].sum()), cells)
 
 
-def score_table(evaluations: dict[str, Pooled], cells: dict[str, dict[str, Cell]]) -> list[list]:
-    """Return a row a label, the mean and the score; a column an evaluation."""
-    series = list(evaluations.values())[-1]
-    rows = []
-    for name in (*LABELS, MEAN, SCORE):
-        positives = int(series.table[name].sum()) if name in LABELS else ""
-        rows.append([name, positives, *(column[name] for column in cells.values())])
-    return rows
+def group_row(group: Group) -> list:
+    """Return a row of the tables of modalities and planes."""
+    row = [group.name, group.series, group.positives]
+    if not group.cells:
+        return [*row, None, None, None, 0]
+    known = [label for label in LOCATIONS if group.cells[label].value is not None]
+    cells = [group.cells[name] for name in (SCORE, PRESENCE, MEAN)]
+    return [*row, *cells, f"{len(known)} of {len(LOCATIONS)}"]
 
 
-def fold_table(evaluations: dict[str, Pooled], histories: dict, folds: list[int]) -> list[list]:
-    """Return a row a fold: series, weighted score by its own network, kept epochs."""
-    rows = []
+def fold_rows(evaluations: dict[str, Pooled], histories: dict, folds: list[int]) -> list[list]:
+    """Return a row a fold: series, weighted scores by its own network, kept epochs; and the mean."""
+    rows, scores = [], []
     for fold in folds:
-        groups = {
-            name: group_of(name, pooled.of_fold(fold), 0) for name, pooled in evaluations.items()
-        }
-        series = max(group.series for name, group in groups.items() if name != "stage1")
-        scores = [group.cells[SCORE][0] if group.cells else None for group in groups.values()]
-        best = [best_epoch(logs.get(fold, [])) for logs in histories.values()]
-        epochs = [epoch and epoch["epoch"] for epoch in best]
-        rows.append([f"fold {fold}", series, *scores, *epochs])
+        groups = [group_of(name, each.of_fold(fold), 0) for name, each in evaluations.items()]
+        series = max(group.series for group in groups if group.name != "stage1")
+        scores.append([group.cells[SCORE].value if group.cells else None for group in groups])
+        epochs = [best_epoch(logs.get(fold, [])) for logs in histories.values()]
+        rows.append([f"fold {fold}", series, *scores[-1], *epochs])
+    means = pd.DataFrame(scores, dtype=np.float64).mean()
+    if means.notna().all():
+        rows.append(["mean", "", *means.tolist(), "", ""])
     return rows
 
 
-def mean_row(rows: list[list], columns: int) -> list[list]:
-    """Return the mean of the scores of `fold_table` as a row, or no row if a column has none."""
-    table = pd.DataFrame([row[2 : 2 + columns] for row in rows], dtype=np.float64)
-    means = table.mean()
-    return [] if means.isna().any() else [["mean", "", *means.tolist(), "", ""]]
+def reliability(truth: np.ndarray, logits: np.ndarray) -> Reliability:
+    """Return the curve of labels 0 or 1 and logits, both (N,)."""
+    probabilities = calibration.sigmoid(logits)
+    predicted, observed, counts = calibration.reliability(truth, probabilities)
+    low, high = calibration.wilson(observed, counts)
+    error = calibration.calibration_error(truth, probabilities)
+    return Reliability(predicted, observed, low, high, error)
