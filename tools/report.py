@@ -35,7 +35,14 @@ from tools.pages.render import render
 from tools.pages.report_figures import saved
 from tools.pages.report_inputs import Pooled, read_evaluations, read_histories
 from tools.pages.report_scores import (
-    MEAN, PRESENCE, SCORE, cells_of, fold_rows, group_of, group_row, scores_of,
+    MEAN,
+    PRESENCE,
+    SCORE,
+    cells_of,
+    fold_rows,
+    group_of,
+    group_row,
+    scores_of,
 )  # fmt: skip
 
 
@@ -75,6 +82,7 @@ def main(config: Config) -> Path:
         judged=judged,
         folds=folds_text(judged.folds),
         headline=cells,
+        positives=int(judged.table[PRESENCE].sum()),
         draws=config.draws,
         localisation=localisation_rows(folder),
         time=time.strftime("%Y-%m-%d %H:%M"),

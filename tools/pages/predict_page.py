@@ -44,7 +44,8 @@ def write_page(
         spacing=spacing_text(series.spacing),
         description=series.slices[0].file.description if described else "",
         probabilities=[(LABELS[k], page.probabilities[k]) for k in (PRESENT, *range(PRESENT))],
-        chart=chart(prediction),
+        curve=dict(zip(prediction.tokens.tolist(), prediction.slices[:, PRESENT], strict=True)),
+        ticks=sorted({round(prediction.tokens[-1] * k / 4) for k in range(5)}),
         localised=prediction.heat is not None,
         findings=prediction.findings[:SHOWN_FINDINGS],
         weaker=len(prediction.findings[SHOWN_FINDINGS:]),
@@ -59,7 +60,7 @@ def write_page(
 
 
 def write_index(out: Path, pages: list[Page], failed: list) -> None:
-    """Write {out}/index.html: all series, the most suspicious first, then what could not be read."""
+    """Write {out}/index.html: the most suspicious series first, then what failed."""
     pages = sorted(pages, key=lambda page: -page.present)
     content = render("index.html", title="Predicted series", pages=pages, failed=failed)
     with atomic(out / "index.html", sync=False) as file:
@@ -70,54 +71,20 @@ def index_row(name: str, prepared: PreparedSeries, prediction: Prediction) -> Pa
     """Return what the index says of a series."""
     count, height, width = prepared.series.shape
     kind = f"{prepared.series.modality}, {prepared.series.plane}"
+    size = f"{count} slices of {width} x {height} pixels"
     best = int(prediction.probabilities[:PRESENT].argmax())
+    top = f"{LOCATIONS[best]} {prediction.probabilities[best]:.2f}"
     where = ""
     if prediction.findings:
         first = prediction.findings[0]
         place = f"slice {first.slice}, x {first.x:.0f}, y {first.y:.0f}"
         where = f"{first.label}, {place} ({first.probability:.2f})"
-    return Page(
-        name,
-        f"{kind}, {count} slices of {width} x {height} pixels",
-        prediction.probabilities,
-        f"{LOCATIONS[best]} {prediction.probabilities[best]:.2f}",
-        where,
-    )
+    return Page(name, f"{kind}, {size}", prediction.probabilities, top, where)
 
 
 def spacing_text(spacing: tuple[float | None, ...]) -> str:
     shown = ["?" if value is None else f"{value:.2f}" for value in spacing]
     return f"{shown[0]} mm between slices, pixels of {shown[1]} x {shown[2]} mm"
-
-
-def chart(prediction: Prediction) -> dict:
-    """Return the coordinates of the curve over the slices, its two axes and a mark a finding."""
-    width, height = 560, 300
-    left, right, top, bottom = 40, 550, 16, 266
-    slices, present = prediction.tokens, prediction.slices[:, PRESENT]
-    last = max(int(slices[-1]), 1)
-
-    def across(slice_: float) -> float:
-        return round(left + (right - left) * float(slice_) / last, 1)
-
-    def up(probability: float) -> float:
-        return round(bottom - (bottom - top) * float(probability), 1)
-
-    def at_slice(slice_: int) -> float:
-        return up(present[np.searchsorted(slices, slice_)])
-
-    ticks = sorted({round(last * k / 4) for k in range(5)})
-    marked = [finding.slice for finding in prediction.findings[:SHOWN_FINDINGS]]
-    return {
-        "width": width,
-        "height": height,
-        "left": left,
-        "right": right,
-        "grid": [(up(value), f"{value:g}") for value in (0, 0.25, 0.5, 0.75, 1)],
-        "ticks": [(across(slice_), slice_) for slice_ in ticks],
-        "line": [(across(slice_), at_slice(slice_)) for slice_ in slices],
-        "marks": [(across(slice_), at_slice(slice_)) for slice_ in marked],
-    }
 
 
 def highest_slices(prepared: PreparedSeries, prediction: Prediction) -> list[dict]:
@@ -129,15 +96,9 @@ def highest_slices(prepared: PreparedSeries, prediction: Prediction) -> list[dic
     chosen.update(others[: max(0, SHOWN_SLICES - len(findings))])
     shown = []
     for token in sorted(chosen):
-        slice_ = int(prediction.tokens[token])
-        here = [(number, finding) for number, finding in findings if finding.slice == slice_]
-        picture = slice_picture(prepared, prediction, token, here)
-        shown.append(
-            {
-                "number": slice_,
-                "present": present[token],
-                "picture": data_uri(picture, "jpeg"),
-                "findings": here,
-            }
-        )
+        number = int(prediction.tokens[token])
+        here = [(place, finding) for place, finding in findings if finding.slice == number]
+        picture = data_uri(slice_picture(prepared, prediction, token, here), "jpeg")
+        content = {"number": number, "present": present[token], "picture": picture}
+        shown.append(content | {"findings": here})
     return shown

@@ -132,7 +132,7 @@ def draw_reliability(curves: dict[str, list[Reliability]]) -> Figure:
 
 
 def draw_training(histories: dict[str, dict[int, list[dict]]]) -> Figure:
-    """Draw loss and held-out score by epoch: a column a stage, a line a fold, dots at kept epochs."""
+    """Draw loss and held-out score by epoch: a column a stage, a line a fold, a dot if kept."""
     histories = {stage: folds for stage, folds in histories.items() if folds}
     figure = new_figure(5.4)
     panels = figure.subplots(2, len(histories), squeeze=False)

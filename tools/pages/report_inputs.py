@@ -16,6 +16,12 @@ from src.sampling.spots import window_labels
 from src.script import UserError
 
 UID = "SeriesInstanceUID"
+# Evaluation: its name on the page, what a row is, its key.
+EVALUATIONS = {
+    "stage1": ("stage 1", "spots", [UID, "slice"]),
+    "stage2": ("stage 2", "series", [UID]),
+    "end_to_end": ("end to end", "series", [UID]),
+}
 
 
 @dataclass
@@ -36,13 +42,6 @@ class Pooled:
     def series(self) -> int:
         return int(self.table[UID].nunique())
 
-    @property
-    def positives(self) -> int:
-        return int(self.table[LABELS[PRESENT]].sum())
-
-    def of_fold(self, fold: int) -> pd.DataFrame:
-        return self.table[self.table.fold == fold]
-
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
         """Return labels and probabilities (N, 14)."""
         return metrics.label_arrays(self.table)
@@ -53,26 +52,28 @@ def read_evaluations(data: DataFolder, model_dir: Path, encoder: str) -> dict[st
     found = {}
     series = read_folds(data)
     fold_of = series.set_index(UID).fold
-    for evaluation, name in (("stage2", "stage 2"), ("end_to_end", "end to end")):
-        predictions = _read_predictions(evaluation, [UID], fold_of, model_dir, encoder)
-        if len(predictions):
-            expected = series[fold_of[series[UID]].isin(fold_of[predictions[UID]]).to_numpy()]
-            # A series that could not be read has no prediction.
-            truth = expected[expected[UID].isin(predictions[UID])]
-            table = _joined(truth[[UID, "Modality", "plane", *LABELS]], predictions, [UID], fold_of)
+    for evaluation, (name, unit, keys) in EVALUATIONS.items():
+        predictions = _read_predictions(evaluation, keys, fold_of, model_dir, encoder)
+        if predictions.empty:
+            continue
+        folds = predictions[UID].map(fold_of).unique()
+        left_out = 0
+        if evaluation == "stage1":
+            truth = _spot_truth(data, folds)
+        else:
+            expected = series.loc[series.fold.isin(folds), [UID, "Modality", "plane", *LABELS]]
+            truth = expected[expected[UID].isin(predictions[UID])]  # the others were not readable
             left_out = len(expected) - len(truth)
-            found[evaluation] = Pooled(name, "series", table, fold_of.nunique(), left_out)
-    if not found:
+        table = metrics.joined(truth, predictions, keys)
+        table["fold"] = table[UID].map(fold_of)
+        # Sorted as --fold all of the eval scripts, so that the bootstrap draws are the same.
+        table = table.sort_values(UID, kind="stable", ignore_index=True)
+        found[evaluation] = Pooled(name, unit, table, fold_of.nunique(), left_out)
+    if not found.keys() & {"stage2", "end_to_end"}:
         raise UserError(
             f"{EncoderFolder(model_dir, encoder).root} holds no predictions of series: "
             "run eval_stage2.py or eval_end_to_end.py of a fold first"
         )
-    keys = [UID, "slice"]
-    predictions = _read_predictions("stage1", keys, fold_of, model_dir, encoder)
-    if len(predictions):
-        truth = _spot_truth(data, fold_of[predictions[UID]].unique())
-        table = _joined(truth, predictions, keys, fold_of)
-        found = {"stage1": Pooled("stage 1", "spots", table, fold_of.nunique(), 0)} | found
     return found
 
 
@@ -84,12 +85,14 @@ def _read_predictions(
     Raises ArtifactError if a file holds series of other folds.
     """
     columns = [*keys, *LABELS]
-    tables = [pd.DataFrame(columns=columns)]
+    tables = []
     for fold in sorted(fold_of.unique()):
         held_out = fold_of.index[fold_of == fold]
         for name, expected in ((fold, held_out), ("all", fold_of.index)):
             path = RunFolder(model_dir, encoder, name).predictions(evaluation)
-            table = read_table(path, columns)[columns] if path.exists() else tables[0]
+            if not path.exists():
+                continue
+            table = read_table(path, columns)[columns]
             strangers = set(table[UID]) - set(expected)
             if strangers:
                 raise ArtifactError(
@@ -100,26 +103,16 @@ def _read_predictions(
             if len(table):
                 tables.append(table)
                 break
-    return pd.concat(tables[1:] or tables)
-
-
-def _joined(
-    truth: pd.DataFrame, predictions: pd.DataFrame, keys: list[str], fold_of: pd.Series
-) -> pd.DataFrame:
-    """Join by `keys`; sorted as --fold all of the eval scripts, so that the draws are the same."""
-    table = metrics.joined(truth, predictions, keys)
-    table["fold"] = table[UID].map(fold_of)
-    return table.sort_values(UID, kind="stable", ignore_index=True)
+    return pd.concat(tables) if tables else pd.DataFrame(columns=columns)
 
 
 def _spot_truth(data: DataFolder, folds: np.ndarray) -> pd.DataFrame:
     """Return the rows that eval_stage1.py judges, with their labels."""
     spots, labels = read_spots(data), read_pickle(data.labels)
     rows = pd.concat([held_out_rows(spots, fold) for fold in folds], ignore_index=True)
-    places = zip(rows[UID], rows.f.astype(int), strict=True)
-    windows = [window_labels(labels[uid], slice_, 1) for uid, slice_ in places]
-    truth = pd.DataFrame(np.reshape(windows, (-1, len(LABELS))), columns=list(LABELS))
-    return truth.assign(**{UID: rows[UID], "slice": rows.f.astype(int)})
+    keys = pd.DataFrame({UID: rows[UID], "slice": rows.f.astype(int)})
+    windows = [window_labels(labels[uid], slice_, 1) for uid, slice_ in keys.to_numpy()]
+    return keys.join(pd.DataFrame(windows, columns=list(LABELS)))
 
 
 def read_histories(

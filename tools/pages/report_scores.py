@@ -81,10 +81,11 @@ def group_row(group: Group) -> list:
 
 
 def fold_rows(evaluations: dict[str, Pooled], histories: dict, folds: list[int]) -> list[list]:
-    """Return a row a fold: series, weighted scores by its own network, kept epochs; and the mean."""
+    """Return a row a fold (series, scores by its own network, kept epochs) and their mean."""
     rows, scores = [], []
     for fold in folds:
-        groups = [group_of(name, each.of_fold(fold), 0) for name, each in evaluations.items()]
+        tables = {name: each.table[each.table.fold == fold] for name, each in evaluations.items()}
+        groups = [group_of(name, table, 0) for name, table in tables.items()]
         series = max(group.series for group in groups if group.name != "stage1")
         scores.append([group.cells[SCORE].value if group.cells else None for group in groups])
         epochs = [best_epoch(logs.get(fold, [])) for logs in histories.values()]
