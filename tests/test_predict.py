@@ -200,7 +200,7 @@ def test_hostile_text_does_nothing_and_the_patient_stays_unnamed(networks, nasty
         run(networks, tmp_path / "out", nasty, descriptions=descriptions)
         written = "".join(path.read_text() for path in (tmp_path / "out").iterdir())
         assert (
-            "&lt;script&gt;alert(1)&lt;/script&gt; &quot;TOF&quot; &amp; more" in written
+            "&lt;script&gt;alert(1)&lt;/script&gt; &#34;TOF&#34; &amp; more" in written
         ) == descriptions
         assert "1 (not_dicom)" in written
         for secret in ("<script", "<img src=x", "Roe", "Jane", "19610203", "SECRET7"):

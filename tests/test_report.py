@@ -1,4 +1,4 @@
-"""tools/report.py: its numbers, what it is made of, what it refuses. No network writes predictions."""
+"""tools/report.py: its numbers, what it reads, what it refuses. Predictions are made up."""
 
 import json
 import re
@@ -22,7 +22,6 @@ from tools.report import Config
 
 SERIES, LENGTH, DRAWS = 120, 12, 30
 NASTY = '<script>alert("x")</script>&\'b'
-PIXEL = b"\x89PNG no picture"
 
 
 def make_tables(data: DataFolder) -> pd.DataFrame:
@@ -92,17 +91,11 @@ def pooled_of(config: Config, evaluation: str) -> Pooled:
 
 
 @pytest.fixture
-def made(tmp_path):
-    """(settings of a report, its series); nothing is evaluated yet."""
+def quick(tmp_path, monkeypatch):
+    """(settings of a report, its series); nothing is evaluated yet, pictures take no time."""
+    monkeypatch.setattr(report_figures, "png", lambda draw, *content: b"\x89PNG no picture")
     config = Config(tmp_path / "data", tmp_path / "model", "net/small", DRAWS)
     return config, make_tables(DataFolder(config.data_dir))
-
-
-@pytest.fixture
-def quick(made, monkeypatch):
-    """The same, with pictures that take no time."""
-    monkeypatch.setattr(report_figures, "png", lambda draw, *content: PIXEL)
-    return made
 
 
 @pytest.fixture(scope="module")
@@ -230,14 +223,11 @@ def test_with_one_fold_the_halves_are_crossfitted(quick):
     assert row[2] != row[3]
 
 
-def test_nothing_evaluated_is_refused_in_one_sentence(made):
-    config, _ = made
+def test_nothing_evaluated_is_refused_in_one_sentence(quick):
+    config, _ = quick
     evaluate_spots(config, 0)
-    sentence = (
-        r"^[^.]*net_small holds no predictions of series: "
-        r"run eval_stage2\.py or eval_end_to_end\.py .* first$"
-    )
-    with pytest.raises(UserError, match=sentence):
+    refused = r"net_small holds no predictions of series: run eval_stage2\.py or eval_end_to_end"
+    with pytest.raises(UserError, match=rf"^[^.]*{refused}\.py .* first$"):
         report.main(config)
     folder = EncoderFolder(config.model_dir, config.encoder)
     assert not folder.report.exists() and not folder.temperatures.exists()
@@ -309,30 +299,16 @@ def test_sections_without_content_are_left_out(quick):
     assert 'id="calibration"' in page
 
 
-@pytest.mark.parametrize(
-    ("folds", "text"),
-    [
-        ([3], "fold 3"),
-        ([0, 1], "folds 0, 1"),
-        ([1, 2, 3], "folds 1 to 3"),
-        ([0, 1, 3], "folds 0, 1, 3"),
-    ],
-)
-def test_folds_are_named(folds, text):
-    assert report.folds_text(folds) == text
+def test_folds_are_named():
+    assert report.folds_text([3]) == "fold 3"
+    assert report.folds_text([0, 1]) == "folds 0, 1"
+    assert report.folds_text([1, 2, 3]) == "folds 1 to 3"
+    assert report.folds_text([0, 1, 3]) == "folds 0, 1, 3"
 
 
-@pytest.mark.parametrize(
-    ("cell", "shown"),
-    [
-        (None, "n/a"),
-        (0.12345, "0.123"),
-        (1234, "1,234"),
-        ("<b>", "&lt;b&gt;"),
-        ((0.5, None), "0.500"),
-        ((0.5, [0.4, 0.6]), '0.500<span class="ci">0.400–0.600</span>'),
-    ],
-)
-def test_cells_are_shown(cell, shown):
-    table = templates.get_template("macros.html").module.table
-    assert f"<td>{shown}</td>" in table(["a", "b"], [["name", cell]])
+def test_cells_are_shown():
+    cells = (None, 0.12345, 1234, "<b>", (0.5, None), (0.5, [0.4, 0.6]))
+    interval = '0.500<span class="ci">0.400–0.600</span>'
+    shown = ("n/a", "0.123", "1,234", "&lt;b&gt;", "0.500", interval)
+    table = templates.get_template("macros.html").module.table(["a", "b"], [["name", *cells]])
+    assert "".join(f"<td>{text}</td>" for text in shown) in table
