@@ -30,20 +30,10 @@ from src.evaluation import score_report
 from src.labels import LABELS
 from src.progress import progress
 from src.script import run_script, versions
-from tools.pages import report_calibration, report_figures
+from tools.pages import report_calibration, report_figures, report_scores
 from tools.pages.render import render
 from tools.pages.report_figures import saved
 from tools.pages.report_inputs import Pooled, read_evaluations, read_histories
-from tools.pages.report_scores import (
-    MEAN,
-    PRESENCE,
-    SCORE,
-    cells_of,
-    fold_rows,
-    group_of,
-    group_row,
-    scores_of,
-)  # fmt: skip
 
 
 @dataclass
@@ -63,10 +53,10 @@ def main(config: Config) -> Path:
     scores = {}
     for name, pooled in progress(evaluations.items(), "scores", " tables"):
         draws = 0 if name == "stage1" else config.draws  # spots of a series are not independent
-        scores[name] = scores_of(pooled.table, draws)
+        scores[name] = report_scores.scores_of(pooled.table, draws)
     known = [name for name in ("end_to_end", "stage2") if name in evaluations]
     best_known = max(known, key=lambda name: len(evaluations[name].folds))
-    judged, cells = evaluations[best_known], cells_of(scores[best_known])
+    judged, cells = evaluations[best_known], report_scores.cells_of(scores[best_known])
 
     parts = {
         "scores": lambda: scores_section(evaluations, scores, histories, folds),
@@ -74,6 +64,7 @@ def main(config: Config) -> Path:
         "groups": lambda: groups_section(folder, judged, config.draws),
         "calibration": lambda: report_calibration.section(folder, judged),
         "training": lambda: training_picture(folder, histories),
+        "localisation": lambda: localisation_rows(folder),
     }
     sections = {name: make() for name, make in progress(parts.items(), "report", " sections")}
     page = render(
@@ -82,12 +73,10 @@ def main(config: Config) -> Path:
         judged=judged,
         folds=folds_text(judged.folds),
         headline=cells,
-        positives=int(judged.table[PRESENCE].sum()),
+        positives=int(judged.table[report_scores.PRESENCE].sum()),
         draws=config.draws,
-        localisation=localisation_rows(folder),
         time=time.strftime("%Y-%m-%d %H:%M"),
         versions=[f"{package} {version}" for package, version in versions().items()],
-        names={"presence": PRESENCE, "mean": MEAN, "score": SCORE},
         **sections,
     )
     with atomic(folder.report_page) as file:
@@ -110,9 +99,9 @@ def scores_section(
 ) -> dict:
     """Return the table of the 14 AUCs and the weighted score, and that of each fold alone."""
     pooled = list(evaluations.values())
-    columns = [cells_of(found) for found in scores.values()]
+    columns = [report_scores.cells_of(found) for found in scores.values()]
     rows = []
-    for name in (*LABELS, MEAN, SCORE):
+    for name in (*LABELS, report_scores.MEAN, report_scores.SCORE):
         positives = int(pooled[-1].table[name].sum()) if name in LABELS else ""
         rows.append([name, positives, *(cells[name] for cells in columns)])
     return {
@@ -120,20 +109,20 @@ def scores_section(
         "heads": [f"{each.name}\n{each.unit}\n{folds_text(each.folds)}" for each in pooled],
         "rows": rows,
         "folds": len(folds),
-        "fold_rows": fold_rows(evaluations, histories, folds),
+        "fold_rows": report_scores.fold_rows(evaluations, histories, folds),
     }
 
 
 def groups_section(folder: EncoderFolder, judged: Pooled, draws: int) -> dict:
     """Return the scores of each modality and each plane, as a picture and as tables."""
-    groups = {}
-    for column in ("Modality", "plane"):
-        tables = judged.table.groupby(column)
-        groups[column.capitalize()] = [group_of(str(name), rows, draws) for name, rows in tables]
-    return {
-        "picture": saved(folder, "groups", report_figures.draw_groups, groups),
-        "rows": {column: [group_row(group) for group in found] for column, found in groups.items()},
-    }
+    groups, rows = {"Modality": [], "Plane": []}, {"Modality": [], "Plane": []}
+    for name, column in (("Modality", "Modality"), ("Plane", "plane")):
+        for value, table in judged.table.groupby(column):
+            group = report_scores.group_of(str(value), table, draws)
+            groups[name].append(group)
+            rows[name].append(report_scores.group_row(group))
+    picture = saved(folder, "groups", report_figures.draw_groups, groups)
+    return {"picture": picture, "rows": rows}
 
 
 def training_picture(folder: EncoderFolder, histories: dict) -> str | None:

@@ -9,7 +9,7 @@ from src.labels import LABELS, LOCATIONS, PRESENT
 from src.sampling.folds import seeded_order
 from tools.pages.report_figures import draw_reliability, saved
 from tools.pages.report_inputs import UID, Pooled
-from tools.pages.report_scores import PRESENCE, reliability
+from tools.pages.report_scores import PRESENCE
 
 TOGETHER = "the 13 locations together"
 
@@ -33,9 +33,10 @@ def section(folder: EncoderFolder, judged: Pooled) -> dict:
         labels, before, after = (each[:, chosen].ravel() for each in (truth, logits, cooled))
         temperature = f"{temperatures[name]:.2f}" if name in temperatures else "each its own"
         losses = [calibration.log_loss(labels, each) for each in (before, after)]
-        curves[name] = [reliability(labels, each) for each in (before, after)]
-        errors = [curve.error for curve in curves[name]]
-        chance = calibration.chance_error(calibration.sigmoid(after))
+        probabilities = [calibration.sigmoid(each) for each in (before, after)]
+        curves[name] = labels, *probabilities
+        errors = [calibration.calibration_error(labels, each) for each in probabilities]
+        chance = calibration.chance_error(probabilities[1])
         rows.append([name, int(labels.sum()), temperature, *losses, *errors, chance])
     drawn = {name: curves[name] for name in (PRESENCE, TOGETHER)}
     can_fit = [calibration.can_fit(column) for column in truth.T]

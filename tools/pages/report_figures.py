@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 
 from src.artifacts.files import atomic
 from src.artifacts.paths import EncoderFolder
-from src.evaluation import metrics
+from src.evaluation import calibration, metrics
 from src.labels import LABELS, PRESENT
 from tools.pages.render import data_uri
 from tools.pages.report_inputs import Pooled, best_epoch
-from tools.pages.report_scores import PRESENCE, SCORE, Cell, Group, Reliability
+from tools.pages.report_scores import PRESENCE, SCORE, Cell, Group
 
 # Colours that the colour-blind can tell apart (Okabe and Ito 2008).
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "0.6"
@@ -109,20 +109,27 @@ def _draw_marks(panel: Axes, groups: list[Group], name: str, offset: float, **st
             panel.plot(value, row + offset, markersize=5, **style)
 
 
-def draw_reliability(curves: dict[str, list[Reliability]]) -> Figure:
-    """Draw the fraction of positives against the probability, before and after calibration."""
+def draw_reliability(curves: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Figure:
+    """Draw the fraction of positives in bins against their probability.
+
+    curves: {name: labels 0 or 1, probabilities before and after calibration, all (N,)}
+    """
     figure = new_figure(4.8)
     styles = (("as predicted", ORANGE, "s-"), ("with temperature", BLUE, "D-"))
-    for panel, (name, pair) in zip(figure.subplots(1, len(curves)), curves.items(), strict=True):
+    panels = figure.subplots(1, len(curves))
+    for panel, (name, (truth, *probabilities)) in zip(panels, curves.items(), strict=True):
         panel.plot([0, 1], [0, 1], ":", color=GREY, linewidth=1, label="exact")
-        for curve, (text, colour, marker) in zip(pair, styles, strict=True):
-            bars = (curve.observed - curve.low, curve.high - curve.observed)
+        highest = 0
+        for each, (text, colour, marker) in zip(probabilities, styles, strict=True):
+            predicted, observed, counts = calibration.reliability(truth, each)
+            low, high = calibration.wilson(observed, counts)
+            error = calibration.calibration_error(truth, each)
             panel.errorbar(
-                curve.predicted, curve.observed, bars, fmt=marker, color=colour, markersize=4,
-                linewidth=1.2, elinewidth=0.8, label=f"{text}: error {curve.error:.3f}",
+                predicted, observed, (observed - low, high - observed), fmt=marker, color=colour,
+                markersize=4, linewidth=1.2, elinewidth=0.8, label=f"{text}: error {error:.3f}",
             )  # fmt: skip
+            highest = max(highest, predicted.max(), high.max())
         panel.set_title(name, loc="left")
-        highest = max(max(curve.predicted.max(), curve.high.max()) for curve in pair)
         limits = np.array([-0.02, 1]) * 1.04 * min(1, highest)
         panel.set(xlim=limits, ylim=limits, aspect="equal")
         panel.set(xlabel="mean probability of a bin", ylabel="fraction of positives")

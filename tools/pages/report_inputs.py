@@ -10,7 +10,7 @@ from src.artifacts.files import read_json_lines, read_pickle
 from src.artifacts.paths import ArtifactError, DataFolder, EncoderFolder, RunFolder
 from src.artifacts.tables import read_folds, read_spots, read_table
 from src.evaluation import metrics
-from src.labels import LABELS, PRESENT
+from src.labels import LABELS
 from src.sampling.spot_dataset import held_out_rows
 from src.sampling.spots import window_labels
 from src.script import UserError

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from src.evaluation import calibration, metrics
+from src.evaluation import metrics
 from src.labels import LABELS, LOCATIONS, PRESENT
 from tools.pages.report_inputs import Pooled, best_epoch
 
@@ -28,17 +28,6 @@ class Group:
     series: int
     positives: int
     cells: dict[str, Cell]  # as cells_of; empty if the group is too small for a score
-
-
-@dataclass
-class Reliability:
-    """A reliability curve. All arrays (bins,)."""
-
-    predicted: np.ndarray  # mean probability
-    observed: np.ndarray  # fraction of positives
-    low: np.ndarray  # its 95 % interval
-    high: np.ndarray
-    error: float  # expected calibration error
 
 
 def scores_of(table: pd.DataFrame, draws: int) -> dict:
@@ -94,12 +83,3 @@ def fold_rows(evaluations: dict[str, Pooled], histories: dict, folds: list[int])
     if means.notna().all():
         rows.append(["mean", "", *means.tolist(), "", ""])
     return rows
-
-
-def reliability(truth: np.ndarray, logits: np.ndarray) -> Reliability:
-    """Return the curve of labels 0 or 1 and logits, both (N,)."""
-    probabilities = calibration.sigmoid(logits)
-    predicted, observed, counts = calibration.reliability(truth, probabilities)
-    low, high = calibration.wilson(observed, counts)
-    error = calibration.calibration_error(truth, probabilities)
-    return Reliability(predicted, observed, low, high, error)
