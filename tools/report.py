@@ -22,18 +22,23 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from src.artifacts.files import atomic, read_json
+from src.artifacts.files import atomic, read_json, write_json
 from src.artifacts.paths import DataFolder, EncoderFolder
-from src.evaluation import score_report
-from src.labels import LABELS
+from src.evaluation import calibration, score_report
+from src.labels import LABELS, LOCATIONS, PRESENT
 from src.progress import progress
+from src.sampling.folds import seeded_order
 from src.script import run_script, versions
-from tools.pages import report_calibration, report_figures, report_scores
+from tools.pages import report_figures, report_scores
 from tools.pages.render import render
 from tools.pages.report_figures import saved
-from tools.pages.report_inputs import Pooled, read_evaluations, read_histories
+from tools.pages.report_inputs import UID, Pooled, read_evaluations, read_histories
+
+TOGETHER = "the 13 locations together"
 
 
 @dataclass
@@ -62,7 +67,7 @@ def main(config: Config) -> Path:
         "scores": lambda: scores_section(evaluations, scores, histories, folds),
         "roc": lambda: saved(folder, "roc", report_figures.draw_rocs, judged, cells, config.draws),
         "groups": lambda: groups_section(folder, judged, config.draws),
-        "calibration": lambda: report_calibration.section(folder, judged),
+        "calibration": lambda: calibration_section(folder, judged),
         "training": lambda: training_picture(folder, histories),
         "localisation": lambda: localisation_rows(folder),
     }
@@ -123,6 +128,42 @@ def groups_section(folder: EncoderFolder, judged: Pooled, draws: int) -> dict:
             rows[name].append(report_scores.group_row(group))
     picture = saved(folder, "groups", report_figures.draw_groups, groups)
     return {"picture": picture, "rows": rows}
+
+
+def calibration_section(folder: EncoderFolder, judged: Pooled) -> dict:
+    """Fit and save the temperatures; return what the page says of them."""
+    truth, probabilities = judged.arrays()
+    logits = calibration.logit(probabilities)  # (N, 14)
+    parts = judged.table.fold.to_numpy()
+    if len(judged.folds) == 1:
+        parts = np.array([seeded_order(uid, 0) % 2 for uid in judged.table[UID]])
+    cooled = calibration.crossfit(truth, logits, parts)  # (N, 14)
+    temperatures = dict(zip(LABELS, calibration.fit_temperatures(truth, logits), strict=True))
+    content = {"temperatures": temperatures, "folds": judged.folds, "n_series": judged.series}
+    write_json(folder.temperatures, content)
+
+    columns = {report_scores.PRESENCE: [PRESENT], TOGETHER: list(range(PRESENT))}
+    columns |= {label: [k] for k, label in enumerate(LOCATIONS)}
+    rows, curves = [], {}
+    for name, chosen in columns.items():
+        labels, before, after = (each[:, chosen].ravel() for each in (truth, logits, cooled))
+        temperature = f"{temperatures[name]:.2f}" if name in temperatures else "each its own"
+        losses = [calibration.log_loss(labels, each) for each in (before, after)]
+        probabilities = [calibration.sigmoid(each) for each in (before, after)]
+        curves[name] = labels, *probabilities
+        errors = [calibration.calibration_error(labels, each) for each in probabilities]
+        chance = calibration.chance_error(probabilities[1])
+        rows.append([name, int(labels.sum()), temperature, *losses, *errors, chance])
+    drawn = {name: curves[name] for name in (report_scores.PRESENCE, TOGETHER)}
+    can_fit = [calibration.can_fit(column) for column in truth.T]
+    return {
+        "picture": saved(folder, "calibration", report_figures.draw_reliability, drawn),
+        "rows": rows,
+        "bins": calibration.BINS,
+        "file": folder.temperatures.name,
+        "fewest": calibration.FEWEST,
+        "unfitted": [label for label, fits in zip(LABELS, can_fit, strict=True) if not fits],
+    }
 
 
 def training_picture(folder: EncoderFolder, histories: dict) -> str | None:
