@@ -56,10 +56,8 @@ def write_predictions(run: RunFolder, evaluation: str, truth: pd.DataFrame, seed
     write_table(run.predictions(evaluation), table.sample(frac=1, random_state=seed))
 
 
-def evaluate(
-    config: Config, series: pd.DataFrame, fold: int | str, evaluations=("stage2", "end_to_end")
-) -> None:
-    """Write what the eval scripts leave of a fold."""
+def evaluate(config: Config, series: pd.DataFrame, fold, evaluations=("stage2", "end_to_end")):
+    """Write what training and the eval scripts leave of a fold."""
     held_out = series if fold == "all" else series[series.fold == fold]
     run = RunFolder(config.model_dir, config.encoder, fold)
     for evaluation in evaluations:
@@ -68,8 +66,8 @@ def evaluate(
     for stage in ("stage1", "stage2"):
         for epoch in (1, 2, 3):
             scores = None if epoch == 1 else {"score": 0.9 - epoch / 10, "present": 0.5}
-            row = {"epoch": epoch, "loss": 1 / epoch, "scores": scores}
-            append_line(run.metrics(stage), json.dumps(row))
+            row = json.dumps({"epoch": epoch, "loss": 1 / epoch, "scores": scores})
+            append_line(run.metrics(stage), row)
 
 
 def evaluate_spots(config: Config, fold: int) -> pd.DataFrame:
@@ -86,8 +84,8 @@ def evaluate_spots(config: Config, fold: int) -> pd.DataFrame:
 
 
 def pooled_of(config: Config, evaluation: str) -> Pooled:
-    data = DataFolder(config.data_dir)
-    return read_evaluations(data, config.model_dir, config.encoder)[evaluation]
+    read = read_evaluations(DataFolder(config.data_dir), config.model_dir, config.encoder)
+    return read[evaluation]
 
 
 @pytest.fixture
@@ -148,10 +146,8 @@ def test_the_scores_are_those_of_the_pooled_folds(whole):
 def test_groups_and_folds_are_scored_alone(whole):
     config, _, page = whole
     table = pooled_of(config, "end_to_end").table
-    for name, rows in (
-        ("CTA", table[table.Modality == "CTA"]),
-        ("axial", table[table.plane == "axial"]),
-    ):
+    groups = {"CTA": table[table.Modality == "CTA"], "axial": table[table.plane == "axial"]}
+    for name, rows in groups.items():
         score = metrics.weighted_score(*metrics.label_arrays(rows))["score"]
         assert page.row(name)[:2] == [str(len(rows)), str(int(rows[LABELS[PRESENT]].sum()))]
         assert page.row(name)[2].startswith(f"{score:.3f} ")

@@ -120,14 +120,11 @@ def scores_section(
 
 def groups_section(folder: EncoderFolder, judged: Pooled, draws: int) -> dict:
     """Return the scores of each modality and each plane, as a picture and as tables."""
-    groups, rows = {"Modality": [], "Plane": []}, {"Modality": [], "Plane": []}
-    for name, column in (("Modality", "Modality"), ("Plane", "plane")):
+    rows = {"Modality": [], "Plane": []}
+    for column, name in (("Modality", "Modality"), ("plane", "Plane")):
         for value, table in judged.table.groupby(column):
-            group = report_scores.group_of(str(value), table, draws)
-            groups[name].append(group)
-            rows[name].append(report_scores.group_row(group))
-    picture = saved(folder, "groups", report_figures.draw_groups, groups)
-    return {"picture": picture, "rows": rows}
+            rows[name].append(report_scores.group_row(str(value), table, draws))
+    return {"picture": saved(folder, "groups", report_figures.draw_groups, rows), "rows": rows}
 
 
 def calibration_section(folder: EncoderFolder, judged: Pooled) -> dict:

@@ -15,7 +15,7 @@ from src.evaluation import calibration, metrics
 from src.labels import LABELS, PRESENT
 from tools.pages.render import data_uri
 from tools.pages.report_inputs import Pooled, best_epoch
-from tools.pages.report_scores import PRESENCE, SCORE, Cell, Group
+from tools.pages.report_scores import PRESENCE, SCORE, Cell
 
 # Colours that the colour-blind can tell apart (Okabe and Ito 2008).
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "0.6"
@@ -81,14 +81,16 @@ def _draw_roc(panel: Axes, truth: np.ndarray, scores: np.ndarray, area: Cell, dr
     panel.set(xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
 
 
-def draw_groups(columns: dict[str, list[Group]]) -> Figure:
-    """Draw weighted score and AUC of presence of each group, with intervals; a panel a column."""
+def draw_groups(columns: dict[str, list[list]]) -> Figure:
+    """Draw two scores of each group of series; a panel a column; {column: `group_row` of each}."""
     figure = new_figure(0.42 * max(map(len, columns.values())) + 1.2)
     panels = figure.subplots(1, len(columns), sharex=True)
     for panel, (column, groups) in zip(panels, columns.items(), strict=True):
-        _draw_marks(panel, groups, SCORE, -0.13, color=BLUE, marker="o")
-        _draw_marks(panel, groups, PRESENCE, 0.13, color=ORANGE, marker="D")
-        panel.set_yticks(range(len(groups)), [f"{group.name} ({group.series})" for group in groups])
+        names, series, _, scores, presences, *_ = zip(*groups, strict=True)
+        _draw_marks(panel, scores, -0.13, label=SCORE, color=BLUE, marker="o")
+        _draw_marks(panel, presences, 0.13, label=PRESENCE, color=ORANGE, marker="D")
+        ticks = [f"{name} ({count})" for name, count in zip(names, series, strict=True)]
+        panel.set_yticks(range(len(groups)), ticks)
         panel.set_ylim(len(groups) - 0.5, -0.5)
         panel.set_title(column, loc="left")
         panel.set_xlabel("AUC (number of series in brackets)")
@@ -99,14 +101,14 @@ def draw_groups(columns: dict[str, list[Group]]) -> Figure:
     return figure
 
 
-def _draw_marks(panel: Axes, groups: list[Group], name: str, offset: float, **style) -> None:
-    """Draw one score of each group. offset: of its row, downwards."""
-    panel.plot([], [], linestyle="", markersize=5, label=name, **style)  # for the legend
-    for row, group in enumerate(groups):
-        if group.cells:
-            value, ends = group.cells[name]
-            panel.hlines(row + offset, *(ends or (value, value)), color=style["color"], alpha=0.6)
-            panel.plot(value, row + offset, markersize=5, **style)
+def _draw_marks(panel: Axes, cells: list[Cell | None], offset: float, label: str, **style) -> None:
+    """Draw one score of each group with its interval. offset: of its row, downwards."""
+    panel.plot([], [], linestyle="", markersize=5, label=label, **style)  # for the legend
+    for row, cell in enumerate(cells):
+        if cell:
+            ends = cell.ends or (cell.value, cell.value)
+            panel.hlines(row + offset, *ends, color=style["color"], alpha=0.6)
+            panel.plot(cell.value, row + offset, markersize=5, **style)
 
 
 def draw_reliability(curves: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Figure:

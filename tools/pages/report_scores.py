@@ -1,6 +1,5 @@
 """The numbers of tools/report.py, in the form in which its tables and pictures show them."""
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -18,16 +17,6 @@ class Cell(NamedTuple):
 
     value: float | None
     ends: list[float] | None
-
-
-@dataclass
-class Group:
-    """The series of one modality, plane or fold."""
-
-    name: str
-    series: int
-    positives: int
-    cells: dict[str, Cell]  # as cells_of; empty if the group is too small for a score
 
 
 def scores_of(table: pd.DataFrame, draws: int) -> dict:
@@ -51,32 +40,29 @@ def cells_of(scores: dict) -> dict[str, Cell]:
     return cells
 
 
-def group_of(name: str, table: pd.DataFrame, draws: int) -> Group:
+def group_row(name: str, table: pd.DataFrame, draws: int) -> list:
+    """Return name, series, positives, weighted score, presence, mean and number of the locations.
+
+    The scores are None if the rows are too few for them.
+    """
+    row = [name, len(table), int(table[PRESENCE].sum())]
     try:
         cells = cells_of(scores_of(table, draws))
     except metrics.MetricError:
-        cells = {}
-    return Group(name, len(table), int(table[PRESENCE].sum()), cells)
-
-
-def group_row(group: Group) -> list:
-    """Return a row of the tables of modalities and planes."""
-    row = [group.name, group.series, group.positives]
-    if not group.cells:
         return [*row, None, None, None, 0]
-    known = [label for label in LOCATIONS if group.cells[label].value is not None]
-    cells = [group.cells[name] for name in (SCORE, PRESENCE, MEAN)]
-    return [*row, *cells, f"{len(known)} of {len(LOCATIONS)}"]
+    known = [label for label in LOCATIONS if cells[label].value is not None]
+    return [*row, cells[SCORE], cells[PRESENCE], cells[MEAN], f"{len(known)} of {len(LOCATIONS)}"]
 
 
 def fold_rows(evaluations: dict[str, Pooled], histories: dict, folds: list[int]) -> list[list]:
     """Return a row a fold (series, scores by its own network, kept epochs) and their mean."""
     rows, scores = [], []
     for fold in folds:
-        tables = {name: each.table[each.table.fold == fold] for name, each in evaluations.items()}
-        groups = [group_of(name, table, 0) for name, table in tables.items()]
-        series = max(group.series for group in groups if group.name != "stage1")
-        scores.append([group.cells[SCORE].value if group.cells else None for group in groups])
+        groups = {}
+        for name, pooled in evaluations.items():
+            groups[name] = group_row(name, pooled.table[pooled.table.fold == fold], 0)
+        scores.append([cell and cell.value for _, _, _, cell, *_ in groups.values()])
+        series = max(group[1] for name, group in groups.items() if name != "stage1")
         epochs = [best_epoch(logs.get(fold, [])) for logs in histories.values()]
         rows.append([f"fold {fold}", series, *scores[-1], *epochs])
     means = pd.DataFrame(scores, dtype=np.float64).mean()
