@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -295,6 +296,7 @@ def test_a_page_asks_for_nothing_from_outside_and_shows_its_findings(prepared, t
         tmp_path, "1.2", prepared, prediction_with(torch.rand(5, 6, 6), [finding])
     )
     text = (tmp_path / "1.2.html").read_text()
+    ElementTree.fromstring(text)  # every tag is closed, every text escaped
     assert "default-src 'none'" in text
     assert set(re.findall(r'src="([a-z]+):', text)) == {"data"}
     assert not re.search(r"https?://|@import|<script|<link|url\(", text)
