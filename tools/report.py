@@ -8,7 +8,9 @@ Reads
   model/{encoder}/fold-{k}/predictions_{stage1,stage2,end_to_end}.csv  (else those of fold-all/)
   model/{encoder}/fold-{k}/metrics_{stage1,stage2}.jsonl
   model/{encoder}/localisation.json  if it exists: {"rows": [{"name": .., "value": ..}]}
-  data/train_{N}_folds.csv, train_stage1_{N}_folds.csv, label_dict.pkl
+  data/train_{N}_folds.csv
+  data/train_stage1_{N}_folds.csv
+  data/label_dict.pkl
 
 Writes
   model/{encoder}/report/report.html  needs no other file and loads nothing
