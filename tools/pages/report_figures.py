@@ -1,253 +1,163 @@
-"""The pictures of tools/report.py, each in two shapes: wide for a screen, narrow for a telephone."""
+"""The pictures of tools/report.py."""
 
 import io
 import textwrap
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
+import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from src.artifacts.files import atomic
 from src.artifacts.paths import EncoderFolder
-from tools.pages import report_page
-from tools.pages.report_inputs import best_epoch
+from src.evaluation import calibration, metrics
+from src.labels import LABELS, PRESENT
+from tools.pages.render import data_uri
+from tools.pages.report_inputs import Pooled, best_epoch
+from tools.pages.report_scores import PRESENCE, SCORE, Cell
 
-BLUE, ORANGE, GREY = (
-    "#0072b2",
-    "#d55e00",
-    "0.6",
-)  # told apart by the colour-blind (Okabe and Ito 2008)
+# Colours that the colour-blind can tell apart (Okabe and Ito 2008).
+BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "0.6"
 FOLD_COLOURS = (BLUE, ORANGE, "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "0.2")
-DASHES = ("-", "--", ":")  # of further folds, seven at a time
+DASHES = ("-", "--", ":")  # for more folds than colours
 STYLE = {
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.labelsize": 9,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "legend.fontsize": 8,
-}
-STYLE |= {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "0.5",
-    "xtick.color": "0.3",
-    "ytick.color": "0.3",
-}
-WIDE, NARROW = 11.0, 3.8  # inches
-DPI = 160
+    "font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9, "xtick.labelsize": 8,
+    "ytick.labelsize": 8, "legend.fontsize": 8, "axes.spines.top": False,
+    "axes.spines.right": False, "axes.edgecolor": "0.5", "xtick.color": "0.3", "ytick.color": "0.3",
+}  # fmt: skip
 
 
-@dataclass
-class Roc:
-    """The curve of one label. Without `points` where it has not both classes."""
-
-    label: str
-    positives: int
-    area: float | None
-    ends: list[float] | None  # 95 % interval of the area
-    points: tuple[np.ndarray, np.ndarray]  # false and true positive rates
-    grid: np.ndarray  # false positive rates of the band
-    band: np.ndarray  # (2, G) true positive rates
+def saved(folder: EncoderFolder, name: str, draw: Callable[..., Figure], *content) -> str:
+    """Draw a picture, save it beside the page, and return it as a source for the page."""
+    picture = png(draw, *content)
+    with atomic(folder.report_picture(name)) as file:
+        file.write(picture)
+    return data_uri(picture, "png")
 
 
-@dataclass
-class Reliability:
-    """A reliability curve before and after the temperatures: of each (predicted, observed, low, high), and the calibration error."""
-
-    name: str
-    before: tuple[np.ndarray, ...]
-    after: tuple[np.ndarray, ...]
-    errors: tuple[float, float]
-
-
-def saved(
-    folder: EncoderFolder, name: str, draw: Callable, content: Any, shows: str, caption: str
-) -> str:
-    """Draw a picture in both shapes, save both, and return them as HTML. draw: one of the functions below."""
-    files = {"": png(draw, content, narrow=False), "_narrow": png(draw, content, narrow=True)}
-    for ending, file in files.items():
-        with atomic(folder.report_picture(name + ending)) as out:
-            out.write(file)
-    return report_page.picture(*files.values(), shows, caption)
-
-
-def png(draw: Callable, content: Any, narrow: bool) -> bytes:
-    """The file of a picture that `draw(new_figure, content, narrow)` makes."""
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    def new_figure(height: float) -> Figure:
-        return Figure(figsize=(NARROW if narrow else WIDE, height), dpi=DPI, layout="constrained")
-
+def png(draw: Callable[..., Figure], *content) -> bytes:
     with matplotlib.rc_context(STYLE):
         file = io.BytesIO()
-        FigureCanvasAgg(draw(new_figure, content, narrow)).print_png(file)
+        draw(*content).savefig(file, format="png")
     return file.getvalue()
 
 
-def draw_rocs(new_figure, rocs: list[Roc], narrow: bool):
-    """One small panel a label."""
-    columns = 2 if narrow else 5
-    rows = -(-len(rocs) // columns)
-    figure = new_figure((2.1 if narrow else 2.35) * rows)
-    axes = np.ravel(figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True))
-    for panel, roc in zip(axes, rocs, strict=False):
-        _draw_roc(panel, roc)
-    for panel in axes[len(rocs) :]:
-        panel.axis("off")
-    for panel in axes[: len(rocs)]:
+def new_figure(height: float) -> Figure:
+    """height: inches."""
+    return Figure(figsize=(11, height), dpi=160, layout="constrained")
+
+
+def draw_rocs(judged: Pooled, cells: dict[str, Cell], draws: int) -> Figure:
+    """Draw the ROC curve of each label, the presence first."""
+    labels, probabilities = judged.arrays()
+    figure = new_figure(7.05)
+    panels = figure.subplots(3, 5, sharex=True, sharey=True).ravel()
+    for panel, k in zip(panels, (PRESENT, *range(PRESENT)), strict=False):
+        panel.set_title("\n".join(textwrap.wrap(LABELS[k], 26)), loc="left")
+        _draw_roc(panel, labels[:, k], probabilities[:, k], cells[LABELS[k]], draws)
         panel.label_outer(remove_inner_ticks=True)
-    for panel in axes[max(0, len(rocs) - columns) : len(rocs)]:  # nothing below them
-        panel.tick_params(bottom=True, labelbottom=True)
+    panels[-1].axis("off")
+    panels[-6].tick_params(bottom=True, labelbottom=True)  # nothing below it
     figure.supxlabel("false positive rate", fontsize=9)
     figure.supylabel("true positive rate", fontsize=9)
     return figure
 
 
-def _draw_roc(panel, roc: Roc) -> None:
-    panel.set_title("\n".join(textwrap.wrap(roc.label, 26)), loc="left")
+def _draw_roc(panel: Axes, truth: np.ndarray, scores: np.ndarray, area: Cell, draws: int) -> None:
     panel.plot([0, 1], [0, 1], ":", color=GREY, linewidth=1)
-    facts = [f"{roc.positives} positive"]
-    if roc.area is not None:
-        panel.fill_between(roc.grid, *roc.band, color=BLUE, alpha=0.2, linewidth=0)
-        panel.plot(*roc.points, color=BLUE, linewidth=1.5)
-        facts = [
-            f"AUC {roc.area:.3f}",
-            *([f"{roc.ends[0]:.3f} to {roc.ends[1]:.3f}"] if roc.ends else []),
-            *facts,
-        ]
-    panel.text(
-        0.98, 0.04, "\n".join(facts), ha="right", va="bottom", fontsize=8, transform=panel.transAxes
-    )
-    panel.set(
-        xlim=(-0.02, 1.02),
-        ylim=(-0.02, 1.02),
-        xticks=(0, 0.5, 1),
-        yticks=(0, 0.5, 1),
-        aspect="equal",
-    )
+    lines = [f"{truth.sum()} positive"]
+    if area.ends:
+        lines.insert(0, f"{area.ends[0]:.3f} to {area.ends[1]:.3f}")
+    if area.value is not None:
+        lines.insert(0, f"AUC {area.value:.3f}")
+        grid = np.linspace(0, 1, 101)
+        band = metrics.roc_band(truth, scores, grid, draws)
+        panel.fill_between(grid, *band, color=BLUE, alpha=0.2, linewidth=0)
+        panel.plot(*metrics.roc_points(truth, scores), color=BLUE, linewidth=1.5)
+    corner = {"ha": "right", "va": "bottom", "transform": panel.transAxes}
+    panel.text(0.98, 0.04, "\n".join(lines), fontsize=8, **corner)
+    panel.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+    panel.set(xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
 
 
-def draw_groups(new_figure, groups: dict[str, dict[str, dict]], narrow: bool):
-    """Weighted score and AUC of presence of each value of a column, with intervals; a panel a column."""
-    most = max(len(values) for values in groups.values())
-    figure = new_figure(
-        sum(0.42 * len(values) + 0.8 for values in groups.values()) + 0.3
-        if narrow
-        else 0.42 * most + 1.2
-    )
-    heights = [len(values) for values in groups.values()]
-    shape = dict(nrows=len(groups), height_ratios=heights) if narrow else dict(ncols=len(groups))
-    for panel, (column, values) in zip(
-        np.ravel(figure.subplots(**shape, sharex=True)), groups.items(), strict=True
-    ):
-        for offset, key, name, colour, marker in (
-            (0.13, "score", "weighted score", BLUE, "o"),
-            (-0.13, "present", "Aneurysm Present", ORANGE, "D"),
-        ):
-            known = [
-                (place, scores) for place, scores in enumerate(values.values()) if "score" in scores
-            ]
-            places = np.array([place for place, _ in known]) - offset
-            panel.hlines(
-                places,
-                *np.reshape(
-                    [scores["intervals"][key] or [scores[key]] * 2 for _, scores in known], (-1, 2)
-                ).T,
-                color=colour,
-                linewidth=1.5,
-                alpha=0.6,
-            )
-            panel.plot(
-                [scores[key] for _, scores in known],
-                places,
-                marker,
-                color=colour,
-                markersize=5,
-                label=name,
-            )
-        panel.set_yticks(
-            range(len(values)),
-            [f"{name} ({scores['n_series']})" for name, scores in values.items()],
-        )
-        panel.set_ylim(len(values) - 0.5, -0.5)
+def draw_groups(columns: dict[str, list[list]]) -> Figure:
+    """Draw two scores of each group of series; a panel a column; {column: `group_row` of each}."""
+    figure = new_figure(0.42 * max(map(len, columns.values())) + 1.2)
+    panels = figure.subplots(1, len(columns), sharex=True)
+    for panel, (column, groups) in zip(panels, columns.items(), strict=True):
+        names, series, _, scores, presences, *_ = zip(*groups, strict=True)
+        _draw_marks(panel, scores, -0.13, label=SCORE, color=BLUE, marker="o")
+        _draw_marks(panel, presences, 0.13, label=PRESENCE, color=ORANGE, marker="D")
+        ticks = [f"{name} ({count})" for name, count in zip(names, series, strict=True)]
+        panel.set_yticks(range(len(groups)), ticks)
+        panel.set_ylim(len(groups) - 0.5, -0.5)
         panel.set_title(column, loc="left")
-        if not narrow or column == list(groups)[-1]:
-            panel.set_xlabel("AUC (number of series in brackets)")
+        panel.set_xlabel("AUC (number of series in brackets)")
         panel.grid(axis="x", alpha=0.3)
         panel.tick_params(axis="y", length=0, labelsize=9)
-    figure.legend(
-        *panel.get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False
-    )
+    handles = panels[-1].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper right", ncols=2, frameon=False)
     return figure
 
 
-def draw_reliability(new_figure, curves: list[Reliability], narrow: bool):
-    """Share of positives against probability, before and after."""
-    figure = new_figure(3.7 * len(curves) if narrow else 4.8)
-    shape = dict(nrows=len(curves)) if narrow else dict(ncols=len(curves))
-    for panel, curve in zip(np.ravel(figure.subplots(**shape)), curves, strict=True):
+def _draw_marks(panel: Axes, cells: list[Cell | None], offset: float, label: str, **style) -> None:
+    """Draw one score of each group with its interval. offset: of its row, downwards."""
+    panel.plot([], [], linestyle="", markersize=5, label=label, **style)  # for the legend
+    for row, cell in enumerate(cells):
+        if cell:
+            ends = cell.ends or (cell.value, cell.value)
+            panel.hlines(row + offset, *ends, color=style["color"], alpha=0.6)
+            panel.plot(cell.value, row + offset, markersize=5, **style)
+
+
+def draw_reliability(curves: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Figure:
+    """Draw the fraction of positives in bins against their probability.
+
+    curves: {name: labels 0 or 1, probabilities before and after calibration, all (N,)}
+    """
+    figure = new_figure(4.8)
+    styles = (("as predicted", ORANGE, "s-"), ("with temperature", BLUE, "D-"))
+    panels = figure.subplots(1, len(curves))
+    for panel, (name, (truth, *probabilities)) in zip(panels, curves.items(), strict=True):
         panel.plot([0, 1], [0, 1], ":", color=GREY, linewidth=1, label="exact")
-        for points, error, name, colour, marker in zip(
-            (curve.before, curve.after),
-            curve.errors,
-            ("as predicted", "with temperature"),
-            (ORANGE, BLUE),
-            "sD",
-            strict=True,
-        ):
-            predicted, observed, low, high = points
+        highest = 0
+        for each, (text, colour, marker) in zip(probabilities, styles, strict=True):
+            predicted, observed, counts = calibration.reliability(truth, each)
+            low, high = calibration.wilson(observed, counts)
+            error = calibration.calibration_error(truth, each)
             panel.errorbar(
-                predicted, observed, (observed - low, high - observed), fmt=f"{marker}-", color=colour, markersize=4,
-                linewidth=1.2, elinewidth=0.8, label=f"{name}: error {error:.3f}",
+                predicted, observed, (observed - low, high - observed), fmt=marker, color=colour,
+                markersize=4, linewidth=1.2, elinewidth=0.8, label=f"{text}: error {error:.3f}",
             )  # fmt: skip
-        panel.set_title(curve.name, loc="left")
-        most = 1.04 * min(1, max(values.max() for values in (*curve.before, *curve.after)))
-        panel.set(
-            xlim=(-0.02 * most, most),
-            ylim=(-0.02 * most, most),
-            aspect="equal",
-            xlabel="mean probability of a bin",
-            ylabel="share of positives",
-        )
+            highest = max(highest, predicted.max(), high.max())
+        panel.set_title(name, loc="left")
+        limits = np.array([-0.02, 1]) * 1.04 * min(1, highest)
+        panel.set(xlim=limits, ylim=limits, aspect="equal")
+        panel.set(xlabel="mean probability of a bin", ylabel="fraction of positives")
         panel.grid(alpha=0.3)
         panel.legend(loc="best", frameon=False)
     return figure
 
 
-def draw_training(new_figure, histories: dict[str, dict[int, list[dict]]], narrow: bool):
-    """Loss and held-out score by epoch, a line a fold, the epoch that was kept marked; a column a stage."""
-    stages = [stage for stage, folds in histories.items() if folds]
-    figure = new_figure(2.2 * 2 * len(stages) + 0.4 if narrow else 5.4)
-    panels = figure.subplots(*((2 * len(stages), 1) if narrow else (2, len(stages))), squeeze=False)
-    panels = np.reshape(panels, (len(stages), 2)) if narrow else panels.T  # (stage, loss or score)
-    for stage, (losses, scores) in zip(stages, panels, strict=True):
-        for place, (fold, rows) in enumerate(histories[stage].items()):
-            colour, dashes = (
-                FOLD_COLOURS[place % len(FOLD_COLOURS)],
-                DASHES[place // len(FOLD_COLOURS) % len(DASHES)],
-            )
-            losses.plot(
-                [row["epoch"] for row in rows],
-                [row["loss"] for row in rows],
-                dashes,
-                color=colour,
-                linewidth=1.3,
-                label=f"fold {fold}",
-            )
-            scored = [row for row in rows if row["scores"]]
-            scores.plot(
-                [row["epoch"] for row in scored],
-                [row["scores"]["score"] for row in scored],
-                dashes,
-                color=colour,
-                linewidth=1.3,
-            )
-            if best := best_epoch(rows):
-                scores.plot(best["epoch"], best["scores"]["score"], "o", color=colour, markersize=6)
+def draw_training(histories: dict[str, dict[int, list[dict]]]) -> Figure:
+    """Draw loss and held-out score by epoch: a column a stage, a line a fold, a dot if kept."""
+    histories = {stage: folds for stage, folds in histories.items() if folds}
+    figure = new_figure(5.4)
+    panels = figure.subplots(2, len(histories), squeeze=False)
+    lines = {}
+    for (losses, scores), (stage, folds) in zip(panels.T, histories.items(), strict=True):
+        for place, (fold, rows) in enumerate(folds.items()):
+            colour = FOLD_COLOURS[place % len(FOLD_COLOURS)]
+            dashes = DASHES[place // len(FOLD_COLOURS) % len(DASHES)]
+            style = {"color": colour, "linestyle": dashes, "linewidth": 1.3}
+            epochs = [row["epoch"] for row in rows]
+            (lines[f"fold {fold}"],) = losses.plot(epochs, [row["loss"] for row in rows], **style)
+            scored = {row["epoch"]: row["scores"]["score"] for row in rows if row["scores"]}
+            scores.plot(scored.keys(), scored.values(), **style)
+            if scored:
+                best = best_epoch(rows)
+                scores.plot(best, scored[best], "o", color=colour)
         losses.set_title(f"stage {stage[-1]}, training loss", loc="left")
         scores.set_title(f"stage {stage[-1]}, weighted score of the held-out fold", loc="left")
         losses.set_ylim(bottom=0)
@@ -255,16 +165,6 @@ def draw_training(new_figure, histories: dict[str, dict[int, list[dict]]], narro
             panel.grid(alpha=0.3)
             panel.set_xlabel("epoch")
             panel.xaxis.get_major_locator().set_params(integer=True)
-    handles = {
-        label: handle
-        for losses, _ in panels
-        for handle, label in zip(*losses.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(
-        handles.values(),
-        handles.keys(),
-        loc="outside upper right",
-        ncols=3 if narrow else 10,
-        frameon=False,
-    )
+    place = "outside upper right"
+    figure.legend(lines.values(), lines.keys(), loc=place, ncols=10, frameon=False)
     return figure

@@ -1,6 +1,5 @@
-"""What tools/report.py reads: the predictions of all evaluated folds, each joined with its labels, and the logs of their training."""
+"""What tools/report.py reads: predictions of all evaluated folds with labels, and training logs."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,27 +10,29 @@ from src.artifacts.files import read_json_lines, read_pickle
 from src.artifacts.paths import ArtifactError, DataFolder, EncoderFolder, RunFolder
 from src.artifacts.tables import read_folds, read_spots, read_table
 from src.evaluation import metrics
-from src.labels import LABELS, PRESENT
+from src.labels import LABELS
 from src.sampling.spot_dataset import held_out_rows
 from src.sampling.spots import window_labels
 from src.script import UserError
 
+UID = "SeriesInstanceUID"
+# Evaluation: its name on the page, what a row is, its key.
 EVALUATIONS = {
-    "stage1": ("stage 1", "spots"),
-    "stage2": ("stage 2", "series"),
-    "end_to_end": ("end to end", "series"),
-}  # name, what a row is
+    "stage1": ("stage 1", "spots", [UID, "slice"]),
+    "stage2": ("stage 2", "series", [UID]),
+    "end_to_end": ("end to end", "series", [UID]),
+}
 
 
 @dataclass
 class Pooled:
-    """The out-of-fold predictions of one evaluation: each row by the network that never saw it."""
+    """The predictions of one evaluation, each row by the network that never saw it."""
 
-    name: str  # of the evaluation, for people
+    name: str  # of the evaluation, on the page
     unit: str  # what a row is: spots or series
-    table: pd.DataFrame  # as metrics.joined makes it; of series with fold, Modality and plane
-    dealt: int  # folds that there are, evaluated or not
-    left_out: int  # series of these folds without a prediction: they could not be read
+    table: pd.DataFrame  # as metrics.joined makes it, with fold; of series also Modality and plane
+    dealt: int  # number of folds, evaluated or not
+    left_out: int  # series of the evaluated folds without a prediction: they could not be read
 
     @property
     def folds(self) -> list[int]:
@@ -39,124 +40,96 @@ class Pooled:
 
     @property
     def series(self) -> int:
-        return int(self.table.SeriesInstanceUID.nunique())
-
-    @property
-    def present(self) -> pd.Series:
-        """0 or 1 of each row: whether there is an aneurysm."""
-        return self.table[LABELS[PRESENT]]
+        return int(self.table[UID].nunique())
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """Labels and probabilities (N, 14)."""
+        """Return labels and probabilities (N, 14)."""
         return metrics.label_arrays(self.table)
 
 
 def read_evaluations(data: DataFolder, model_dir: Path, encoder: str) -> dict[str, Pooled]:
-    """Those of EVALUATIONS of which predictions are found, {name: all its folds}. Refused where none is of series."""
+    """Return the evaluations with predictions; raise UserError if none of them is of series."""
     found = {}
     series = read_folds(data)
-    for evaluation, names in EVALUATIONS.items():
-        truth_of = _spot_truth(data) if evaluation == "stage1" else _series_truth(series)
-        parts = [
-            part
-            for fold in sorted(series.fold.unique())
-            if (part := _read_fold(evaluation, series, truth_of, int(fold), model_dir, encoder))
-        ]
-        if parts:
-            tables, left_out = zip(*parts, strict=True)
-            table = pd.concat(tables).sort_values(
-                "SeriesInstanceUID", kind="stable", ignore_index=True
-            )  # as --fold all: the same draws
-            found[evaluation] = Pooled(*names, table, series.fold.nunique(), sum(left_out))
+    fold_of = series.set_index(UID).fold
+    for evaluation, (name, unit, keys) in EVALUATIONS.items():
+        predictions = _read_predictions(evaluation, keys, fold_of, model_dir, encoder)
+        if predictions.empty:
+            continue
+        folds = predictions[UID].map(fold_of).unique()
+        left_out = 0
+        if evaluation == "stage1":
+            truth = _spot_truth(data, folds)
+        else:
+            expected = series.loc[series.fold.isin(folds), [UID, "Modality", "plane", *LABELS]]
+            truth = expected[expected[UID].isin(predictions[UID])]  # the others were not readable
+            left_out = len(expected) - len(truth)
+        table = metrics.joined(truth, predictions, keys)
+        table["fold"] = table[UID].map(fold_of)
+        # Sorted as --fold all of the eval scripts, so that the bootstrap draws are the same.
+        table = table.sort_values(UID, kind="stable", ignore_index=True)
+        found[evaluation] = Pooled(name, unit, table, fold_of.nunique(), left_out)
     if not found.keys() & {"stage2", "end_to_end"}:
         raise UserError(
-            f"{EncoderFolder(model_dir, encoder).root} holds no predictions of series: run eval_stage2.py or eval_end_to_end.py of a fold first"
+            f"{EncoderFolder(model_dir, encoder).root} holds no predictions of series: "
+            "run eval_stage2.py or eval_end_to_end.py of a fold first"
         )
     return found
 
 
-def _read_fold(
-    evaluation: str,
-    series: pd.DataFrame,
-    truth_of: Callable,
-    fold: int,
-    model_dir: Path,
-    encoder: str,
-) -> tuple[pd.DataFrame, int] | None:
-    """The joined table of one fold and how many of its series are not in it; None where the fold was not evaluated.
+def _read_predictions(
+    evaluation: str, keys: list[str], fold_of: pd.Series, model_dir: Path, encoder: str
+) -> pd.DataFrame:
+    """Return each fold's predictions by its own evaluation, else its part of those of --fold all.
 
-    From the fold's own predictions; where there are none, from those of --fold all.
+    Raises ArtifactError if a file holds series of other folds.
     """
-    held_out = set(series.SeriesInstanceUID[series.fold == fold])
-    keys = ["SeriesInstanceUID", "slice"] if evaluation == "stage1" else ["SeriesInstanceUID"]
-    for name in (fold, "all"):
-        path = RunFolder(model_dir, encoder, name).predictions(evaluation)
-        if not path.exists():
-            continue
-        predictions = read_table(path, (*keys, *LABELS))
-        strangers = set(predictions.SeriesInstanceUID) - (
-            held_out if name == fold else set(series.SeriesInstanceUID)
-        )
-        if strangers:
-            raise ArtifactError(
-                f"{path} holds series {min(strangers)}, which is not of fold {name}: the folds were dealt anew, train and evaluate again"
-            )
-        predictions = predictions[predictions.SeriesInstanceUID.isin(held_out)]
-        if predictions.empty:
-            continue
-        truth = truth_of(fold)
-        if (
-            evaluation != "stage1"
-        ):  # a series that cannot be read has no prediction; a spot always has one
-            truth = truth[truth.SeriesInstanceUID.isin(predictions.SeriesInstanceUID)]
-        left_out = 0 if evaluation == "stage1" else len(held_out) - len(truth)
-        return metrics.joined(truth, predictions[[*keys, *LABELS]], keys).assign(
-            fold=fold
-        ), left_out
-    return None
+    columns = [*keys, *LABELS]
+    tables = []
+    for fold in sorted(fold_of.unique()):
+        held_out = fold_of.index[fold_of == fold]
+        for name, expected in ((fold, held_out), ("all", fold_of.index)):
+            path = RunFolder(model_dir, encoder, name).predictions(evaluation)
+            if not path.exists():
+                continue
+            table = read_table(path, columns)[columns]
+            strangers = set(table[UID]) - set(expected)
+            if strangers:
+                raise ArtifactError(
+                    f"{path} holds series {min(strangers)}, which is not of fold {name}: "
+                    "the folds have changed, train and evaluate again"
+                )
+            table = table[table[UID].isin(held_out)]
+            if len(table):
+                tables.append(table)
+                break
+    return pd.concat(tables) if tables else pd.DataFrame(columns=columns)
 
 
-def _series_truth(series: pd.DataFrame) -> Callable[[int], pd.DataFrame]:
-    columns = ["SeriesInstanceUID", "Modality", "plane", *LABELS]
-    return lambda fold: series.loc[series.fold == fold, columns]
-
-
-def _spot_truth(data: DataFolder) -> Callable[[int], pd.DataFrame]:
-    """The rows that eval_stage1.py judges, with their labels."""
-
-    def truth_of(fold: int) -> pd.DataFrame:
-        rows = held_out_rows(read_spots(data), fold)
-        labels = read_pickle(data.labels)
-        windows = [
-            window_labels(labels[row.SeriesInstanceUID], int(row.f), 1) for row in rows.itertuples()
-        ]
-        keys = pd.DataFrame(
-            {"SeriesInstanceUID": rows.SeriesInstanceUID, "slice": rows.f.astype(int)}
-        )
-        return pd.concat(
-            [keys, pd.DataFrame(np.reshape(windows, (-1, len(LABELS))), columns=list(LABELS))],
-            axis=1,
-        )
-
-    return truth_of
+def _spot_truth(data: DataFolder, folds: np.ndarray) -> pd.DataFrame:
+    """Return the rows that eval_stage1.py judges, with their labels."""
+    spots, labels = read_spots(data), read_pickle(data.labels)
+    rows = pd.concat([held_out_rows(spots, fold) for fold in folds], ignore_index=True)
+    keys = pd.DataFrame({UID: rows[UID], "slice": rows.f.astype(int)})
+    windows = [window_labels(labels[uid], slice_, 1) for uid, slice_ in keys.to_numpy()]
+    return keys.join(pd.DataFrame(windows, columns=list(LABELS)))
 
 
 def read_histories(
     model_dir: Path, encoder: str, folds: list[int]
 ) -> dict[str, dict[int, list[dict]]]:
-    """{stage: {fold: one dict an epoch}} of the logs that are there."""
-    logs = {
-        stage: {fold: RunFolder(model_dir, encoder, fold).metrics(stage) for fold in folds}
-        for stage in ("stage1", "stage2")
-    }
-    return {
-        stage: {fold: read_json_lines(path) for fold, path in paths.items() if path.exists()}
-        for stage, paths in logs.items()
-    }
+    """Return {stage: {fold: one dict an epoch}} of the training logs that exist."""
+    histories = {"stage1": {}, "stage2": {}}
+    for stage, history in histories.items():
+        for fold in folds:
+            path = RunFolder(model_dir, encoder, fold).metrics(stage)
+            if path.exists():
+                history[fold] = read_json_lines(path)
+    return histories
 
 
-def best_epoch(rows: list[dict]) -> dict | None:
-    """The epoch that was kept: the first with the highest held-out score; None where none was scored."""
-    return max(
-        (row for row in rows if row["scores"]), key=lambda row: row["scores"]["score"], default=None
-    )
+def best_epoch(rows: list[dict]) -> int | None:
+    """Return the kept epoch, the first with the highest held-out score; None if none was scored."""
+    scored = [row for row in rows if row["scores"]]
+    best = max(scored, key=lambda row: row["scores"]["score"], default={"epoch": None})
+    return best["epoch"]
