@@ -33,7 +33,7 @@ from src.sampling.spot_dataset import (
 from src.script import run_script, settings_of
 from src.training.learner import Learner, fit, scores_or_none
 from src.training.losses import focal_loss, heat_target, heatmap_loss
-from src.training.run_folder import Run
+from src.training.run_folder import RunLog
 
 
 @dataclass
@@ -80,7 +80,7 @@ def main(config: Config) -> dict | None:
     _, held_out_series = read_fold(data, config.fold)
     settings = settings_of(config) | fold_settings(data, held_out_series)
     folder = RunFolder(config.model_dir, config.encoder, config.fold)
-    run = Run(folder, "stage1", settings, Path(__file__), config.resume)
+    run = RunLog(folder, "stage1", settings, Path(__file__), config.resume)
     if distributed.first() and not run.resumed:
         folder.inference.unlink(missing_ok=True)  # of an earlier run
 
@@ -95,7 +95,7 @@ def main(config: Config) -> dict | None:
     torch.manual_seed(config.seed)
     model = make_network(config, trained=run.resumed)
     warmup_steps = int(config.warmup_epochs * len(loader) / config.accumulate)
-    learner = Learner(model, device, config.lr, config.weight_decay, warmup_steps, config.ema_decay)
+    learner = Learner(model, device, config.lr, config.weight_decay, warmup_steps, config.ema_decay, 3)
     if config.compile:
         use_compiler(model)
 
