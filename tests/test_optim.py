@@ -85,35 +85,31 @@ def gradients(model, step, scale):
         parameter.grad = torch.randn(parameter.shape, generator=generator) * scale
 
 
-@pytest.mark.parametrize(
-    "scale", [0.05, 3.0]
-)  # below and above the unit norm that the corrected gradient is clipped to
+# Below and above the unit norm that the corrected gradient is clipped to.
+@pytest.mark.parametrize("scale", [0.05, 3.0])
 def test_mars_equals_timm_s(scale):
     ours, theirs = small_network(), small_network()
-    optimizers = [
-        Mars(ours.parameters(), lr=3e-3, weight_decay=0.05),
-        timm.optim.Mars(theirs.parameters(), lr=3e-3, weight_decay=0.05),
-    ]
+    our_optimizer = Mars(ours.parameters(), lr=3e-3, weight_decay=0.05)
+    their_optimizer = timm.optim.Mars(theirs.parameters(), lr=3e-3, weight_decay=0.05)
     for step in range(30):
-        for model, optimizer in zip((ours, theirs), optimizers, strict=True):
-            gradients(model, step, scale)
-            optimizer.step()
-    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
-        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-6)
+        gradients(ours, step, scale)
+        our_optimizer.step()
+        gradients(theirs, step, scale)
+        their_optimizer.step()
+    for our, their in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(our, their, rtol=1e-4, atol=1e-6)
 
 
 def test_a_step_that_is_not_usable_never_happened():
     """Whatever its gradients were; the first step, too."""
     disturbed, plain = small_network(), small_network()
-    optimizers = [
-        Mars(model.parameters(), lr=3e-3, weight_decay=0.05) for model in (disturbed, plain)
-    ]
-    for step in range(6):
-        if step in (0, 3):
-            gradients(disturbed, 99, float("nan"))
-            optimizers[0].step(torch.tensor(False))
-        for model, optimizer in zip((disturbed, plain), optimizers, strict=True):
+    for model in (disturbed, plain):
+        optimizer = Mars(model.parameters(), lr=3e-3, weight_decay=0.05)
+        for step in range(6):
+            if step in (0, 3) and model is disturbed:
+                gradients(model, 99, float("nan"))
+                optimizer.step(torch.tensor(False))
             gradients(model, step, 1.0)
             optimizer.step(torch.tensor(True))
-    for mine, other in zip(disturbed.parameters(), plain.parameters(), strict=True):
-        assert torch.equal(mine, other)
+    for parameter, expected in zip(disturbed.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(parameter, expected)

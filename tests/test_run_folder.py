@@ -128,7 +128,7 @@ def test_killed_while_saving_20_times_the_last_state_is_always_whole(tmp_path):
 
 def be_killed_20_times(folder):
     """Run in a process that has computed nothing, so that its forks can compute."""
-    import torch._dynamo  # noqa: F401  # by each fork's optimizer otherwise: seconds each
+    import torch._dynamo  # otherwise the optimizer of each fork imports it, for seconds
 
     torch.set_num_threads(1)
     src.training.run_folder.draw_progress = lambda *_: None  # half a second in each of them
@@ -148,7 +148,7 @@ def be_killed_20_times(folder):
 def die_in_write(path, after):
     """Let the next write of the file at `path` kill the process.
 
-    after: kilobytes that are written before; 18: just before the file gets its name; 19: just after.
+    after: kilobytes that are written first; 18: before the file gets its name; 19: after.
     """
     real_save, real_replace = torch.save, os.replace
 
