@@ -1,9 +1,12 @@
 """Stage 7 of 8: score the sequence transformer on the series of the held-out fold.
 
-Reads   model/{encoder}/fold-{k}/best_stage2.pth (train_stage2.py), features/, logits/ (extract_features.py),
-        data/train_{N}_folds.csv, slice_geometry_dict.pkl
+Reads   data/train_{N}_folds.csv (create_folds.py)
+        data/slice_geometry_dict.pkl (preprocess_data.py)
+        model/{encoder}/fold-{k}/features/, logits/ (extract_features.py)
+        model/{encoder}/fold-{k}/best_stage1.pth, best_stage2.pth (the train scripts)
 
-Writes  model/{encoder}/fold-{k}/  scores_stage2.json, predictions_stage2.csv; with --fold all, all folds pooled: fold-all/
+Writes  model/{encoder}/fold-{k}/scores_stage2.json (--fold all pools all folds into fold-all/)
+        model/{encoder}/fold-{k}/predictions_stage2.csv
 """
 
 from dataclasses import dataclass
@@ -32,33 +35,31 @@ from src.script import run_script
 class Config:
     data_dir: Path = Path("data")  # tables
     model_dir: Path = Path("model")  # features and trained networks
-    fold: int | Literal["all"] = (
-        0  # held out; all: each series by the network that never saw it, pooled
-    )
+    fold: int | Literal["all"] = 0  # held out; all: each series by the network that never saw it
     device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
     encoder: str = "convnext_base.dinov3_lvd1689m"  # as trained
 
-    select: Literal["best", "last"] = (
-        "best"  # epoch; the last one is not chosen on the held-out fold
-    )
+    select: Literal["best", "last"] = "best"  # epoch; last is not chosen on the held-out fold
     batch_size: int = 32  # series
 
 
 def main(config: Config) -> dict:
     device = choose_device(config.device)
     data = DataFolder(config.data_dir)
-    tables = [predict_fold(config, data, fold, device) for fold in folds_of(data, config.fold)]
-    truth, predictions = (
-        pd.concat(parts, ignore_index=True) for parts in zip(*tables, strict=True)
-    )
+    truths, predictions = [], []
+    for fold in folds_of(data, config.fold):
+        held_out, probabilities = predict_fold(config, data, fold, device)
+        truths.append(held_out)
+        predictions.append(probabilities)
+    truth, table = pd.concat(truths, ignore_index=True), pd.concat(predictions, ignore_index=True)
     run = RunFolder(config.model_dir, config.encoder, config.fold)
-    return report_series(run, "stage2", truth, predictions, title_of(config, "stage 2"))
+    return report_series(run, "stage2", truth, table, title_of(config, "stage 2"))
 
 
 def predict_fold(
     config: Config, data: DataFolder, fold: int, device: torch.device
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The series of one held-out fold, and their probabilities by the network that never saw them."""
+    """Return the held-out series of one fold, and their probabilities."""
     run = RunFolder(config.model_dir, config.encoder, fold)
     checkpoint = read_trained(run, "stage2", config.select)
     settings = checkpoint["settings"]
@@ -67,16 +68,17 @@ def predict_fold(
     require_features_of(run, weights)
     if settings["stage1"] != weights:
         raise ArtifactError(
-            f"{run.best('stage2')} was trained on features of another {run.best('stage1').name}: run train_stage2.py again"
+            f"{run.best('stage2')} was trained on features of another "
+            f"{run.best('stage1').name}: run train_stage2.py again"
         )
-
-    dataset = SequenceDataset(
-        run, held_out, read_pickle(data.geometry), settings["cut"], seed=0, step=settings["step"]
-    )
+    cut, step = settings["cut"], settings["step"]
+    dataset = SequenceDataset(run, held_out, read_pickle(data.geometry), cut, seed=0, step=step)
     if dataset.channels != settings["channels"]:
         raise ArtifactError(
-            f"the features are {dataset.channels} wide, the transformer reads {settings['channels']}: run train_stage2.py again"
+            f"the features are {dataset.channels} wide, the transformer reads "
+            f"{settings['channels']}: run train_stage2.py again"
         )
+
     model = build_transformer(settings, checkpoint["weights"], device)
     loader = make_loader(dataset, config.batch_size, workers=0, collate=pad_sequences)
     probabilities = predict(
@@ -85,9 +87,9 @@ def predict_fold(
         device,
         "held-out series",
     )
-    return held_out, pd.concat(
-        [held_out[["SeriesInstanceUID"]], pd.DataFrame(probabilities, columns=list(LABELS))], axis=1
-    )
+    predictions = pd.DataFrame(probabilities, columns=list(LABELS))
+    predictions.insert(0, "SeriesInstanceUID", held_out.SeriesInstanceUID)
+    return held_out, predictions
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ from src.sampling.spot_dataset import (
 from src.script import run_script, settings_of
 from src.training.learner import Learner, fit, scores_or_none
 from src.training.losses import focal_loss, heat_target, heatmap_loss
-from src.training.run_folder import Run
+from src.training.run_folder import RunLog
 
 
 @dataclass
@@ -93,7 +93,7 @@ def main(config: Config) -> dict | None:
     _, held_out_series = read_fold(data, config.fold)
     settings = settings_of(config) | fold_settings(data, held_out_series)
     folder = RunFolder(config.model_dir, config.encoder, config.fold)
-    run = Run(folder, "stage1", settings, Path(__file__), config.resume)
+    run = RunLog(folder, "stage1", settings, Path(__file__), config.resume)
     if distributed.first() and not run.resumed:
         folder.inference.unlink(missing_ok=True)  # of an earlier run
 

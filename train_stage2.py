@@ -1,9 +1,14 @@
-"""Stage 6 of 8: train the sequence transformer: the features of the slices of a series -> 14 labels of the series.
+"""Stage 6 of 8: train the sequence transformer: features of a series' slices -> 14 labels.
 
-Reads   model/{encoder}/fold-{k}/features/, logits/ (extract_features.py), best_stage1.pth, data/train_{N}_folds.csv, slice_geometry_dict.pkl
+Reads   data/train_{N}_folds.csv (create_folds.py)
+        data/slice_geometry_dict.pkl (preprocess_data.py)
+        model/{encoder}/fold-{k}/best_stage1.pth (train_stage1.py)
+        model/{encoder}/fold-{k}/features/, logits/ (extract_features.py)
 
-Writes  model/{encoder}/fold-{k}/  best_stage2.pth, weights_inference.pth (both stages joined), last_stage2.pth (for --resume),
-        log_stage2.txt, metrics_stage2.jsonl, progress_stage2.png, settings_stage2.json, a copy of this script
+Writes  into model/{encoder}/fold-{k}/
+        best_stage2.pth, last_stage2.pth (for --resume), weights_inference.pth (both stages joined)
+        log_stage2.txt, metrics_stage2.jsonl, progress_stage2.png, settings_stage2.json
+        train_stage2.py, a copy of this script
 """
 
 from dataclasses import dataclass
@@ -29,7 +34,7 @@ from src.sampling.slices import STEPS
 from src.script import run_script, settings_of
 from src.training.learner import Learner, fit, scores_or_none
 from src.training.losses import focal_loss
-from src.training.run_folder import Run
+from src.training.run_folder import RunLog
 
 
 @dataclass
@@ -43,32 +48,28 @@ class Config:
     width: int = 1024  # of the tokens
     layers: int = 3  # of attention and feed-forward
     heads: int = 1  # of attention
-    dropout: float = 0.15  # share of hidden values that training drops
-    attention_dropout: float = 0.05  # share of attention weights that training drops
-    stage1_share: float = 0.6  # weight of stage 1's highest logit over the slices in the prediction, 0..1; 0: the transformer alone, as published
-    cut: int = (
-        192  # slices; of a series twice as long or longer only every (length // cut)-th is read
-    )
+    dropout: float = 0.15  # dropout rate of hidden values
+    attention_dropout: float = 0.05  # dropout rate of attention weights
+    stage1_share: float = 0.6  # weight of stage 1's highest logit in the prediction; published: 0
+    cut: int = 192  # slices; of a series twice as long or longer, every (length // cut)-th is read
 
     epochs: int = 12  # passes over the training series
     batch_size: int = 32  # series a step, over all GPUs
     lr: float = 1e-5  # learning rate, after warm-up
-    weight_decay: float = 0.01  # of Mars
+    weight_decay: float = 0.01  # of the MARS optimizer
     warmup_epochs: float = 1.0  # epochs over which the rate rises
-    ema_decay: float = 0.999  # of the moving average, which is updated every 3rd step
+    ema_decay: float = 0.999  # of the moving average of the weights
+    ema_every: int = 3  # steps between two updates of the moving average
 
-    seed: int = 42  # of weights, steps and thinning
+    seed: int = 42  # of weights, steps and subsampling
     workers: int = 0  # loader processes; the result does not depend on it
-    resume: bool = False  # go on with the run in the folder
-    tensorboard: bool = False  # also write events for TensorBoard (pip install tensorboard)
+    resume: bool = False  # continue the run in the folder
 
 
 def main(config: Config) -> dict | None:
     device = choose_device(config.device)
-    data, folder = (
-        DataFolder(config.data_dir),
-        RunFolder(config.model_dir, config.encoder, config.fold),
-    )
+    data = DataFolder(config.data_dir)
+    folder = RunFolder(config.model_dir, config.encoder, config.fold)
     stage1 = read_checkpoint(folder.best("stage1"), ("weights", "settings"))
     series, inside = read_fold(data, config.fold, stage1["settings"])
     geometry = read_pickle(data.geometry)
@@ -80,13 +81,11 @@ def main(config: Config) -> dict | None:
     loader = make_loader(
         training, config.batch_size, config.workers, config.seed, collate=pad_sequences
     )
-    held_out_loaders = {
-        step: held_out_loader(folder, inside, geometry, config, step) for step in STEPS
-    }
+    held_out = {step: held_out_loader(folder, inside, geometry, config, step) for step in STEPS}
     truth = inside[list(LABELS)].to_numpy()
 
-    settings = settings_of(config)
-    settings |= fold_settings(data, inside) | {"channels": training.channels, "stage1": weights}
+    settings = settings_of(config) | fold_settings(data, inside)
+    settings |= {"channels": training.channels, "stage1": weights}
     torch.manual_seed(config.seed)
     learner = Learner(
         new_transformer(settings),
@@ -95,58 +94,59 @@ def main(config: Config) -> dict | None:
         config.weight_decay,
         int(config.warmup_epochs * len(loader)),
         config.ema_decay,
+        config.ema_every,
     )
-    run = Run(folder, "stage2", settings, Path(__file__), config.resume)
+    run = RunLog(folder, "stage2", settings, Path(__file__), config.resume)
     if distributed.first() and not run.resumed:
         folder.inference.unlink(missing_ok=True)  # of an earlier run
     run.say(
-        f"{len(outside)} training series, {len(inside)} held out, {distributed.world()} x {device}, {precision(device)}"
+        f"{len(outside)} training series, {len(inside)} held out, "
+        f"{distributed.world()} x {device}, {precision(device)}"
     )
 
-    def evaluate(average: torch.nn.Module) -> tuple[dict | None, dict]:
-        """The scores of the better step, and which it is."""
-        scores = {}
-        for step, loader in held_out_loaders.items():
-            probabilities_of = partial(
-                predict_series, average, stage1_weight=config.stage1_share, device=device
-            )
-            probabilities = predict(
-                loader, probabilities_of, device, f"held-out series, step {step}"
-            )
-            scores[step] = scores_or_none(truth, probabilities)
-        better = max(STEPS, key=lambda step: scores[step]["score"] if scores[step] else -np.inf)
-        return scores[better], {"step": better}
-
-    best = fit(
-        learner,
-        run,
-        loader,
-        config.epochs,
-        1,
-        lambda model, batch: batch_loss(model, batch, device),
-        evaluate,
-    )
+    loss_of = partial(batch_loss, device=device)
+    evaluate = partial(score_steps, loaders=held_out, truth=truth, config=config, device=device)
+    best = fit(learner, run, loader, config.epochs, 1, loss_of, evaluate)
     if distributed.first():
         join(folder, stage1, outside[list(LABELS)].mean().tolist())
     return best
 
 
 def held_out_loader(folder: RunFolder, series, geometry: dict, config: Config, step: int):
-    """The series of the held-out fold at one step, all thinned as at test time."""
+    """Return a loader of held-out series at one step, subsampled as at test time."""
     dataset = SequenceDataset(folder, series, geometry, config.cut, config.seed, step)
     return make_loader(dataset, config.batch_size, config.workers, collate=pad_sequences)
 
 
+def score_steps(
+    model: torch.nn.Module, loaders: dict, truth: np.ndarray, config: Config, device: torch.device
+) -> tuple[dict | None, dict]:
+    """Return the held-out scores of the better step, and which it is."""
+
+    def probabilities_of(batch: dict) -> torch.Tensor:
+        return predict_series(model, batch, config.stage1_share, device)  # (B, 14)
+
+    scores = {}
+    for step, loader in loaders.items():
+        probabilities = predict(loader, probabilities_of, device, f"held-out series, step {step}")
+        scores[step] = scores_or_none(truth, probabilities)
+    better = max(STEPS, key=lambda step: scores[step]["score"] if scores[step] else -np.inf)
+    return scores[better], {"step": better}
+
+
 def batch_loss(model: torch.nn.Module, batch: dict, device: torch.device) -> torch.Tensor:
-    """Focal loss of the series' labels."""
+    """Return the focal loss of the labels of a batch of series."""
     batch = to_device(batch, device)
     with autocast(device):
-        logits = model(batch["features"], batch["positions"], batch["present"])
+        logits = model(batch["features"], batch["positions"], batch["present"])  # (B, 14)
     return focal_loss(logits, batch["labels"])
 
 
 def join(folder: RunFolder, stage1: dict, prior: list[float]) -> None:
-    """Both stages' best weights in one file: all that is needed beside the DICOM. prior: frequency of each label, for series that cannot be read."""
+    """Write both stages' best weights into one file, all that prediction needs.
+
+    prior: (14,) frequency of each label, predicted for series that cannot be read.
+    """
     stage2 = read_checkpoint(folder.best("stage2"), ("weights", "settings"))
     joined = {
         "stage1": stage1["weights"],
@@ -154,11 +154,9 @@ def join(folder: RunFolder, stage1: dict, prior: list[float]) -> None:
         "stage2": stage2["weights"],
         "stage2_settings": stage2["settings"],
     }
-    joined["prior"] = prior
-    write_checkpoint(folder.inference, joined)
-    print(
-        f"both stages, step {stage2['settings']['step']}, epoch {stage2['epoch']}: {folder.inference}"
-    )
+    write_checkpoint(folder.inference, joined | {"prior": prior})
+    step, epoch = stage2["settings"]["step"], stage2["epoch"]
+    print(f"both stages, step {step}, epoch {epoch}: {folder.inference}")
 
 
 if __name__ == "__main__":

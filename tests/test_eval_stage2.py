@@ -24,23 +24,15 @@ def trained(tiny, tmp_path_factory):
     model_dir = tmp_path_factory.mktemp("model")
     run = write_stage1(tiny, model_dir)
     extract_features.main(extract_features.Config(tiny.root, model_dir, 0, "cpu", ENCODER))
-    trial = {
-        "width": 16,
-        "cut": 5,
-        "epochs": 2,
-        "batch_size": 4,
-        "lr": 1e-2,
-        "ema_decay": 0.5,
-        "stage1_share": 0.3,
-    }
+    trial = {"width": 16, "cut": 5, "stage1_share": 0.3}
+    trial |= {"epochs": 2, "batch_size": 4, "lr": 1e-2, "ema_decay": 0.5}
     train_stage2.main(train_stage2.Config(tiny.root, model_dir, 0, "cpu", ENCODER, **trial))
     return run
 
 
 def evaluate(tiny, run, **options):
-    config = eval_stage2.Config(
-        tiny.root, run.root.parents[1], encoder=ENCODER, device="cpu", **options
-    )
+    model_dir = run.root.parents[1]
+    config = eval_stage2.Config(tiny.root, model_dir, 0, "cpu", ENCODER, **options)
     return eval_stage2.main(config), pd.read_csv(run.predictions("stage2"))
 
 
@@ -48,9 +40,8 @@ def test_the_last_epoch_is_its_moving_average_at_step_1(tiny, trained, capsys):
     _, predictions = evaluate(tiny, trained, select="last")
     assert "not chosen" in capsys.readouterr().out
     state = read_checkpoint(trained.last("stage2"), ())
-    model = build_transformer(
-        state["settings"], state["learner"]["average"]["module"], torch.device("cpu")
-    )
+    average = state["learner"]["average"]["module"]
+    model = build_transformer(state["settings"], average, torch.device("cpu"))
     _, held_out = read_fold(tiny, 0)
     dataset = SequenceDataset(trained, held_out, read_pickle(tiny.geometry), 5, 0, step=1)
     (batch,) = make_loader(dataset, 64, 0, collate=pad_sequences)
@@ -75,8 +66,7 @@ def test_features_of_another_width_are_refused_with_both(tiny, trained, tmp_path
     extract_features.main(extract_features.Config(tiny.root, tmp_path, 0, "cpu", ENCODER))
     checkpoint = read_checkpoint(run.best("stage2"), ())
     width = checkpoint["settings"]["channels"]
-    write_checkpoint(
-        run.best("stage2"), checkpoint | {"settings": checkpoint["settings"] | {"channels": 99}}
-    )
+    checkpoint["settings"]["channels"] = 99
+    write_checkpoint(run.best("stage2"), checkpoint)
     with pytest.raises(ArtifactError, match=rf"{width} wide.* reads 99"):
         evaluate(tiny, run)

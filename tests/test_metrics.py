@@ -20,15 +20,6 @@ from src.evaluation.metrics import (
 from src.labels import LABELS, PRESENT
 
 
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=2, max_size=60))
-def test_auc_equals_scikit_learn_with_ties(rows):
-    truth, scores = np.array([row[0] for row in rows]), np.array([row[1] for row in rows]) / 5
-    if truth.all() or not truth.any():
-        assert auc(truth, scores) is None
-    else:
-        assert auc(truth, scores) == pytest.approx(roc_auc_score(truth, scores), abs=1e-12)
-
-
 def example(rows=200, seed=0):
     generator = np.random.default_rng(seed)
     truth = (generator.random((rows, len(LABELS))) < 0.3).astype(int)
@@ -54,16 +45,15 @@ def test_a_location_without_both_classes_is_left_out_and_shown():
     assert scores["score"] == pytest.approx(0.5 * scores["present"] + 0.5 * np.mean(others))
 
 
-@given(
-    st.lists(
-        st.tuples(st.booleans(), st.integers(0, 5), st.integers(0, 3)), min_size=1, max_size=40
-    )
-)
+ROWS = st.tuples(st.booleans(), st.integers(0, 5), st.integers(0, 3))  # truth, score, count
+
+
+@given(st.lists(ROWS, min_size=1, max_size=40))
 def test_auc_of_rows_that_occur_several_times_equals_scikit_learn(rows):
     truth, scores, counts = (np.array(column) for column in zip(*rows, strict=True))
-    there = truth[counts > 0]
+    drawn = truth[counts > 0]
     (value,) = weighted_auc(truth, scores / 5, counts[None].astype(float))
-    if len(there) == 0 or there.all() or not there.any():
+    if len(drawn) == 0 or drawn.all() or not drawn.any():
         assert np.isnan(value)
     else:
         assert value == pytest.approx(roc_auc_score(truth, scores, sample_weight=counts), abs=1e-12)
@@ -80,29 +70,31 @@ def test_intervals_are_percentiles_of_scores_of_drawn_series():
     for _ in range(400):
         rows = generator.integers(0, 80, 80)
         plain.append(weighted_score(truth[rows], probabilities[rows]))
-    for name in ("score", "present"):
-        assert ends[name] == pytest.approx(
-            np.percentile([draw[name] for draw in plain], (2.5, 97.5)), abs=0.03
-        )
-    assert ends["mean_location"] == pytest.approx(
-        np.percentile([mean_location(draw) for draw in plain], (2.5, 97.5)), abs=0.03
-    )
-    expected = np.percentile([draw["locations"][LABELS[0]] for draw in plain], (2.5, 97.5))
-    assert ends["locations"][LABELS[0]] == pytest.approx(expected, abs=0.04)
+
+    def expected(value_of, tolerance=0.03):
+        values = np.percentile([value_of(draw) for draw in plain], (2.5, 97.5))
+        return pytest.approx(values, abs=tolerance)
+
+    assert ends["score"] == expected(lambda draw: draw["score"])
+    assert ends["present"] == expected(lambda draw: draw["present"])
+    assert ends["mean_location"] == expected(mean_location)
+    first = expected(lambda draw: draw["locations"][LABELS[0]], 0.04)
+    assert ends["locations"][LABELS[0]] == first
     assert ends["locations"][LABELS[4]] is None
     assert ends["locations"][LABELS[5]] is not None
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=2, max_size=60))
-def test_roc_points_equal_scikit_learn_with_ties(rows):
+def test_roc_points_and_auc_equal_scikit_learn_with_ties(rows):
     truth, scores = np.array([row[0] for row in rows]), np.array([row[1] for row in rows]) / 5
     false, true = roc_points(truth, scores)
     if truth.all() or not truth.any():
         assert np.isnan(false).all() or np.isnan(true).all()
+        assert auc(truth, scores) is None
     else:
         expected = roc_curve(truth, scores, drop_intermediate=False)
         np.testing.assert_allclose((false, true), expected[:2], atol=1e-12)
-        assert np.trapezoid(true, false) == pytest.approx(auc(truth, scores), abs=1e-12)
+        assert auc(truth, scores) == pytest.approx(roc_auc_score(truth, scores), abs=1e-12)
 
 
 def test_roc_band_is_of_curves_of_drawn_rows():
@@ -120,11 +112,8 @@ def test_roc_band_is_of_curves_of_drawn_rows():
 
 
 def test_roc_band_leaves_out_draws_without_both_classes():
-    truth, scores, grid = (
-        np.arange(40) == 7,
-        np.arange(40) / 40,
-        np.linspace(0, 1, 5),
-    )  # one positive: missing in a third of the draws
+    truth, scores = np.arange(40) == 7, np.arange(40) / 40  # 1 positive: a third of draws lack it
+    grid = np.linspace(0, 1, 5)
     assert np.isfinite(roc_band(truth, scores, grid, 50)).all()
     assert np.isnan(roc_band(np.zeros(40), scores, grid, 50)).all()
 
@@ -146,10 +135,8 @@ def test_no_presence_contrast_is_a_clear_error():
 def tables():
     truth, probabilities = example(5)
     uids = pd.DataFrame({"SeriesInstanceUID": [f"1.{k}" for k in range(5)]})
-    return [
-        pd.concat([uids, pd.DataFrame(values, columns=list(LABELS))], axis=1)
-        for values in (truth, probabilities)
-    ]
+    labels = pd.DataFrame(truth, columns=list(LABELS))
+    return uids.join(labels), uids.join(pd.DataFrame(probabilities, columns=list(LABELS)))
 
 
 def test_predictions_are_joined_by_uid_not_by_position():

@@ -26,26 +26,34 @@ from src.labels import LABELS, LOCATIONS
 from src.script import UserError
 from tests.conftest import CROP, FOLDS, IMAGE_SIZE, ROOT, help_of
 
-SCRIPTS = [
-    "preprocess_data",
-    "create_folds",
-    "train_stage1",
-    "eval_stage1",
-    "extract_features",
-    "train_stage2",
-    "eval_stage2",
-    "eval_end_to_end",
-]
+SCRIPTS = (
+    "preprocess_data create_folds train_stage1 eval_stage1 "
+    "extract_features train_stage2 eval_stage2 eval_end_to_end"
+).split()
 ENCODER = "test_convnext"
 
 
 def run(script, *flags, cwd=ROOT):
-    return subprocess.run(
-        [sys.executable, ROOT / f"{script}.py", *map(str, flags)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-    )
+    command = [sys.executable, ROOT / f"{script}.py", *map(str, flags)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+
+
+def flags_of_all():
+    """The flags of each script, in order; the model is small and trained for two epochs."""
+    data = ["--data-dir", "my data"]
+    network = [*data, "--model-dir", "my model", *f"--fold 0 --encoder {ENCODER}".split()]
+    stage1 = f"--no-pretrained --crop-size {CROP} --epochs 2 --batch-size 8 --lr 1e-3 --workers 0"
+    stage2 = "--width 32 --epochs 2 --lr 1e-3 --batch-size 4 --cut 4"  # subsamples the 14 slices
+    return {
+        "preprocess_data": [*data, *f"--image-size {IMAGE_SIZE} --workers 1".split()],
+        "create_folds": [*data, "--folds", FOLDS],
+        "train_stage1": [*network, *stage1.split()],
+        "eval_stage1": [*network, "--workers", 0],
+        "extract_features": network,
+        "train_stage2": [*network, *stage2.split()],
+        "eval_stage2": network,
+        "eval_end_to_end": network,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -55,57 +63,10 @@ def walked(tiny_dicom, tmp_path_factory):
     data, model = cwd / "my data", cwd / "my model"
     shutil.copytree(tiny_dicom, data)
     shutil.rmtree(next((data / "series").iterdir()))  # one series is missing
-    network = [
-        "--data-dir",
-        "my data",
-        "--model-dir",
-        "my model",
-        "--fold",
-        0,
-        "--encoder",
-        ENCODER,
-    ]
-    flags = {
-        "preprocess_data": ["--data-dir", "my data", "--image-size", IMAGE_SIZE, "--workers", 1],
-        "create_folds": ["--data-dir", "my data", "--folds", FOLDS],
-        "train_stage1": [
-            *network,
-            "--no-pretrained",
-            "--crop-size",
-            CROP,
-            "--epochs",
-            2,
-            "--batch-size",
-            8,
-            "--lr",
-            1e-3,
-            "--workers",
-            0,
-        ],
-        "eval_stage1": [*network, "--workers", 0],
-        "extract_features": network,
-        "train_stage2": [
-            *network,
-            "--width",
-            32,
-            "--epochs",
-            2,
-            "--lr",
-            1e-3,
-            "--batch-size",
-            4,
-            "--cut",
-            4,
-        ],  # thinned: 14 slices
-        "eval_stage2": network,
-        "eval_end_to_end": network,
-    }
-    results = {}
+    flags, results = flags_of_all(), {}
     for script in SCRIPTS:
-        results[script] = run(script, *flags[script], cwd=cwd)
-        assert results[script].returncode in (0, 3), (
-            f"{script}: {results[script].stdout}\n{results[script].stderr}"
-        )
+        done = results[script] = run(script, *flags[script], cwd=cwd)
+        assert done.returncode in (0, 3), f"{script}: {done.stdout}\n{done.stderr}"
     return DataFolder(data), RunFolder(model, ENCODER, 0), results, flags, cwd
 
 
@@ -121,55 +82,37 @@ def test_all_artifacts_have_the_promised_names_and_shapes(walked):
     data, run_folder, *_ = walked
     meta = read_folds(data)
     for row in meta.itertuples():
-        sequence = np.load(data.root / "npy_sequence" / f"{row.SeriesInstanceUID}.npy")
-        assert (sequence.shape, sequence.dtype) == (
-            (row.length, IMAGE_SIZE, IMAGE_SIZE),
-            np.float16,
-        )
+        uid, size = row.SeriesInstanceUID, (row.length, IMAGE_SIZE, IMAGE_SIZE)
+        sequence = np.load(data.root / "npy_sequence" / f"{uid}.npy")
+        assert (sequence.shape, sequence.dtype) == (size, np.float16)
         assert 0 <= sequence.min() <= sequence.max() <= 5
-        last = np.load(
-            data.root / "npy_slice" / row.SeriesInstanceUID / f"{row.length - 1:04d}.npy"
-        )
+        last = np.load(data.root / "npy_slice" / uid / f"{row.length - 1:04d}.npy")
         np.testing.assert_array_equal(last, sequence[-1])
-        features = np.load(run_folder.root / "features" / f"{row.SeriesInstanceUID}.npy")
-        logits = np.load(run_folder.root / "logits" / f"{row.SeriesInstanceUID}.npy")
+        features = np.load(run_folder.root / "features" / f"{uid}.npy")
+        logits = np.load(run_folder.root / "logits" / f"{uid}.npy")
         assert (features.shape[:2], features.dtype) == ((2, row.length), np.float16)
         assert logits.shape == (2, row.length, 14)
-    for name in (
-        "train_meta.csv",
-        f"train_{FOLDS}_folds.csv",
-        f"train_stage1_{FOLDS}_folds.csv",
-        "slice_uids_dict.pkl",
-        "label_dict.pkl",
-        "f_dict_sample.pkl",
-    ):
+    tables = f"train_meta.csv train_{FOLDS}_folds.csv train_stage1_{FOLDS}_folds.csv"
+    pickles = "slice_uids_dict.pkl label_dict.pkl f_dict_sample.pkl"
+    for name in (*tables.split(), *pickles.split()):
         assert (data.root / name).exists()
-    for name in (
-        "best_stage1.pth",
-        "log_stage1.txt",
-        "train_stage1.py",
-        "best_stage2.pth",
-        "log_stage2.txt",
-        "train_stage2.py",
-        "weights_inference.pth",
-    ):
-        assert (run_folder.root / name).exists()
+    for stage in ("stage1", "stage2"):
+        for name in (f"best_{stage}.pth", f"log_{stage}.txt", f"train_{stage}.py"):
+            assert (run_folder.root / name).exists()
+    assert (run_folder.root / "weights_inference.pth").exists()
 
 
 @pytest.mark.parametrize("evaluation", ["stage1", "stage2", "end_to_end"])
 def test_scores_and_predictions_have_the_promised_form(walked, evaluation):
     _, run_folder, results, _, _ = walked
     scores = json.loads((run_folder.root / f"scores_{evaluation}.json").read_text())
-    assert set(scores) == {"score", "present", "locations", "n_series"} | (
-        {"intervals", "groups"} if evaluation != "stage1" else set()
-    )
+    spots = evaluation == "stage1"
+    of_series = set() if spots else {"intervals", "groups"}
+    assert set(scores) == {"score", "present", "locations", "n_series"} | of_series
     assert list(scores["locations"]) == list(LOCATIONS)
     predictions = pd.read_csv(run_folder.predictions(evaluation))
-    assert list(predictions.columns) == [
-        "SeriesInstanceUID",
-        *(["slice"] if evaluation == "stage1" else []),
-        *LABELS,
-    ]
+    keys = ["SeriesInstanceUID", "slice"] if spots else ["SeriesInstanceUID"]
+    assert list(predictions.columns) == [*keys, *LABELS]
     assert predictions[list(LABELS)].stack().between(0, 1).all()
     printed = results[f"eval_{evaluation}"].stdout
     assert f"{scores['score']:.3f}" in printed.splitlines()[-1]
@@ -179,12 +122,10 @@ def test_scores_and_predictions_have_the_promised_form(walked, evaluation):
 
 def test_end_to_end_equals_stage_2(walked):
     _, run_folder, *_ = walked
-    tables = [
-        pd.read_csv(run_folder.predictions(name)).set_index("SeriesInstanceUID")
-        for name in ("stage2", "end_to_end")
-    ]
-    np.testing.assert_allclose(tables[1].loc[tables[0].index], tables[0], atol=2e-3)
-    assert tables[0].std().max() > 0
+    stage2 = pd.read_csv(run_folder.predictions("stage2"), index_col=0)
+    end_to_end = pd.read_csv(run_folder.predictions("end_to_end"), index_col=0)
+    np.testing.assert_allclose(end_to_end.loc[stage2.index], stage2, atol=2e-3)
+    assert stage2.std().max() > 0
 
 
 def test_what_does_not_belong_together_is_refused(walked, tmp_path):
@@ -220,10 +161,8 @@ def refusal(script, *flags) -> str:
 
 def test_finished_work_is_not_done_again(walked):
     data, run_folder, _, flags, cwd = walked
-    before = {
-        path: path.stat().st_mtime_ns
-        for path in (*data.sequences.glob("*.npy"), *run_folder.features.glob("*.npy"))
-    }
+    paths = [*data.sequences.glob("*.npy"), *run_folder.features.glob("*.npy")]
+    before = {path: path.stat().st_mtime_ns for path in paths}
     for script in ("preprocess_data", "extract_features"):
         run(script, *flags[script], cwd=cwd)
     assert before == {path: path.stat().st_mtime_ns for path in before}

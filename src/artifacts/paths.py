@@ -132,7 +132,6 @@ class RunFolder:
         self.inference = self.root / "weights_inference.pth"
         self.slice_cnn_onnx = self.root / "slice_cnn.onnx"
         self.transformer_onnx = self.root / "sequence_transformer.onnx"
-        self.events = self.root / "tensorboard"
         self.findings = self.root / "findings.csv"
 
     def best(self, stage: str) -> Path:

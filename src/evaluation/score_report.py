@@ -1,4 +1,4 @@
-"""What an evaluation shows and leaves: predictions, scores with their intervals, by modality and plane."""
+"""What an evaluation writes and prints: predictions, scores with intervals, scores of groups."""
 
 from typing import Any
 
@@ -11,30 +11,27 @@ from src.evaluation import metrics
 from src.labels import LABELS, PRESENT
 
 DRAWS = 1000  # of the bootstrap
-GROUPS = ("Modality", "plane")  # columns by which series are also scored apart
+WIDTH = max(len(label) for label in LABELS)  # characters of a table's first column
+GROUPS = ("Modality", "plane")  # columns; the series of each of their values are scored, too
 
 
 def report_spots(
     run: RunFolder, truth: pd.DataFrame, predictions: pd.DataFrame, title: str
 ) -> dict:
-    """Join, score, print the table, and write predictions_stage1.csv and scores_stage1.json; returns the scores."""
-    labels, probabilities = _write_and_join(
-        run, "stage1", truth, predictions, ["SeriesInstanceUID", "slice"]
-    )
-    scores = _with_count(metrics.weighted_score(labels, probabilities), truth)
+    """Score spots, print the table and write predictions_stage1.csv and scores_stage1.json."""
+    write_table(run.predictions("stage1"), predictions)
+    scores, *_ = scored(truth, predictions, ["SeriesInstanceUID", "slice"])
     write_json(run.scores("stage1"), scores)
-    print(score_table(scores, f"{title}: {len(labels)} rows of {scores['n_series']} series"))
+    print(score_table(scores, f"{title}: {len(truth)} rows of {scores['n_series']} series"))
     return scores
 
 
 def report_series(
     run: RunFolder, evaluation: str, truth: pd.DataFrame, predictions: pd.DataFrame, title: str
 ) -> dict:
-    """The same for series, with 95 % intervals, and the scores of each modality and plane."""
-    labels, probabilities = _write_and_join(
-        run, evaluation, truth, predictions, ["SeriesInstanceUID"]
-    )
-    scores = _with_count(metrics.weighted_score(labels, probabilities), truth)
+    """Do the same for series, with 95 % intervals and the scores of each modality and plane."""
+    write_table(run.predictions(evaluation), predictions)
+    scores, labels, probabilities = scored(truth, predictions, ["SeriesInstanceUID"])
     scores["intervals"] = metrics.intervals(labels, probabilities, DRAWS)
     scores["groups"] = {column: grouped_scores(truth, predictions, column) for column in GROUPS}
     write_json(run.scores(evaluation), scores)
@@ -44,74 +41,59 @@ def report_series(
     return scores
 
 
-def _write_and_join(
-    run: RunFolder, evaluation: str, truth: pd.DataFrame, predictions: pd.DataFrame, keys: list[str]
-):
-    write_table(run.predictions(evaluation), predictions)
-    return metrics.join_by_uid(truth[[*keys, *LABELS]], predictions, keys)
-
-
-def _with_count(scores: dict, truth: pd.DataFrame) -> dict:
-    return scores | {"n_series": int(truth.SeriesInstanceUID.nunique())}
+def scored(truth: pd.DataFrame, predictions: pd.DataFrame, keys: list[str]) -> tuple:
+    """Return (scores with the number of series, labels, probabilities); both arrays (N, 14)."""
+    labels, probabilities = metrics.join_by_uid(truth[[*keys, *LABELS]], predictions, keys)
+    scores = metrics.weighted_score(labels, probabilities)
+    return scores | {"n_series": truth.SeriesInstanceUID.nunique()}, labels, probabilities
 
 
 def grouped_scores(truth: pd.DataFrame, predictions: pd.DataFrame, column: str) -> dict[str, dict]:
-    """The scores of the series of each value of a column; without `score` where there are too few of them."""
-    found = {}
+    """Return the scores of each value of a column; without `score` if it has too few series."""
+    groups = {}
     for value, rows in truth.fillna({column: ""}).groupby(column):
         theirs = predictions[predictions.SeriesInstanceUID.isin(rows.SeriesInstanceUID)]
-        labels, probabilities = metrics.join_by_uid(
-            rows[["SeriesInstanceUID", *LABELS]], theirs, ["SeriesInstanceUID"]
-        )
         try:
-            scores = metrics.weighted_score(labels, probabilities)
+            groups[str(value)], *_ = scored(rows, theirs, ["SeriesInstanceUID"])
         except metrics.MetricError:
-            scores = {}
-        found[str(value)] = _with_count(scores, rows)
-    return found
+            groups[str(value)] = {"n_series": rows.SeriesInstanceUID.nunique()}
+    return groups
 
 
 def title_of(config: Any, evaluation: str) -> str:
-    """Which folds and epochs a table is of, and whether these were chosen on the very series that it scores."""
+    """Return a table's title: its folds, and whether its epoch was chosen on the same series."""
     folds = "all folds, pooled" if config.fold == "all" else f"fold {config.fold}"
-    chosen = (
-        "epoch and step chosen on the held-out series"
-        if config.select == "best"
-        else "last epoch of stage 2, step 1: not chosen"
-    )
-    return f"{evaluation}, {folds} ({chosen})"
+    if config.select == "best":
+        return f"{evaluation}, {folds} (epoch and step chosen on the held-out series)"
+    return f"{evaluation}, {folds} (last epoch of stage 2, step 1: not chosen)"
 
 
 def score_table(scores: dict, title: str) -> str:
-    """The 14 AUCs and the weighted score, with intervals where there are any, as text for a terminal."""
-    ends = scores.get("intervals")
-    rows = [
-        (label, value, ends and ends["locations"][label])
-        for label, value in scores["locations"].items()
-    ]
-    rows.append((LABELS[PRESENT], scores["present"], ends and ends["present"]))
-    width = max(len(label) for label in LABELS)
-    line = "-" * (width + (24 if ends else 8))
-    final = _row("weighted score", scores["score"], ends and ends["score"], width)
-    return "\n".join([title, line, *(_row(*row, width) for row in rows), line, final])
+    """Return the 14 AUCs and the weighted score, with their intervals if known, as a text table."""
+    ends = scores.get("intervals", {"locations": {}})
+    locations = ends["locations"]
+    rows = [_row(name, value, locations.get(name)) for name, value in scores["locations"].items()]
+    rows.append(_row(LABELS[PRESENT], scores["present"], ends.get("present")))
+    line = "-" * (WIDTH + (24 if "intervals" in scores else 8))
+    final = _row("weighted score", scores["score"], ends.get("score"))
+    return "\n".join([title, line, *rows, line, final])
 
 
-def _row(name: str, value: float | None, ends: list[float] | None, width: int) -> str:
-    text = f"{name:<{width}}  {'   n/a' if value is None else f'{value:6.3f}'}"
+def _row(name: str, value: float | None, ends: list[float] | None) -> str:
+    shown = "   n/a" if value is None else f"{value:6.3f}"
+    text = f"{name:<{WIDTH}}  {shown}"
     return f"{text}  {ends[0]:.3f} to {ends[1]:.3f}" if ends else text
 
 
 def group_table(groups: dict[str, dict], column: str) -> str:
-    """A line for each group: series, weighted score, AUC of presence, mean AUC of the locations."""
+    """Return a line for each group: series, weighted score, AUC of presence, mean location AUC."""
     lines = [f"{column:<14}  series   score  present  locations"]
     for name, scores in groups.items():
-        values = (
-            (scores["score"], scores["present"], metrics.mean_location(scores))
-            if "score" in scores
-            else (None, None, None)
-        )
-        shown = ["n/a" if value is None else f"{value:.3f}" for value in values]
-        lines.append(
-            f"{name:<14}  {scores['n_series']:6d}  {shown[0]:>6}  {shown[1]:>7}  {shown[2]:>9}"
-        )
+        shown = ["n/a"] * 3
+        if "score" in scores:
+            values = (scores["score"], scores["present"], metrics.mean_location(scores))
+            shown = [f"{value:.3f}" for value in values]
+        score, present, locations = shown
+        count = scores["n_series"]
+        lines.append(f"{name:<14}  {count:6d}  {score:>6}  {present:>7}  {locations:>9}")
     return "\n".join(lines)

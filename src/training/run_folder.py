@@ -1,4 +1,4 @@
-"""One training run on disk: settings, a log for people, a json line an epoch, a picture of it, the best weights and all that a resume needs."""
+"""One training run on disk: settings, log, scores by epoch, best weights, state for a resume."""
 
 import json
 import math
@@ -10,87 +10,84 @@ from src.artifacts.checkpoints import read_checkpoint, write_checkpoint
 from src.artifacts.files import append_line, write_json, write_lines
 from src.artifacts.paths import ArtifactError, RunFolder
 from src.evaluation import metrics
-from src.script import UserError, versions
+from src.script import versions
 from src.training.curves import draw_progress
 
-MAY_CHANGE = (
-    "data_dir",
-    "model_dir",
-    "device",
-    "workers",
-    "epochs",
-    "resume",
-    "compile",
-    "channels_last",
-    "accumulate",
-    "checkpointing",
-    "tensorboard",
-)
+MAY_CHANGE = set("data_dir model_dir device workers epochs resume".split())  # in a resume
+MAY_CHANGE |= set("compile accumulate checkpointing".split())
+FROM_ARTIFACTS = set("held_out image_size mr_window channels stage1".split())  # not flags
 
 
-class Run:
-    """The folder of a run while it trains. Only rank 0 writes."""
+class RunLog:
+    """The files of a training run. Only rank 0 writes."""
 
     def __init__(self, folder: RunFolder, stage: str, settings: dict, script: Path, resume: bool):
         self.folder, self.stage, self.settings = folder, stage, settings
-        self.epoch, self.best = 0, None  # epochs done; score and epoch of the best
-        self.lines: list[
-            str
-        ] = []  # json, one an epoch; kept in the state, of which metrics_{stage}.jsonl is a copy to be read
-        self.resumed = folder.last(stage).exists()
+        self.epoch = 0  # epochs done
+        self.best: dict | None = None  # {"score", "epoch"}
+        self.lines: list[str] = []  # json, one an epoch; metrics_{stage}.jsonl is a copy of them
+        last = folder.last(stage)
+        self.resumed = last.exists()
         if self.resumed and not resume:
             raise ArtifactError(
-                f"{folder.root} holds a {stage} run already: go on with it by --resume, or delete {folder.last(stage)}"
+                f"{folder.root} already holds a {stage} run: give --resume to continue it, "
+                f"or delete {last} to train again"
             )
-        self.state = self._checked_state() if self.resumed else None
+        self.state = self._read_state() if self.resumed else None
         if not distributed.first():
             return
         if not self.resumed:
             folder.metrics(stage).unlink(missing_ok=True)
         write_json(folder.settings(stage), settings)
         shutil.copy(script, folder.root / script.name)
-        self.events = _event_writer(folder) if settings.get("tensorboard") else None
         self.say(f"{stage} {json.dumps(settings)} {json.dumps(versions())}", quiet=True)
 
     def say(self, line: str, quiet: bool = False) -> None:
-        """A line for the log and, unless quiet, the screen."""
+        """Add a line to the log and, unless quiet, print it."""
         if not distributed.first():
             return
         if not quiet:
             print(line, flush=True)
         append_line(self.folder.log(self.stage), line)
 
-    def _checked_state(self) -> dict:
-        """What a resume needs, where the settings are still those of the run."""
+    def _read_state(self) -> dict:
+        """Return the saved state; raise ArtifactError if it was trained with other settings."""
         last = self.folder.last(self.stage)
         state = read_checkpoint(last, ("learner", "epoch", "best", "lines", "settings"))
+        trained = state["settings"]
         for name, value in self.settings.items():
-            if name not in MAY_CHANGE and state["settings"].get(name) != value:
-                raise ArtifactError(
-                    f"{last} was trained with {name} {state['settings'].get(name)}, not {value}: it cannot go on so"
-                )
+            # Older checkpoints lack newer settings.
+            if name in MAY_CHANGE or name not in trained or trained[name] == value:
+                continue
+            raise ArtifactError(
+                f"cannot resume with a different {name}: {last} was trained with "
+                f"{name} {trained[name]}, not {value}; {remedy(name, trained[name])}, "
+                "or delete the file to train again"
+            )
         return state
 
-    def restore(self, learner) -> None:
-        """Go on where the last finished epoch ended."""
+    def restore(self, learner, epochs: int) -> None:
+        """Load the state after the last finished epoch, if the run is resumed."""
         if not self.resumed:
             return
         learner.load_state_dict(self.state["learner"])
-        self.epoch, self.best, self.lines = (
-            self.state["epoch"],
-            self.state["best"],
-            self.state["lines"],
-        )
-        self.state = None
-        self._show_lines()
-        self.say(f"going on after epoch {self.epoch}")
+        self.epoch = self.state["epoch"]
+        self.best = self.state["best"]
+        self.lines = self.state["lines"]
+        self.state = None  # frees its memory
+        self._write_metrics()
+        if self.epoch < epochs:
+            self.say(f"resuming after epoch {self.epoch} of {epochs}")
+        else:
+            self.say(f"already finished: {self.epoch} of {epochs} epochs are done")
 
     def epoch_done(
         self, learner, loss: float, scores: dict | None, seconds: float, extra: dict | None = None
     ) -> None:
-        """Log the epoch and save: the moving average where its score is the best so far, then everything that a resume needs.
+        """Log the epoch; save the moving average if its score is the best so far, and the state.
 
-        A score that is missing never wins; where no epoch had one yet, the latest weights are kept.
+        A missing score never wins; until an epoch has a score, the latest weights are kept.
+        extra: settings to save with the best weights.
         """
         self.epoch += 1
         score = scores["score"] if scores else float("nan")
@@ -100,17 +97,14 @@ class Run:
         if not distributed.first():
             return
         if is_best:
-            content = {
-                "weights": learner.average.module.state_dict(),
-                "settings": self.settings | (extra or {}),
-                **self.best,
-            }
+            weights = learner.average.module.state_dict()
+            settings = self.settings | (extra or {})
+            content = {"weights": weights, "settings": settings, **self.best}
             write_checkpoint(self.folder.best(self.stage), content)
-        lr = learner.optimizer.param_groups[0]["lr"]
         row = {
             "epoch": self.epoch,
             "loss": loss,
-            "lr": lr,
+            "lr": learner.optimizer.param_groups[0]["lr"],
             "seconds": seconds,
             "broken_steps": int(learner.broken),
             "scores": scores,
@@ -124,38 +118,32 @@ class Run:
             "settings": self.settings,
         }
         write_checkpoint(self.folder.last(self.stage), state)
-        self._show_lines()
-        self._report(loss, lr, scores, seconds)
+        self._write_metrics()
+        self.say(epoch_line(row) + ("  best" if is_best else ""))
 
-    def _show_lines(self) -> None:
-        """The json lines, and a picture of them, as files."""
-        if not distributed.first():
-            return
-        write_lines(self.folder.metrics(self.stage), self.lines)
-        draw_progress(self.folder.metrics(self.stage), self.folder.curves(self.stage))
-
-    def _report(self, loss: float, lr: float, scores: dict | None, seconds: float) -> None:
-        """The epoch in tensorboard, in the log and on the screen."""
-        if self.events:
-            for name, value in {
-                "loss": loss,
-                "lr": lr,
-                "score": scores["score"] if scores else None,
-            }.items():
-                if value is not None:
-                    self.events.add_scalar(f"{self.stage}/{name}", value, self.epoch)
-            self.events.flush()
-        line = f"epoch {self.epoch:3d}  loss {loss:8.5f}  lr {lr:7.1e}  {seconds:6.1f} s"
-        if scores:
-            line += f"  score {scores['score']:.4f}  present {scores['present']:.4f}  locations {metrics.mean_location(scores):.4f}"
-        self.say(line + ("  best" if self.best["epoch"] == self.epoch else ""))
+    def _write_metrics(self) -> None:
+        """Write the json lines, and a picture of them."""
+        if distributed.first():
+            write_lines(self.folder.metrics(self.stage), self.lines)
+            draw_progress(self.folder.metrics(self.stage), self.folder.curves(self.stage))
 
 
-def _event_writer(folder: RunFolder):
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise UserError(
-            "--tensorboard needs its package: pip install tensorboard, or leave the flag out"
-        ) from error
-    return SummaryWriter(str(folder.events))
+def remedy(name: str, value) -> str:
+    """Return how to get a setting's value back: by its flag, unless it comes from the artifacts."""
+    flag = name.replace("_", "-")
+    if name in FROM_ARTIFACTS:
+        return "restore the artifacts that it was trained on"
+    if isinstance(value, bool):
+        return f"give --{flag}" if value else f"give --no-{flag}"
+    return f"give --{flag} {value}"
+
+
+def epoch_line(row: dict) -> str:
+    """Return the log's line of an epoch."""
+    line = "epoch {epoch:3d}  loss {loss:8.5f}  lr {lr:7.1e}  {seconds:6.1f} s".format(**row)
+    scores = row["scores"]
+    if not scores:
+        return line
+    mean = metrics.mean_location(scores)
+    score, present = scores["score"], scores["present"]
+    return f"{line}  score {score:.4f}  present {present:.4f}  locations {mean:.4f}"

@@ -128,6 +128,7 @@ def train_case(config: Train) -> Iterator[Case]:
         settings.weight_decay,
         1,
         settings.ema_decay,
+        ema_every=3,
     )
     learner.model.train()
     plain_model = train_stage1.make_network(settings).to(
@@ -183,6 +184,7 @@ def stage2_case(config: Stage2) -> Iterator[Case]:
         settings["weight_decay"],
         1,
         settings["ema_decay"],
+        ema_every=3,
     )
     learner.model.train()
     plain_model = PlainTransformer(settings).to(device)

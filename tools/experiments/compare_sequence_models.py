@@ -257,6 +257,7 @@ def train_and_predict(config: Config, name: str, seed: int, fold: int) -> None:
         WEIGHT_DECAY,
         len(loader),
         config.ema_decay,
+        ema_every=3,
     )
     learner.model.train()
     for loader.sampler.epoch in range(config.epochs):

@@ -1,0 +1,208 @@
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+import src.training.run_folder
+from src.artifacts.checkpoints import read_checkpoint
+from src.artifacts.files import read_json_lines, temporary
+from src.artifacts.paths import ArtifactError, RunFolder
+from tests.small_run import assert_same, one_thread, train  # noqa: F401
+
+
+def test_a_run_that_was_interrupted_ends_bit_for_bit_as_one_that_was_not(tmp_path):
+    straight, stopped = RunFolder(tmp_path, "straight", 0), RunFolder(tmp_path, "stopped", 0)
+    expected, _ = train(straight, 4)
+    train(stopped, 2)
+    resumed, _ = train(stopped, 4, resume=True)
+    assert_same(expected.state_dict(), resumed.state_dict())
+    histories = [read_json_lines(folder.metrics("stage1")) for folder in (straight, stopped)]
+    for row in histories[0] + histories[1]:
+        del row["seconds"]
+    assert histories[0] == histories[1]
+
+
+@pytest.mark.parametrize("left", [None, "", "one", "one and a half"])
+def test_whatever_a_kill_left_of_the_json_lines_each_epoch_has_its_own(tmp_path, left):
+    folder = RunFolder(tmp_path, "net", 0)
+    train(folder, 2)
+    path = folder.metrics("stage1")
+    expected = path.read_text()
+    first, second = expected.splitlines(keepends=True)
+    path.unlink()
+    if left is not None:
+        path.write_text({"": "", "one": first, "one and a half": first + second[:20]}[left])
+    train(folder, 2, resume=True)
+    assert path.read_text() == expected
+    train(folder, 4, resume=True)
+    assert path.read_text().startswith(expected)
+    assert [row["epoch"] for row in read_json_lines(path)] == [1, 2, 3, 4]
+
+
+def test_the_best_epoch_is_the_best_and_not_the_last(tmp_path):
+    folder = RunFolder(tmp_path, "net", 0)
+    _, best = train(folder, 4, (0.6, 0.9, 0.7, 0.8))
+    assert best == {"score": 0.9, "epoch": 2}
+    checkpoint = read_checkpoint(folder.best("stage1"), ("weights", "settings"))
+    assert checkpoint["epoch"] == 2
+    assert checkpoint["settings"] == {"seed": 3, "step": 1}
+
+
+def test_a_missing_score_never_wins_and_never_loses_the_weights(tmp_path):
+    folder = RunFolder(tmp_path, "net", 0)
+    assert train(folder, 4, (None, 0.4, None, 0.3))[1]["epoch"] == 2
+    other = RunFolder(tmp_path, "other", 0)
+    learner, best = train(other, 2, (None, None))
+    assert best["epoch"] == 2  # the latest
+    assert_same(
+        read_checkpoint(other.best("stage1"), ("weights",))["weights"],
+        learner.average.module.state_dict(),
+    )
+
+
+def test_a_folder_with_a_run_is_not_taken_unasked(tmp_path):
+    folder = RunFolder(tmp_path, "net", 0)
+    train(folder, 1)
+    with pytest.raises(ArtifactError, match="--resume"):
+        train(folder, 1)
+
+
+def test_a_resume_with_other_settings_is_refused_and_leaves_the_folder_as_it_was(tmp_path):
+    folder = RunFolder(tmp_path, "net", 0)
+    train(folder, 1, lr=0.003, compile=False)
+    before = {path.name: path.read_bytes() for path in folder.root.iterdir()}
+    with pytest.raises(ArtifactError, match=r"lr 0\.003, not 0\.01; give --lr 0\.003, or delete"):
+        train(folder, 2, resume=True, lr=0.01, compile=True)
+    assert before == {path.name: path.read_bytes() for path in folder.root.iterdir()}
+    train(folder, 2, resume=True, lr=0.003, compile=True)
+
+
+@pytest.mark.parametrize(
+    ("setting", "remedy"),
+    [({"pretrained": False}, "give --no-pretrained"), ({"held_out": "ab"}, "artifacts")],
+)
+def test_a_refused_resume_says_how_to_get_the_value_back(tmp_path, setting, remedy):
+    folder = RunFolder(tmp_path, "net", 0)
+    train(folder, 1, **setting)
+    with pytest.raises(ArtifactError, match=f"{remedy}.*, or delete"):
+        train(folder, 1, resume=True, **dict.fromkeys(setting, True))
+
+
+def test_a_run_from_before_a_setting_existed_can_be_resumed(tmp_path):
+    """Its state has the layout that is promised: the average under `module` and `updates`."""
+    folder = RunFolder(tmp_path, "net", 0)
+    train(folder, 1)
+    average = read_checkpoint(folder.last("stage1"), ())["learner"]["average"]
+    assert average.keys() == {"module", "updates"} and average["updates"] == 2  # of 5 steps
+    train(folder, 2, resume=True, ema_every=3)
+    assert read_checkpoint(folder.last("stage1"), ())["epoch"] == 2
+
+
+def test_a_resume_says_whether_anything_is_left_to_do(tmp_path, capsys):
+    folder = RunFolder(tmp_path, "net", 0)
+    train(folder, 1)
+    train(folder, 2, resume=True)
+    assert "resuming after epoch 1 of 2" in capsys.readouterr().out
+    train(folder, 2, resume=True)
+    assert "already finished: 2 of 2" in capsys.readouterr().out
+
+
+def test_killed_while_saving_20_times_the_last_state_is_always_whole(tmp_path):
+    """SIGKILL at the k-th write of the last state's bytes, in its own process; then a resume."""
+    folder = RunFolder(tmp_path, "net", 0)
+    train(folder, 1)
+    spawn = multiprocessing.get_context("spawn")
+    process = spawn.Process(target=be_killed_20_times, args=(folder,))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    train(folder, 4, resume=True)
+    straight = RunFolder(tmp_path, "straight", 0)
+    train(straight, 4)
+    states = [read_checkpoint(run.last("stage1"), ("learner",)) for run in (folder, straight)]
+    assert_same(states[0]["learner"], states[1]["learner"])
+
+
+def be_killed_20_times(folder):
+    """Run in a process that has computed nothing, so that its forks can compute."""
+    import torch._dynamo  # otherwise the optimizer of each fork imports it, for seconds
+
+    torch.set_num_threads(1)
+    src.training.run_folder.draw_progress = lambda *_: None  # half a second in each of them
+    for k in range(20):
+        child = os.fork()
+        if child == 0:
+            signal.alarm(60)
+            die_in_write(folder.last("stage1"), k)
+            train(folder, 4, resume=True)
+            os._exit(0)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert code == -signal.SIGKILL, f"kill {k} came too late"
+        state = read_checkpoint(folder.last("stage1"), ("learner", "epoch"))
+        assert 1 <= state["epoch"] < 4
+
+
+def die_in_write(path, after):
+    """Let the next write of the file at `path` kill the process.
+
+    after: kilobytes that are written first; 18: before the file gets its name; 19: after.
+    """
+    real_save, real_replace = torch.save, os.replace
+
+    def save(content, file):
+        if temporary(path).name not in str(getattr(file, "name", "")):
+            return real_save(content, file)
+        if after < 18:
+            import io
+
+            whole = io.BytesIO()
+            real_save(content, whole)
+            file.write(whole.getvalue()[: after * 1000])
+            file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real_save(content, file)
+
+    def replace(source, target):
+        if Path(target) == path and after == 18:
+            os.kill(os.getpid(), signal.SIGKILL)
+        real_replace(source, target)
+        if Path(target) == path:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    torch.save, os.replace = save, replace
+
+
+def test_each_epoch_leaves_a_picture_and_a_line(tmp_path):
+    folder = RunFolder(tmp_path, "net", 0)
+    train(folder, 3, (0.5, None, 0.7))
+    assert folder.curves("stage1").read_bytes().startswith(b"\x89PNG")
+    assert len(folder.metrics("stage1").read_text().splitlines()) == 3
+
+
+def test_a_full_disk_ends_training_with_a_sentence_and_a_whole_state(tmp_path, monkeypatch):
+    """At the log, the metrics, the state (what torch makes of it) and the picture."""
+    folder = RunFolder(tmp_path, "net", 0)
+    train(folder, 1)
+    folder.log("stage1").unlink()
+    for path in (
+        folder.log("stage1"),
+        temporary(folder.metrics("stage1")),
+        temporary(folder.curves("stage1")),
+    ):
+        path.symlink_to("/dev/full")
+        with pytest.raises(ArtifactError, match="No space left"):
+            train(folder, 3, resume=True)
+        path.unlink(missing_ok=True)
+        assert read_checkpoint(folder.last("stage1"), ("learner",))["epoch"] == 1
+
+    def full(*_):
+        raise RuntimeError("PytorchStreamWriter failed writing file data/3")
+
+    before = folder.last("stage1").read_bytes()
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(ArtifactError, match="cannot be written"):
+        train(folder, 4, resume=True)
+    assert folder.last("stage1").read_bytes() == before and not list(folder.root.glob(".*"))
