@@ -22,7 +22,7 @@ from tools.make_demo_data import (
     same_patient,
 )
 from tools.phantom.anatomy import sample_anatomy
-from tools.phantom.scan import MODALITY_SHARE, to_stored
+from tools.phantom.scan import MODALITY_FRACTIONS, to_stored
 from tools.phantom.scan import draw_scan as draw_one_scan
 
 SMALL = dict(series=36, matrix=48, slices=12, seed=3)
@@ -292,7 +292,7 @@ def test_shares_of_scans_are_the_challenge_s():
     scans = [draw_one_scan(np.random.default_rng([5, k]), anatomy, 96, 28) for k in range(1500)]
     modalities = np.array([scan.modality for scan in scans])
     np.testing.assert_allclose(
-        [np.mean(modalities == name) for name in MODALITIES], MODALITY_SHARE, atol=0.04
+        [np.mean(modalities == name) for name in MODALITIES], MODALITY_FRACTIONS, atol=0.04
     )
     normals = np.abs([scan.grid.axes[0] for scan in scans]).argmax(1)
     assert 0.95 < np.mean(normals == 2) < 0.98
