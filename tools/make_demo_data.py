@@ -7,15 +7,16 @@ Writes  {out}/series/{SeriesInstanceUID}/{SOPInstanceUID}.dcm
         {out}/train_localizers.csv
         {out}/demo_settings.json
 
-The pictures are drawn from anatomy (tools/phantom/anatomy.py), not from patients: they show that
-the pipeline learns, not how well it would do in a hospital. Only the picture gives the label away:
-anatomy, scan and noise are drawn from streams that know nothing of the aneurysms
-(tools/experiments/check_leaks.py tests it). Modalities, planes, multi-frame files, positives and
-locations are as frequent as in the challenge.
-
---shuffle-labels writes the same pictures with random tables: rows of labels change places between
-series, and localizers go with them, at slices and positions drawn from those of the whole set.
-What a model then scores above 0.5 is a leak.
+Notes
+  - The pictures are drawn from anatomy (tools/phantom/anatomy.py), not from patients: they show
+    that the pipeline learns, not how well it would do in a hospital.
+  - Only the picture gives the label away: anatomy, scan and noise are drawn from streams that
+    know nothing of the aneurysms (tools/experiments/check_leaks.py tests it).
+  - Modalities, planes, multi-frame files, positives and locations are as frequent as in the
+    challenge.
+  - --shuffle-labels writes the same pictures with random tables: rows of labels change places
+    between series, and localizers go with them, at slices and positions drawn from those of the
+    whole set. What a model then scores above 0.5 is a leak.
 """
 
 import shutil
