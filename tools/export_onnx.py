@@ -1,7 +1,6 @@
 """Write both trained networks as ONNX files. Needs: pip install onnx onnxruntime
 
-Each is compared with PyTorch on random inputs, in several batch sizes and lengths, before it is
-written.
+Each is first compared with PyTorch on random inputs, in several batch sizes and lengths.
 
 Reads   model/{encoder}/fold-{k}/weights_inference.pth (train_stage2.py)
 
@@ -12,9 +11,11 @@ Writes  model/{encoder}/fold-{k}/
         sequence_transformer.onnx  features (B, T, C) float32, positions (B, T) float32 in mm,
                                    present (B, T) bool, false at padding -> logits (B, 14)
 
-B and T are free. The probabilities of a series are the sigmoid of (1 - s) x the transformer's
-logits + s x the highest logits of its slices; s is stage1_share in the transformer's metadata.
-The metadata of both files hold the labels in their order, as json, and the weights' SHA-256.
+Notes
+  - B and T are free.
+  - The probabilities of a series are the sigmoid of (1 - s) x the transformer's logits + s x the
+    highest logits of its slices; s is stage1_share in the transformer's metadata.
+  - The metadata of both hold the labels in their order, as json, and the weights' SHA-256.
 """
 
 import io

@@ -1,7 +1,8 @@
 """Find slices without an aneurysm on which the networks err.
 
-Training draws half of a series' negatives from them. Each series is judged by the network of its
-own fold, which never saw it; so train and extract all folds first:
+Training draws half of a series' negatives from them.
+
+The network of a series' own fold, which never saw it, judges it: train and extract all folds first:
 
     for k in 0 1 2 3 4; do
         python train_stage1.py --fold $k; python extract_features.py --fold $k --series held-out
