@@ -1,4 +1,4 @@
-"""The ONNX files (tools/export_onnx.py): the same numbers as PyTorch at any batch and length, and no file that is wrong, stale or broken."""
+"""The ONNX files (tools/export_onnx.py): PyTorch's numbers; no wrong, stale or broken file."""
 
 import json
 import sys
@@ -32,7 +32,7 @@ NETWORKS = [
 
 
 def write_joined(run: RunFolder, encoder: str, heatmap_weight: float, seed: int = 0) -> dict:
-    """weights_inference.pth with random weights, several heads and, as if trained, no two equal values; its content."""
+    """Write weights_inference.pth with random weights and several heads; return its content."""
     torch.manual_seed(seed)
     slice_cnn = SliceCNN(encoder, heatmap=heatmap_weight > 0)
     shape = {

@@ -1,4 +1,4 @@
-"""The synthetic data set (tools/make_demo_data.py): files, tables, and nothing but the picture that tells the label."""
+"""The synthetic data set (tools/make_demo_data.py): files, tables, and no trace of the label."""
 
 import ast
 from dataclasses import replace
@@ -22,21 +22,12 @@ from tools.make_demo_data import (
     same_patient,
 )
 from tools.phantom.anatomy import sample_anatomy
-from tools.phantom.scan import MODALITY_SHARE, to_stored
+from tools.phantom.scan import MODALITY_FRACTIONS, to_stored
 from tools.phantom.scan import draw_scan as draw_one_scan
 
 SMALL = dict(series=36, matrix=48, slices=12, seed=3)
-KEPT_TAGS = (
-    "SeriesInstanceUID",
-    "StudyInstanceUID",
-    "FrameOfReferenceUID",
-    "PatientID",
-    "SOPClassUID",
-    "Rows",
-    "Columns",
-    "BitsStored",
-    "PixelRepresentation",
-)
+KEPT_TAGS = "SeriesInstanceUID StudyInstanceUID FrameOfReferenceUID PatientID SOPClassUID".split()
+KEPT_TAGS += "Rows Columns BitsStored PixelRepresentation".split()
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +39,8 @@ def demo(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def shuffled(demo, tmp_path_factory):
-    config = replace(
-        demo, out=tmp_path_factory.mktemp("shuffled") / "data", workers=1, shuffle_labels=True
-    )
+    out = tmp_path_factory.mktemp("shuffled") / "data"
+    config = replace(demo, out=out, workers=1, shuffle_labels=True)
     main(config)
     return config
 
@@ -58,18 +48,16 @@ def shuffled(demo, tmp_path_factory):
 @pytest.fixture(scope="module")
 def files(demo):
     """{uid: files of the series} and index of each series in the plan."""
-    found = {
-        folder.name: [pydicom.dcmread(path) for path in sorted(folder.iterdir())]
-        for folder in (demo.out / "series").iterdir()
-    }
+    found = {}
+    for folder in (demo.out / "series").iterdir():
+        found[folder.name] = [pydicom.dcmread(path) for path in sorted(folder.iterdir())]
     numbers = {uid_of(demo, index): index for index in range(demo.series)}
     return found, numbers
 
 
 def uid_of(config, index):
-    return pydicom.uid.generate_uid(
-        entropy_srcs=[f"demo {config.seed} {index}", "SeriesInstanceUID"]
-    )
+    entropy = [f"demo {config.seed} {index}", "SeriesInstanceUID"]
+    return pydicom.uid.generate_uid(entropy_srcs=entropy)
 
 
 def tables(config):
@@ -77,35 +65,27 @@ def tables(config):
 
 
 def contents(config):
-    return {
-        path.relative_to(config.out): path.read_bytes()
-        for path in (config.out / "series").rglob("*.dcm")
-    }
+    paths = (config.out / "series").rglob("*.dcm")
+    return {path.relative_to(config.out): path.read_bytes() for path in paths}
 
 
 def positions(datasets):
-    """{(SOP UID, stored frame): position}, direction along a row, direction down a column."""
+    """{(SOP UID, stored frame): position}, directions along a row and a column, spacing."""
     first = datasets[0]
+    places = {}
     if "NumberOfFrames" not in first:
-        return (
-            {(d.SOPInstanceUID, -1): d.ImagePositionPatient for d in datasets},
-            first.ImageOrientationPatient,
-            first.PixelSpacing,
-        )
+        for dataset in datasets:
+            places[dataset.SOPInstanceUID, -1] = dataset.ImagePositionPatient
+        return places, first.ImageOrientationPatient, first.PixelSpacing
+    for k, frame in enumerate(first.PerFrameFunctionalGroupsSequence):
+        place = frame.PlanePositionSequence[0].ImagePositionPatient
+        places[first.SOPInstanceUID, k] = place
     shared = first.SharedFunctionalGroupsSequence[0]
-    frames = enumerate(first.PerFrameFunctionalGroupsSequence)
-    places = {
-        (first.SOPInstanceUID, k): frame.PlanePositionSequence[0].ImagePositionPatient
-        for k, frame in frames
-    }
-    return (
-        places,
-        shared.PlaneOrientationSequence[0].ImageOrientationPatient,
-        shared.PixelMeasuresSequence[0].PixelSpacing,
-    )
+    orientation = shared.PlaneOrientationSequence[0].ImageOrientationPatient
+    return places, orientation, shared.PixelMeasuresSequence[0].PixelSpacing
 
 
-def test_every_file_reads_back_and_lies_where_its_uids_say(demo, files):
+def test_every_file_reads_back_from_where_its_uids_say(demo, files):
     found, _ = files
     train, _ = tables(demo)
     assert set(found) == set(train.SeriesInstanceUID)
@@ -123,29 +103,17 @@ def test_every_file_reads_back_and_lies_where_its_uids_say(demo, files):
 
 def test_tables_have_the_challenge_s_shape(demo):
     train, localizers = tables(demo)
-    assert list(train.columns) == [
-        "SeriesInstanceUID",
-        "PatientAge",
-        "PatientSex",
-        "Modality",
-        *LABELS,
-    ]
-    assert list(localizers.columns) == [
-        "SeriesInstanceUID",
-        "SOPInstanceUID",
-        "coordinates",
-        "location",
-    ]
+    about = ["SeriesInstanceUID", "PatientAge", "PatientSex", "Modality"]
+    assert list(train.columns) == [*about, *LABELS]
+    point = ["SeriesInstanceUID", "SOPInstanceUID", "coordinates", "location"]
+    assert list(localizers.columns) == point
     assert len(train) == demo.series
     assert set(train.Modality) <= set(MODALITIES)
     assert (train[LABELS[PRESENT]] == train[list(LOCATIONS)].max(axis=1)).all()
     listed = {(row.SeriesInstanceUID, row.location) for row in localizers.itertuples()}
-    labelled = {
-        (row.SeriesInstanceUID, name)
-        for _, row in train.iterrows()
-        for name in LOCATIONS
-        if row[name]
-    }
+    labelled = set()
+    for name in LOCATIONS:
+        labelled |= {(uid, name) for uid in train.SeriesInstanceUID[train[name] == 1]}
     assert listed == labelled
     for row in localizers.itertuples():
         keys = list(ast.literal_eval(row.coordinates))
@@ -158,28 +126,23 @@ def test_the_localizers_point_at_aneurysms(demo, files):
     kinds = set()
     for row in localizers.itertuples():
         index, datasets = numbers[row.SeriesInstanceUID], found[row.SeriesInstanceUID]
-        at, frame = ast.literal_eval(row.coordinates), None
-        here = draw_head(demo, index, plan_locations(demo.series, demo.seed)[index])
-        healthy = to_stored(render(demo, index, replace(here, aneurysms=[])), here.scan)
+        at = ast.literal_eval(row.coordinates)
+        head = draw_head(demo, index, plan_locations(demo.series, demo.seed)[index])
+        healthy = to_stored(render(demo, index, replace(head, aneurysms=[])), head.scan)
         dataset = next(d for d in datasets if d.SOPInstanceUID == row.SOPInstanceUID)
-        frame = at["f"] if "f" in at else dataset.InstanceNumber - 1
-        picture = dataset.pixel_array if "f" not in at else dataset.pixel_array[frame]
-        change = np.abs(picture.astype(float) - healthy[frame])
+        if "f" in at:
+            frame, picture = at["f"], dataset.pixel_array[at["f"]]
+            kinds.add("reversed" if head.scan.order[0] else "multi-frame")
+        else:
+            frame, picture = dataset.InstanceNumber - 1, dataset.pixel_array
+            kinds.add("slices")
+        before = healthy[frame]
+        change = np.abs(picture.astype(float) - before)
         y, x = round(at["y"]), round(at["x"])
         near = change[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2].max()
-        assert (
-            near > 0.15 * np.ptp(healthy[frame][healthy[frame] < np.percentile(healthy[frame], 99)])
-            or near > 100 * here.scan.gain / here.scan.slope
-        )
-        kinds.add(
-            "reversed"
-            if "f" in at and here.scan.order[0]
-            else "multi-frame"
-            if "f" in at
-            else "slices"
-        )
-    assert "slices" in kinds
-    assert "reversed" in kinds
+        contrast = np.ptp(before[before < np.percentile(before, 99)])
+        assert near > 0.15 * contrast or near > 100 * head.scan.gain / head.scan.slope
+    assert {"slices", "reversed"} <= kinds
 
 
 def test_left_is_the_patient_s_left(demo, files):
@@ -215,19 +178,16 @@ def test_the_same_settings_give_the_same_tables(demo, tmp_path):
 def test_shuffled_tables_are_the_same_labels_in_other_places(demo, shuffled):
     (train, localizers), (other, others) = tables(demo), tables(shuffled)
     names = list(LABELS)
-    assert sorted(map(tuple, train[names].to_numpy())) == sorted(
-        map(tuple, other[names].to_numpy())
-    )
-    assert (train[names].to_numpy() != other[names].to_numpy()).any()
+    ours, theirs = train[names].to_numpy(), other[names].to_numpy()
+    assert sorted(map(tuple, ours)) == sorted(map(tuple, theirs))
+    assert (ours != theirs).any()
     assert sorted(localizers.location) == sorted(others.location)
     rows = other.set_index("SeriesInstanceUID")
     for row in others.itertuples():
         assert rows.loc[row.SeriesInstanceUID, row.location] == 1
         path = shuffled.out / "series" / row.SeriesInstanceUID / f"{row.SOPInstanceUID}.dcm"
-        at, dataset = (
-            ast.literal_eval(row.coordinates),
-            pydicom.dcmread(path, stop_before_pixels=True),
-        )
+        at = ast.literal_eval(row.coordinates)
+        dataset = pydicom.dcmread(path, stop_before_pixels=True)
         assert ("f" in at) == ("NumberOfFrames" in dataset)
         assert at.get("f", 0) < dataset.get("NumberOfFrames", 1)
         assert -0.5 <= at["x"] <= dataset.Columns
@@ -238,11 +198,8 @@ def test_the_label_changes_the_aneurysm_alone(demo):
     for index in range(6):
         healthy, ill = draw_head(demo, index, []), draw_head(demo, index, [4, 11])
         assert [a.label for a in ill.aneurysms] == [4, 11]
-        assert (healthy.age, healthy.sex, healthy.scan.modality) == (
-            ill.age,
-            ill.sex,
-            ill.scan.modality,
-        )
+        assert (healthy.age, healthy.sex) == (ill.age, ill.sex)
+        assert healthy.scan.modality == ill.scan.modality
         assert healthy.scan.grid.shape == ill.scan.grid.shape
         np.testing.assert_array_equal(healthy.scan.grid.origin, ill.scan.grid.origin)
         np.testing.assert_array_equal(healthy.scan.order, ill.scan.order)
@@ -250,7 +207,7 @@ def test_the_label_changes_the_aneurysm_alone(demo):
             np.testing.assert_array_equal(one.points, two.points)
 
 
-def test_every_place_of_an_aneurysm_lies_inside_every_picture(demo):
+def test_every_place_of_an_aneurysm_is_inside_every_picture(demo):
     for index in range(40):
         head = draw_head(replace(demo, series=40), index, list(range(PRESENT)))
         centres = np.array([aneurysm.centre for aneurysm in head.aneurysms])
@@ -259,16 +216,13 @@ def test_every_place_of_an_aneurysm_lies_inside_every_picture(demo):
         assert (at < np.array(head.scan.grid.shape) - 1).all()
 
 
-def test_shares_of_locations_are_the_challenge_s():
+def test_fractions_of_locations_are_the_challenge_s():
     plan = plan_locations(4348, 0)
     assert np.mean([len(hand) > 0 for hand in plan]) == pytest.approx(0.429, abs=0.01)
     assert np.mean([len(hand) > 1 for hand in plan if hand]) == pytest.approx(0.157, abs=0.02)
-    counts = np.bincount(
-        np.concatenate([hand for hand in plan if hand]).astype(int), minlength=PRESENT
-    )
-    np.testing.assert_allclose(
-        counts / counts.sum(), np.array(LOCATION_COUNTS) / sum(LOCATION_COUNTS), atol=0.006
-    )
+    counts = np.bincount(np.concatenate(plan).astype(int), minlength=PRESENT)
+    expected = np.array(LOCATION_COUNTS) / sum(LOCATION_COUNTS)
+    np.testing.assert_allclose(counts / counts.sum(), expected, atol=0.006)
     assert all(len(set(hand)) == len(hand) for hand in plan)
 
 
@@ -276,9 +230,8 @@ def test_series_of_one_patient_share_its_labels():
     first, plan = same_patient(4348, 0), plan_locations(4348, 0)
     again = np.flatnonzero(first != np.arange(4348))
     assert 0.02 < len(again) / 4348 < 0.04
-    assert all(
-        plan[index] == plan[first[index]] and first[first[index]] == first[index] for index in again
-    )
+    assert all(plan[index] == plan[first[index]] for index in again)
+    assert (first[first[again]] == first[again]).all()
 
 
 def test_deal_is_in_proportion_and_whole():
@@ -287,13 +240,12 @@ def test_deal_is_in_proportion_and_whole():
     assert deal(7, LOCATION_COUNTS).sum() == 7
 
 
-def test_shares_of_scans_are_the_challenge_s():
+def test_fractions_of_scans_are_the_challenge_s():
     anatomy = sample_anatomy(np.random.default_rng(0))
     scans = [draw_one_scan(np.random.default_rng([5, k]), anatomy, 96, 28) for k in range(1500)]
     modalities = np.array([scan.modality for scan in scans])
-    np.testing.assert_allclose(
-        [np.mean(modalities == name) for name in MODALITIES], MODALITY_SHARE, atol=0.04
-    )
+    found = [np.mean(modalities == name) for name in MODALITIES]
+    np.testing.assert_allclose(found, MODALITY_FRACTIONS, atol=0.04)
     normals = np.abs([scan.grid.axes[0] for scan in scans]).argmax(1)
     assert 0.95 < np.mean(normals == 2) < 0.98
     assert {0, 1} <= set(normals)
@@ -303,16 +255,16 @@ def test_shares_of_scans_are_the_challenge_s():
     assert np.mean([scan.intercept == -1024 for scan in ct]) == pytest.approx(0.75, abs=0.05)
     assert all(scan.signed == (scan.intercept == 0) for scan in ct)
     assert len({scan.grid.shape[1:] for scan in scans}) > 4
-    turns = [
-        np.degrees(np.arctan2(*(scan.grid.axes[2] @ scan.pose.rotation)[[1, 0]]))
-        for scan in scans
-        if np.abs(scan.grid.axes[0]).argmax() == 2
-    ]
+    turns = []
+    for scan in scans:
+        if np.abs(scan.grid.axes[0]).argmax() == 2:
+            x, y, _ = scan.grid.axes[2] @ scan.pose.rotation
+            turns.append(np.degrees(np.arctan2(y, x)))
     assert np.abs(turns).max() < 11
     assert np.mean(np.abs(turns) < 8) > 0.98
 
 
-def test_a_finished_set_is_left_alone_and_a_stranger_s_never_touched(demo, tmp_path, capsys):
+def test_a_finished_set_is_left_alone_and_other_files_are_never_touched(demo, tmp_path, capsys):
     before = contents(demo)
     main(demo)
     assert "nothing to do" in capsys.readouterr().out
@@ -325,7 +277,7 @@ def test_a_finished_set_is_left_alone_and_a_stranger_s_never_touched(demo, tmp_p
     assert (tmp_path / "train.csv").read_text() == "mine"
 
 
-def test_an_interrupted_set_is_made_anew(tmp_path):
+def test_an_interrupted_set_is_made_again(tmp_path):
     config = Config(tmp_path / "data", series=3, matrix=48, slices=8, workers=1)
     main(config)
     whole = contents(config)

@@ -1,13 +1,17 @@
-"""The three pictures of the README, drawn from a trained run: what stage 1 sees, how its samples are drawn, what stage 2 reads.
+"""Draw the three pictures of the README from a trained run.
 
     python tools/draw_figures.py --data-dir demo/data --model-dir demo/model --encoder test_resnet
 
-All three show one held-out series with an aneurysm, of all those the one whose probability of Aneurysm Present is the median. Beside it stands, for the
-negatives, the median one of the held-out series without aneurysm (of those with hard slices, where there are any).
+Shows   one held-out series with an aneurysm, in all three: the one with the median probability
+        of Aneurysm Present; in sampling.png also the median one without aneurysm, among those
+        with hard slices if there are any
 
-Reads   best_stage1.pth, best_stage2.pth, features/ and logits/ of the fold; data/ as train_stage1.py reads it, with f_dict_hard.pkl where it is there
+Reads   model/{encoder}/fold-{k}/  best_stage1.pth, best_stage2.pth, features/ and logits/
+        data/                      as train_stage1.py reads it, f_dict_hard.pkl if it exists
 
-Writes  {out}/  stage1.png, sampling.png, stage2.png
+Writes  {out}/stage1.png    what stage 1 sees and finds
+        {out}/sampling.png  how its samples are drawn
+        {out}/stage2.png    what stage 2 reads and finds
 """
 
 import sys
@@ -35,18 +39,14 @@ class Config:
     device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
     encoder: str = "convnext_base.dinov3_lvd1689m"  # as trained
 
-    series: str | None = (
-        None  # SeriesInstanceUID of a held-out series with an aneurysm, instead of the median one
-    )
+    series: str | None = None  # SeriesInstanceUID of another held-out series with an aneurysm
     out: Path = Path("content")  # for the pictures
 
 
 def main(config: Config) -> list[Path]:
     device = choose_device(config.device)
-    data, run = (
-        DataFolder(config.data_dir),
-        RunFolder(config.model_dir, config.encoder, config.fold),
-    )
+    data = DataFolder(config.data_dir)
+    run = RunFolder(config.model_dir, config.encoder, config.fold)
     tables = read_spot_tables(data)
     if config.series is not None:
         check_series(tables, config.series, config.fold)
@@ -67,28 +67,34 @@ def main(config: Config) -> list[Path]:
 
 
 def check_series(tables: SpotTables, uid: str, fold: int) -> None:
-    """Refuse a series that is not there, has no aneurysm to show, or is not held out."""
+    """Raise UserError if a series is unknown, has no aneurysm to show, or is not held out."""
     if uid not in tables.meta.index:
         raise UserError(
-            f"--series {uid[:80]}: no such series among the {len(tables.meta)} that were dealt into folds; leave it out, or name one of those"
+            f"--series {uid[:80]}: no such series among the {len(tables.meta)} in the folds; "
+            "leave it out, or name one of those"
         )
     if uid not in located(tables):
         raise UserError(
-            f"--series {uid}: no localizer points at an aneurysm there; leave it out, or name a series with an aneurysm"
+            f"--series {uid}: no localizer points at an aneurysm there; "
+            "leave it out, or name a series with an aneurysm"
         )
-    if tables.meta.fold[uid] != fold:
+    own = tables.meta.fold[uid]
+    if own != fold:
         raise UserError(
-            f"--series {uid}: it is in fold {tables.meta.fold[uid]}, and fold {fold} is held out; take --fold {tables.meta.fold[uid]}"
+            f"--series {uid} is in fold {own}, and fold {fold} is held out; take --fold {own}"
         )
 
 
 def located(tables: SpotTables) -> set[str]:
-    """Series with an aneurysm at which a localizer points."""
+    """Return the series with an aneurysm at which a localizer points."""
     return set(tables.spots.SeriesInstanceUID[tables.spots.class_id != PRESENT])
 
 
 def median_positive(tables: SpotTables, present: pd.Series) -> str:
-    """Of the held-out series with a located aneurysm the one whose probability is the median. present: probabilities by SeriesInstanceUID."""
+    """Return the held-out series with a located aneurysm whose probability is the median.
+
+    present: probabilities by SeriesInstanceUID.
+    """
     positives = present[present.index.isin(list(located(tables)))]
     if positives.empty:
         raise UserError(
@@ -98,17 +104,16 @@ def median_positive(tables: SpotTables, present: pd.Series) -> str:
 
 
 def median_negative(tables: SpotTables, present: pd.Series) -> list[str]:
-    """The same of those without aneurysm, hard slices preferred; none where there is no such series."""
-    negatives = present[
-        (tables.meta[LABELS[PRESENT]][present.index] == 0) & present.index.isin(list(tables.safe))
-    ]
+    """Return the median series without aneurysm, hard slices preferred; [] if there is none."""
+    healthy = tables.meta[LABELS[PRESENT]][present.index] == 0
+    negatives = present[healthy & present.index.isin(list(tables.safe))]
     with_hard = negatives[negatives.index.isin(list(tables.hard))]
     candidates = negatives if with_hard.empty else with_hard
     return [] if candidates.empty else [median(candidates)]
 
 
 def median(values: pd.Series) -> str:
-    """The key of the median, of an even number the upper one."""
+    """Return the key of the median, of an even number the upper one."""
     return values.sort_values(kind="stable").index[len(values) // 2]
 
 

@@ -1,15 +1,22 @@
-"""Make a synthetic data set in the shape of the challenge's: heads with and without aneurysms, as DICOM series of the four modalities.
+"""Make a synthetic data set in the challenge's shape: heads with and without aneurysms, as DICOM.
 
     python tools/make_demo_data.py --out demo/data --series 720
 
-Writes  {out}/series/{SeriesInstanceUID}/{SOPInstanceUID}.dcm, {out}/train.csv, {out}/train_localizers.csv and {out}/demo_settings.json.
+Writes  {out}/series/{SeriesInstanceUID}/{SOPInstanceUID}.dcm
+        {out}/train.csv
+        {out}/train_localizers.csv
+        {out}/demo_settings.json
 
-The pictures are drawn from anatomy (tools/phantom/anatomy.py), not from patients: they show that the pipeline learns, not how well it would do
-in a hospital. Nothing but the picture tells the label: anatomy, scan and noise are drawn from streams that know nothing of the aneurysms
-(tools/experiments/check_leaks.py tests it). Shares of modalities, planes, multi-frame files, positives and locations are the challenge's.
-
---shuffle-labels writes the very same pictures with tables that tell nothing: the rows of labels change places between series; the localizers
-go with them, at slices and positions drawn from those of the whole set, apart from the location. What a model then scores above 0.5 is a leak.
+Notes
+  - The pictures are drawn from anatomy (tools/phantom/anatomy.py), not from patients: they show
+    that the pipeline learns, not how well it would do in a hospital.
+  - Only the picture gives the label away: anatomy, scan and noise are drawn from streams that
+    know nothing of the aneurysms (tools/experiments/check_leaks.py tests it).
+  - Modalities, planes, multi-frame files, positives and locations are as frequent as in the
+    challenge.
+  - --shuffle-labels writes the same pictures with random tables: rows of labels change places
+    between series, and localizers go with them, at slices and positions drawn from those of the
+    whole set. What a model then scores above 0.5 is a leak.
 """
 
 import shutil
@@ -37,40 +44,27 @@ from tools.phantom.render import render_head
 from tools.phantom.scan import Scan, draw_scan
 
 SETTINGS = "demo_settings.json"
-POSITIVE_SHARE, SECOND_SHARE, SAME_PATIENT_SHARE = 0.429, 0.157, 0.03
-LOCATION_COUNTS = (
-    81,
-    101,
-    343,
-    287,
-    225,
-    304,
-    376,
-    47,
-    58,
-    89,
-    105,
-    114,
-    117,
-)  # localizers of the challenge, in the order of the labels
+POSITIVE_FRACTION, SECOND_FRACTION, SAME_PATIENT_FRACTION = 0.429, 0.157, 0.03
+# Localizers of the challenge, in the order of the labels.
+LOCATION_COUNTS = (81, 101, 343, 287, 225, 304, 376, 47, 58, 89, 105, 114, 117)
 LOCALIZER_COLUMNS = ["SeriesInstanceUID", "SOPInstanceUID", "coordinates", "location"]
-PATIENT, ANATOMY, ANEURYSM, SCAN, PICTURE, PLAN, SHUFFLE = range(7)  # streams of chance
+PATIENT, ANATOMY, ANEURYSM, SCAN, PICTURE, PLAN, SHUFFLE = range(7)  # random streams
 
 
 @dataclass(frozen=True)
 class Config:
-    out: Path = Path("demo/data")
+    out: Path = Path("demo/data")  # folder to make; must be empty or made by this script
     series: int = 720  # series to make
     matrix: int = 96  # pixels, rows and columns of most series; 96: 115 mm, 512: 230 mm
     slices: int = 28  # slices of most series, within 15 %; 28: 72 mm, 200: 170 mm
     workers: int = 2  # processes; the files do not depend on it
-    seed: int = 0
-    shuffle_labels: bool = False  # the same pictures, tables that tell nothing
+    seed: int = 0  # another seed makes other heads
+    shuffle_labels: bool = False  # the same pictures, random tables
 
 
 @dataclass(frozen=True)
 class Head:
-    """One series before it is rendered: all that is drawn but the picture's noise."""
+    """One series before it is rendered: everything random but the picture's noise."""
 
     anatomy: Anatomy
     aneurysms: list[Aneurysm]
@@ -81,24 +75,24 @@ class Head:
 
 @dataclass(frozen=True)
 class Spot:
-    """An aneurysm in a picture: index of its location, slice of the grid, column and row of the stored matrix (pixel centres are integers)."""
+    """An aneurysm in a picture."""
 
-    label: int
-    slice: int
-    x: float
-    y: float
+    label: int  # index of its location
+    slice: int  # of the grid
+    x: float  # column of the stored matrix; pixel centres are integers
+    y: float  # row
 
 
 @dataclass(frozen=True)
 class Record:
-    """What the tables need of one series. `stored`: SOPInstanceUID and stored frame (-1 in files of one slice) of each slice of the grid."""
+    """What the tables need of one series."""
 
     uid: str
     age: int
     sex: str
     modality: str
     shape: tuple[int, int, int]
-    stored: list[tuple[str, int]]
+    stored: list[tuple[str, int]]  # SOPInstanceUID and stored frame (or -1) of each grid slice
     spots: list[Spot]
 
 
@@ -109,21 +103,15 @@ def main(config: Config) -> None:
     records = make_all(config, locations)
     write_tables(config, shuffle_spots(records, config.seed) if config.shuffle_labels else records)
     positive = sum(bool(record.spots) for record in records)
-    print(
-        f"{config.out}: {len(records)} series, {positive} with an aneurysm"
-        + (", labels shuffled" if config.shuffle_labels else "")
-    )
+    note = ", labels shuffled" if config.shuffle_labels else ""
+    print(f"{config.out}: {len(records)} series, {positive} with an aneurysm{note}")
 
 
 def make_all(config: Config, locations: list[list[int]]) -> list[Record]:
-    """All series, in parallel; the first error ends the run."""
-    with ProcessPoolExecutor(
-        config.workers, clean_context(__name__), cv2.setNumThreads, (1,)
-    ) as pool:
-        jobs = [
-            pool.submit(make_series, config, index, locations[index])
-            for index in range(config.series)
-        ]
+    """Make all series in parallel; the first error ends the run."""
+    context = clean_context(__name__)
+    with ProcessPoolExecutor(config.workers, context, cv2.setNumThreads, (1,)) as pool:
+        jobs = [pool.submit(make_series, config, *job) for job in enumerate(locations)]
         try:
             for job in progress(as_completed(jobs), "demo series", "series", total=len(jobs)):
                 job.result()
@@ -134,14 +122,12 @@ def make_all(config: Config, locations: list[list[int]]) -> list[Record]:
 
 
 def prepare_folder(config: Config) -> bool:
-    """Whether there is anything to do. What an interrupted run left is removed; what this script did not make is never touched."""
+    """Return whether there is anything to do; delete what an interrupted run left.
+
+    Raise UserError if the folder holds files that this script did not make, or made otherwise.
+    """
     path, settings = config.out / SETTINGS, _settings(config)
-    if not path.exists():
-        if config.out.exists() and any(config.out.iterdir()):
-            raise UserError(
-                f"{config.out} holds files that this script did not make: choose another --out."
-            )
-    else:
+    if path.exists():
         found = read_json(path)
         finished = found.pop("finished")
         if finished and found == settings:
@@ -149,155 +135,152 @@ def prepare_folder(config: Config) -> bool:
             return False
         if finished:
             raise UserError(
-                f"{config.out} was made with other settings ({found}): remove it or choose another --out."
+                f"{config.out} was made with other settings ({found}): "
+                "remove it or choose another --out."
             )
         shutil.rmtree(config.out / "series", ignore_errors=True)
+    elif config.out.exists() and any(config.out.iterdir()):
+        raise UserError(
+            f"{config.out} holds files that this script did not make: choose another --out."
+        )
     config.out.mkdir(parents=True, exist_ok=True)
     write_json(path, settings | {"finished": False})
     return True
 
 
 def same_patient(series: int, seed: int) -> np.ndarray:
-    """Index of the first series of each series' patient, (series,): its own, or the one before for a second series of one patient."""
-    again = np.random.default_rng([seed, 0, PATIENT]).random(series) < SAME_PATIENT_SHARE
-    return np.array(
-        [i - 1 if i and again[i] and not again[i - 1] else i for i in range(series)], int
-    )
+    """Return the index of the first series of each series' patient, (series,).
+
+    It is the series itself, or the one before for a second series of one patient.
+    """
+    again = np.random.default_rng([seed, 0, PATIENT]).random(series) < SAME_PATIENT_FRACTION
+    again = np.concatenate([[False], again])  # one more, before the first series
+    second = again[1:] & ~again[:-1]
+    second[:1] = False
+    return np.arange(series) - second
 
 
 def plan_locations(series: int, seed: int) -> list[list[int]]:
-    """Indices of the locations of each series' aneurysms: positives, second aneurysms and locations dealt in the challenge's shares."""
+    """Return the locations of each series' aneurysms, as frequent as in the challenge."""
     rng = np.random.default_rng([seed, 0, PLAN])
     first = same_patient(series, seed)
     patients = np.unique(first)
-    positive = round(POSITIVE_SHARE * len(patients))
-    deck = rng.permutation(
-        np.repeat(
-            np.arange(PRESENT), deal(positive + round(SECOND_SHARE * positive), LOCATION_COUNTS)
-        )
-    )
-    hands = [[int(location)] for location in deck[:positive]]
+    positive = round(POSITIVE_FRACTION * len(patients))
+    counts = deal(positive + round(SECOND_FRACTION * positive), LOCATION_COUNTS)
+    deck = rng.permutation(np.repeat(np.arange(PRESENT), counts)).tolist()
+    hands = [[location] for location in deck[:positive]]
     for location in deck[positive:]:
-        hand = next((hand for hand in hands if len(hand) == 1 and hand[0] != location), None)
-        if hand is not None:
-            hand.append(int(location))
+        for hand in hands:
+            if len(hand) == 1 and hand[0] != location:
+                hand.append(location)
+                break
     dealt = dict(zip(rng.permutation(patients).tolist(), hands, strict=False))
-    return [dealt.get(int(patient), []) for patient in first]
+    return [dealt.get(patient, []) for patient in first.tolist()]
 
 
-def deal(total: int, shares: tuple[int, ...]) -> np.ndarray:
-    """Whole numbers in proportion to `shares` that add up to `total` (largest remainders)."""
-    quota = np.array(shares) / sum(shares) * total
+def deal(total: int, weights: tuple[int, ...]) -> np.ndarray:
+    """Return integers in proportion to `weights` that add up to `total` (largest remainders)."""
+    quota = np.array(weights) / sum(weights) * total
     counts = np.floor(quota).astype(int)
     counts[np.argsort(counts - quota, kind="stable")[: total - counts.sum()]] += 1
     return counts
 
 
 def draw_head(config: Config, index: int, locations: list[int]) -> Head:
-    """Everything about series `index` but its picture. Only the aneurysms know the locations."""
+    """Draw everything about series `index` but its picture; only aneurysms use the locations."""
     patient = same_patient(config.series, config.seed)[index]
-    anatomy_rng, aneurysm_rng = (
-        np.random.default_rng([config.seed, patient, stream]) for stream in (ANATOMY, ANEURYSM)
-    )
-    age, sex = (
-        int(np.clip(anatomy_rng.normal(58, 14), 18, 89)),
-        "Female" if anatomy_rng.random() < 0.65 else "Male",
-    )
-    anatomy = sample_anatomy(anatomy_rng)
+    rng = np.random.default_rng([config.seed, patient, ANATOMY])
+    aneurysm_rng = np.random.default_rng([config.seed, patient, ANEURYSM])
+    scan_rng = np.random.default_rng([config.seed, index, SCAN])
+    age = int(np.clip(rng.normal(58, 14), 18, 89))
+    sex = "Female" if rng.random() < 0.65 else "Male"
+    anatomy = sample_anatomy(rng)
     aneurysms = [sample_aneurysm(aneurysm_rng, anatomy, location) for location in locations]
-    scan = draw_scan(
-        np.random.default_rng([config.seed, index, SCAN]), anatomy, config.matrix, config.slices
-    )
+    scan = draw_scan(scan_rng, anatomy, config.matrix, config.slices)
     return Head(anatomy, aneurysms, scan, age, sex)
 
 
 def render(config: Config, index: int, head: Head) -> np.ndarray:
-    """The picture of series `index`, float32 (n, h, w), in the order of the grid."""
+    """Return the picture of series `index`, float32 (n, h, w), in the order of the grid."""
     rng = np.random.default_rng([config.seed, index, PICTURE])
-    return render_head(
-        rng, head.anatomy, head.aneurysms, head.scan.grid, head.scan.pose, head.scan.modality
-    )
+    scan = head.scan
+    return render_head(rng, head.anatomy, head.aneurysms, scan.grid, scan.pose, scan.modality)
 
 
 def make_series(config: Config, index: int, locations: list[int]) -> Record:
     """Draw, render and write series `index`."""
     head = draw_head(config, index, locations)
-    name, patient = (
-        f"demo {config.seed} {index}",
-        f"demo {config.seed} {same_patient(config.series, config.seed)[index]}",
-    )
-    header = {
-        tag: generate_uid(entropy_srcs=[name, tag])
-        for tag in ("SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID")
-    }
-    header |= {
-        "PatientID": generate_uid(entropy_srcs=[patient, "patient"])[-10:],
-        "PatientAge": f"{head.age:03d}Y",
-        "PatientSex": head.sex[0],
-    }
+    scan = head.scan
+    name = f"demo {config.seed} {index}"
+    patient = f"demo {config.seed} {same_patient(config.series, config.seed)[index]}"
+    tags = ("SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID")
+    header = {tag: generate_uid(entropy_srcs=[name, tag]) for tag in tags}
+    header["PatientID"] = generate_uid(entropy_srcs=[patient, "patient"])[-10:]
+    header["PatientAge"] = f"{head.age:03d}Y"
+    header["PatientSex"] = head.sex[0]
     uid = header["SeriesInstanceUID"]
-    stored = write_series(
-        config.out / "series" / uid, render(config, index, head), head.scan, header, name
-    )
-    return Record(
-        uid, head.age, head.sex, head.scan.modality, head.scan.grid.shape, stored, locate(head)
-    )
+    image = render(config, index, head)
+    stored = write_series(config.out / "series" / uid, image, scan, header, name)
+    return Record(uid, head.age, head.sex, scan.modality, scan.grid.shape, stored, locate(head))
 
 
 def locate(head: Head) -> list[Spot]:
-    """The domes' centres in the picture, in the nearest slice."""
-    if not head.aneurysms:
-        return []
-    centres = np.array([aneurysm.centre for aneurysm in head.aneurysms])
-    index = head.scan.grid.to_index(head.scan.pose.to_patient(centres))  # (aneurysms, 3)
-    return [
-        Spot(a.label, round(k), round(x, 4), round(y, 4))
-        for a, (k, y, x) in zip(head.aneurysms, index.tolist(), strict=True)
-    ]
+    """Return the domes' centres in the picture, in the nearest slice."""
+    spots = []
+    for aneurysm in head.aneurysms:
+        patient = head.scan.pose.to_patient(aneurysm.centre[None])
+        k, y, x = head.scan.grid.to_index(patient)[0].tolist()
+        spots.append(Spot(aneurysm.label, round(k), round(x, 4), round(y, 4)))
+    return spots
 
 
 def shuffle_spots(records: list[Record], seed: int) -> list[Record]:
-    """The same series with labels that tell nothing: each takes the locations of another one; slices and positions, relative to the picture's
-    size, are dealt anew from those of all aneurysms, without regard to location or series."""
+    """Return the series with random labels: each takes the locations of another one.
+
+    Slices and positions, relative to the picture's size, are dealt from those of all aneurysms,
+    without regard to location or series.
+    """
     rng = np.random.default_rng([seed, 0, SHUFFLE])
-    places = [
-        ((spot.slice + 0.5) / r.shape[0], spot.y / r.shape[1], spot.x / r.shape[2])
-        for r in records
-        for spot in r.spots
-    ]
+    places = []
+    for record in records:
+        n, h, w = record.shape
+        places += [((spot.slice + 0.5) / n, spot.y / h, spot.x / w) for spot in record.spots]
     places = iter(rng.permutation(np.array(places).reshape(-1, 3)).tolist())
     shuffled = []
     for record, donor in zip(records, rng.permutation(len(records)), strict=True):
         n, h, w = record.shape
-        drawn = [(spot.label, next(places)) for spot in records[donor].spots]
-        spots = [
-            Spot(label, int(k * n), round(x * w, 4), round(y * h, 4)) for label, (k, y, x) in drawn
-        ]
+        spots = []
+        for spot in records[donor].spots:
+            k, y, x = next(places)
+            spots.append(Spot(spot.label, int(k * n), round(x * w, 4), round(y * h, 4)))
         shuffled.append(replace(record, spots=spots))
     return shuffled
 
 
 def write_tables(config: Config, records: list[Record]) -> None:
-    """train.csv and train_localizers.csv, ordered by UID; the settings last, as the sign that the set is whole."""
+    """Write both tables, ordered by UID, then the settings: the sign that the set is whole."""
     records = sorted(records, key=lambda record: record.uid)
     train = pd.DataFrame([_train_row(record) for record in records])
-    localizers = [_localizer_row(record, spot) for record in records for spot in record.spots]
+    rows = []
+    for record in records:
+        rows += [_localizer_row(record, spot) for spot in record.spots]
+    localizers = pd.DataFrame(rows, columns=LOCALIZER_COLUMNS)
     write_table(config.out / "train.csv", train)
-    write_table(
-        config.out / "train_localizers.csv", pd.DataFrame(localizers, columns=LOCALIZER_COLUMNS)
-    )
+    write_table(config.out / "train_localizers.csv", localizers)
     write_json(config.out / SETTINGS, _settings(config) | {"finished": True})
 
 
 def _train_row(record: Record) -> dict:
-    found = {spot.label for spot in record.spots} | ({PRESENT} if record.spots else set())
-    about = {
+    found = {spot.label for spot in record.spots}
+    if found:
+        found.add(PRESENT)
+    row = {
         "SeriesInstanceUID": record.uid,
         "PatientAge": record.age,
         "PatientSex": record.sex,
         "Modality": record.modality,
     }
-    return about | {name: int(k in found) for k, name in enumerate(LABELS)}
+    return row | {name: int(index in found) for index, name in enumerate(LABELS)}
 
 
 def _localizer_row(record: Record, spot: Spot) -> tuple:
@@ -307,7 +290,7 @@ def _localizer_row(record: Record, spot: Spot) -> tuple:
 
 
 def _settings(config: Config) -> dict:
-    """What the files depend on."""
+    """Return what the files depend on."""
     return {name: value for name, value in asdict(config).items() if name not in ("out", "workers")}
 
 

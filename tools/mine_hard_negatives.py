@@ -1,12 +1,18 @@
-"""Slices without an aneurysm on which the networks err: training then draws half of a series' negatives from them.
+"""Find slices without an aneurysm on which the networks err.
 
-Each series is judged by the network of its own fold, which never saw it; so all folds must be trained and extracted first:
+Training draws half of a series' negatives from them.
 
-    for k in 0 1 2 3 4; do python train_stage1.py --fold $k; python extract_features.py --fold $k --series held-out; done
+The network of a series' own fold, which never saw it, judges it: train and extract all folds first:
 
-Reads   model/{encoder}/fold-{k}/logits/ of every fold, data/train_{N}_folds.csv, f_dict_sample.pkl (create_folds.py), npy_sequence/
+    for k in 0 1 2 3 4; do
+        python train_stage1.py --fold $k; python extract_features.py --fold $k --series held-out
+    done
 
-Writes  data/f_dict_hard.pkl     {uid: slices, int array}: no aneurysm near, and yet a probability over the threshold
+Reads   model/{encoder}/fold-{k}/logits/ of every fold
+        data/train_{N}_folds.csv, data/f_dict_sample.pkl (create_folds.py)
+        data/npy_sequence/
+
+Writes  data/f_dict_hard.pkl     {uid: slices, int array}: no aneurysm near, high probability
         data/hard_negatives.png  the worst of them
 """
 
@@ -16,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.special import expit
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -34,7 +41,7 @@ class Config:
     model_dir: Path = Path("model")  # trained networks of all folds
     encoder: str = "convnext_base.dinov3_lvd1689m"  # as trained
 
-    threshold: float = 0.45  # probability of any label, mean of both steps, from which a slice is hard; a tenth of the slices in the demo
+    threshold: float = 0.45  # probability of any label, mean of both steps; a tenth of the demo
     montage: int = 24  # slices in the picture, the worst one of a series each; 0: no picture
 
 
@@ -42,89 +49,72 @@ def main(config: Config) -> dict[str, np.ndarray]:
     data = DataFolder(config.data_dir)
     series, safe = read_folds(data), read_pickle(data.safe_slices)
     judged = list(series[series.SeriesInstanceUID.isin(list(safe))].itertuples())
-    found = pd.concat(
-        [
-            errors_of(config, row, safe[row.SeriesInstanceUID])
-            for row in progress(judged, "mining", " series")
-        ]
-    )
-    hard_rows = found[found.probability >= config.threshold]
-    hard = {
-        uid: rows.slice.to_numpy(np.int64) for uid, rows in hard_rows.groupby("SeriesInstanceUID")
-    }
-    if not hard:
+    judged = progress(judged, "mining", " series")
+    found = pd.concat([highest(config, row, safe[row.SeriesInstanceUID]) for row in judged])
+    hard = found[found.probability >= config.threshold]
+    if hard.empty:
         raise UserError(
-            f"no slice reaches {config.threshold}, the highest is {found.probability.max():.2f}: lower --threshold"
+            f"no slice reaches {config.threshold}, the highest is {found.probability.max():.2f}: "
+            "lower --threshold"
         )
-    write_pickle(data.hard_slices, hard)
-    print(counts(series, found, hard_rows))
-    print(f"{len(hard_rows)} of {len(found)} negative slices are hard: {data.hard_slices}")
+    groups = hard.groupby("SeriesInstanceUID")
+    slices = {uid: rows.slice.to_numpy(np.int64) for uid, rows in groups}
+    write_pickle(data.hard_slices, slices)
+    print(counts(series, found, hard))
+    print(f"{len(hard)} of {len(found)} negative slices are hard: {data.hard_slices}")
     if config.montage:
-        draw_montage(data, hard_rows, config.montage)
+        draw_montage(data, hard, config.montage)
         print(f"the worst: {data.hard_picture}")
-    return hard
+    return slices
 
 
-def errors_of(config: Config, row, safe: np.ndarray) -> pd.DataFrame:
-    """SeriesInstanceUID, slice, highest probability and its label, for each slice of a series that has no aneurysm near."""
+def highest(config: Config, row, safe: np.ndarray) -> pd.DataFrame:
+    """Return the highest probability and its label for each safe slice of a series."""
     path = RunFolder(config.model_dir, config.encoder, row.fold).logit(row.SeriesInstanceUID)
     logits = read_array(path).astype(np.float32)  # (2, n, 14)
     if logits.shape != (2, row.length, len(LABELS)):
         raise ArtifactError(
-            f"{path} holds {logits.shape}, not 2 steps of {row.length} slices: run extract_features.py --fold {row.fold} again"
+            f"{path} holds {logits.shape}, not 2 steps of {row.length} slices: "
+            f"run extract_features.py --fold {row.fold} again"
         )
-    probabilities = (1 / (1 + np.exp(-logits))).mean(axis=0)[safe]  # (k, 14)
-    return pd.DataFrame(
-        {
-            "SeriesInstanceUID": row.SeriesInstanceUID,
-            "slice": safe,
-            "probability": probabilities.max(axis=1),
-            "label": probabilities.argmax(axis=1),
-        }
-    )
+    probabilities = expit(logits).mean(axis=0)[safe]  # (k, 14)
+    table = pd.DataFrame({"SeriesInstanceUID": row.SeriesInstanceUID, "slice": safe})
+    return table.assign(probability=probabilities.max(axis=1), label=probabilities.argmax(axis=1))
 
 
 def counts(series: pd.DataFrame, found: pd.DataFrame, hard: pd.DataFrame) -> str:
-    """A table: series, negative slices and hard ones by modality."""
+    """Return a table of series, negative slices and hard ones by modality."""
     modality = series.set_index("SeriesInstanceUID").Modality
-    table = pd.DataFrame(
-        {
-            "series": modality.value_counts(),
-            "with hard slices": hard.drop_duplicates("SeriesInstanceUID")
-            .SeriesInstanceUID.map(modality)
-            .value_counts(),
-            "negative slices": found.SeriesInstanceUID.map(modality).value_counts(),
-            "hard": hard.SeriesInstanceUID.map(modality).value_counts(),
-        }
-    )
-    return table.fillna(0).astype(int).rename_axis("modality").to_string()
+    with_hard = hard.drop_duplicates("SeriesInstanceUID")
+    columns = {
+        "series": modality.value_counts(),
+        "with hard slices": with_hard.SeriesInstanceUID.map(modality).value_counts(),
+        "negative slices": found.SeriesInstanceUID.map(modality).value_counts(),
+        "hard": hard.SeriesInstanceUID.map(modality).value_counts(),
+    }
+    return pd.DataFrame(columns).fillna(0).astype(int).rename_axis("modality").to_string()
 
 
 def draw_montage(data: DataFolder, hard: pd.DataFrame, count: int) -> None:
-    """The slice with the highest probability of each series, the worst series first."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    """Draw the slice with the highest probability of each series, the worst series first."""
     from matplotlib.figure import Figure
 
-    worst = (
-        hard.sort_values("probability", ascending=False)
-        .drop_duplicates("SeriesInstanceUID")
-        .head(count)
-    )
+    worst = hard.sort_values("probability", ascending=False)
+    worst = worst.drop_duplicates("SeriesInstanceUID").head(count)
     columns = min(6, len(worst))
     rows = -(-len(worst) // columns)
     figure = Figure(figsize=(2.2 * columns, 2.6 * rows), layout="constrained")
-    axes = np.ravel(figure.subplots(rows, columns, squeeze=False))
-    for axis in axes:
-        axis.axis("off")
-    for axis, row in zip(axes, worst.itertuples(), strict=False):
-        image = read_slices(data.sequence(row.SeriesInstanceUID), np.array([row.slice]))[0]
-        axis.imshow(image.astype(np.float32), cmap="gray", vmin=0, vmax=TOP)
-        axis.set_title(
-            f"{row.probability:.2f}  slice {row.slice}\n{LABELS[row.label]}\n...{row.SeriesInstanceUID[-12:]}",
-            fontsize=6,
-        )
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for panel in panels:
+        panel.axis("off")
+    for panel, row in zip(panels, worst.itertuples(), strict=False):
+        uid = row.SeriesInstanceUID
+        image = read_slices(data.sequence(uid), np.array([row.slice]))[0]
+        panel.imshow(image.astype(np.float32), cmap="gray", vmin=0, vmax=TOP)
+        caption = f"{row.probability:.2f}  slice {row.slice}\n{LABELS[row.label]}\n...{uid[-12:]}"
+        panel.set_title(caption, fontsize=6)
     with atomic(data.hard_picture) as file:
-        FigureCanvasAgg(figure).print_png(file)
+        figure.savefig(file, format="png")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Both networks as ONNX files (tools/export_onnx.py) in onnxruntime, on the CPU, called as the modules that they were made from."""
+"""Both networks as ONNX files (tools/export_onnx.py): onnxruntime on the CPU, called as modules."""
 
 import hashlib
 from collections.abc import Sequence
@@ -19,50 +19,48 @@ CPU = torch.device("cpu")
 
 
 class OnnxSliceCNN:
-    """(B, 3, crop, crop) float32 in 0..5 -> SliceOutput, as SliceCNN."""
+    """Call as SliceCNN: (B, 3, crop, crop) float32 in 0..5 -> SliceOutput."""
 
-    axes = {"images": {0: "batch"}}  # by input: those that may be of any length
+    axes = {"images": {0: "batch"}}  # of each input, those of free length
     device = CPU
 
-    def __init__(self, source: Path | bytes, weights: str):
-        """source: the file, or what will be its content; weights: `digest` of those that it must have been made from."""
-        self.session = open_session(source, self.axes, weights)
+    def __init__(self, path: Path, weights: str):
+        """Open the file; `weights` is the `digest` of those that it must be made from."""
+        self.session = open_session(path, self.axes, weights)
 
     def __call__(self, images: Tensor) -> SliceOutput:
         logits, features, *heatmap = run(self.session, [images])
         return SliceOutput(logits, features, heatmap[0] if heatmap else None)
 
     def locate(self, images: Tensor) -> tuple[SliceOutput, Tensor | None]:
-        """As SliceCNN.locate; class activation maps are not in the file."""
+        """Do as SliceCNN.locate; a network without heatmap returns None, the file has no other."""
         out = self(images)
         return out, None if out.heatmap is None else out.heatmap.sigmoid()
 
 
 class OnnxTransformer:
-    """Features (B, T, C), positions (B, T) mm, present (B, T) bool -> logits (B, 14), as SequenceTransformer."""
+    """Call as SequenceTransformer: (B, T, C), (B, T) mm, (B, T) bool -> logits (B, 14)."""
 
     axes = {name: {0: "batch", 1: "length"} for name in ("features", "positions", "present")}
 
-    def __init__(self, source: Path | bytes, weights: str):
-        self.session = open_session(source, self.axes, weights)
+    def __init__(self, path: Path, weights: str):
+        self.session = open_session(path, self.axes, weights)
 
     def __call__(self, features: Tensor, positions: Tensor, present: Tensor) -> Tensor:
-        (logits,) = run(self.session, [features, positions, present])
-        return logits
+        return run(self.session, [features, positions, present])[0]
 
 
 def package(name: str) -> ModuleType:
-    """One of the two packages that only ONNX files need."""
+    """Import a package that only ONNX files need; raise UserError if it is not installed."""
     try:
         return import_module(name)
     except ImportError as error:
-        raise UserError(
-            f"ONNX files need the package {name}: pip install onnx onnxruntime"
-        ) from error
+        advice = f"ONNX files need the package {name}: pip install onnx onnxruntime"
+        raise UserError(advice) from error
 
 
 def digest(weights: dict[str, Tensor]) -> str:
-    """SHA-256 of names and values: tells the weights that an ONNX file was made from, whichever checkpoint they come in."""
+    """Return the SHA-256 of names and values, the same whichever checkpoint they come in."""
     found = hashlib.sha256()
     for name, value in weights.items():
         found.update(name.encode())
@@ -70,40 +68,31 @@ def digest(weights: dict[str, Tensor]) -> str:
     return found.hexdigest()
 
 
-def open_session(source: Path | bytes, inputs: Sequence[str], weights: str) -> Any:
-    """The file's network in an onnxruntime.InferenceSession. Refused: a broken file, one with other inputs, one made from other weights."""
+def open_session(path: Path, inputs: Sequence[str], weights: str) -> Any:
+    """Return the file's network as an onnxruntime.InferenceSession.
+
+    Raise ArtifactError if it is missing or broken, has other inputs or is made from other weights.
+    """
     onnxruntime = package("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
+    source, again = str(require(path)), "run tools/export_onnx.py again"
     try:
-        content = source if isinstance(source, bytes) else str(require(source))
-        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except ArtifactError:
-        raise
+        session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # those of onnxruntime have no class in common
-        raise ArtifactError(
-            f"{name_of(source)} is not a whole ONNX file ({str(error).splitlines()[0]}): run tools/export_onnx.py again"
-        ) from error
-    named = [port.name for port in session.get_inputs()]
-    if named != list(inputs):
-        raise ArtifactError(
-            f"{name_of(source)} reads {', '.join(named)} instead of {', '.join(inputs)}: run tools/export_onnx.py again"
-        )
+        reason = str(error).splitlines()[0]
+        raise ArtifactError(f"{path} is not a whole ONNX file ({reason}): {again}") from error
+    names, expected = ", ".join(port.name for port in session.get_inputs()), ", ".join(inputs)
+    if names != expected:
+        raise ArtifactError(f"{path} reads {names} instead of {expected}: {again}")
     if session.get_modelmeta().custom_metadata_map.get("weights") != weights:
-        raise ArtifactError(
-            f"{name_of(source)} was made from other weights than those of the checkpoint: run tools/export_onnx.py again"
-        )
+        raise ArtifactError(f"{path} was made from other weights than the checkpoint's: {again}")
     return session
 
 
-def name_of(source: Path | bytes) -> str:
-    return "the exported network" if isinstance(source, bytes) else str(source)
-
-
 def run(session: Any, tensors: Sequence[Tensor]) -> list[Tensor]:
-    """All outputs, from the inputs in their order."""
-    arrays = {
-        port.name: np.ascontiguousarray(tensor.numpy())
-        for port, tensor in zip(session.get_inputs(), tensors, strict=True)
-    }
-    return [torch.from_numpy(output) for output in session.run(None, arrays)]
+    """Return all outputs for the inputs in their order."""
+    names = [port.name for port in session.get_inputs()]
+    arrays = [np.ascontiguousarray(tensor.numpy()) for tensor in tensors]
+    outputs = session.run(None, dict(zip(names, arrays, strict=True)))
+    return [torch.from_numpy(output) for output in outputs]

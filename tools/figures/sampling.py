@@ -1,4 +1,4 @@
-"""The figure of sampling: on the slices of two series, from where stage 1 draws its positives and its negatives, and what it drew."""
+"""The figure of sampling: from which slices of two series stage 1 draws, and what it drew."""
 
 from dataclasses import dataclass
 from enum import IntEnum
@@ -8,42 +8,26 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.patches import Rectangle
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from src.artifacts.files import read_slices
 from src.labels import PRESENT
 from src.sampling.slices import STEPS, neighbours, resized_point
 from src.sampling.spot_dataset import SpotDataset, SpotTables, held_out_rows, training_rows
 from src.sampling.spots import PUBLISHED_SIDE
-from tools.figures.canvas import (
-    GREY,
-    INK,
-    LIGHT,
-    MARK,
-    OTHER,
-    PAPER,
-    SMALL,
-    SOFT_OTHER,
-    SOFT_TRUE,
-    TRUE,
-    Sheet,
-    chip,
-    fonts,
-    show_slice,
-)
+from tools.figures import canvas
+from tools.figures.canvas import GREY, INK, LIGHT, OTHER, PAPER, SMALL, SOFT_OTHER, SOFT_TRUE, TRUE
 
 SEED = 44  # of train_stage1.py
-LEFT, RIGHT = 0.85, 9.85  # inches, of the slice axis
 THUMBNAILS = 10
-THUMBNAIL, LEADER, RIBBON = (
-    0.86,
-    0.16,
-    0.27,
-)  # inches: side of a slice, height of the lines below it, height of the zones
 SCORED = "scored"
-LANE, LINE = 0.165, 0.26  # inches: height of a drawn sample, of a line of the key
-MOST_SAMPLES, MOST_EPOCHS = 9, 8  # drawn in a series, beside those that are scored
+MOST_SAMPLES, MOST_EPOCHS = 12, 8  # drawn in a series, beside those that are scored
 MOST_NUMBERS = 36  # on the slice axis; in longer series the pictures have them
+
+LANE = 0.165  # inches, height of a sample; the unit of the vertical axis
+RIBBON = (0.9, 2.4)  # lanes, bottom and top of the row of numbered slices
+PICTURES = (3.3, 8.7)  # lanes, bottom and top
 
 
 class Zone(IntEnum):
@@ -56,25 +40,21 @@ class Zone(IntEnum):
     HARD = 4
 
 
-STYLES = {  # zone: (face, number, hatch)
-    Zone.MARGIN: (PAPER, GREY, "////"),
-    Zone.WINDOW: (SOFT_TRUE, INK, None),
-    Zone.ANEURYSM: (TRUE, "white", None),
-    Zone.SAFE: (SOFT_OTHER, INK, None),
-    Zone.HARD: (OTHER, "white", None),
+STYLES = {  # zone: (colour of its cell, of its number)
+    Zone.MARGIN: (LIGHT, INK),
+    Zone.WINDOW: (SOFT_TRUE, INK),
+    Zone.ANEURYSM: (TRUE, "white"),
+    Zone.SAFE: (SOFT_OTHER, INK),
+    Zone.HARD: (OTHER, "white"),
 }
-KEY = {  # zone: (name, what is drawn there)
-    Zone.ANEURYSM: (
-        "aneurysm",
-        "a localizer points here; positives are this slice or one beside it",
-    ),
-    Zone.WINDOW: ("label window", "a sample whose three slices reach the aneurysm has its labels"),
-    Zone.MARGIN: ("margin", "too near for a negative, too far for a positive: nothing is drawn"),
-    Zone.SAFE: ("safe", "no aneurysm near: negatives are drawn from anywhere here"),
-    Zone.HARD: (
-        "hard",
-        "safe, but an earlier network erred here: half of the negatives are drawn from these",
-    ),
+KEY = {  # name: (zone, meaning)
+    "aneurysm": (Zone.ANEURYSM, "a localizer points here; positives: this slice or one beside it"),
+    "label window": (Zone.WINDOW, "a sample that reaches the aneurysm from here has its labels"),
+    "margin": (Zone.MARGIN, "too near for a negative, too far for a positive: nothing is drawn"),
+    "safe": (Zone.SAFE, "no aneurysm near: negatives are drawn from anywhere here"),
+    "hard": (Zone.HARD, "safe, but an earlier network erred here: half of the negatives"),
+    "sample": (None, "a slice and its neighbours, 1 or 2 away; orange: positive, blue: negative"),
+    SCORED: (None, "the samples of a held-out series, always the same"),
 }
 
 
@@ -91,42 +71,41 @@ class SliceAxis:
 
 
 def look(tables: SpotTables, uid: str) -> SliceAxis:
+    """Return the zones, samples and pictures of a series."""
     zones = zones_of(tables, uid)
     shown = pictured(zones)
     images = read_slices(tables.data.sequence(uid), shown)
-    spots = tables.spots[
-        (tables.spots.SeriesInstanceUID == uid) & (tables.spots.class_id != PRESENT)
-    ]
-    x, y = (
-        resized_point(spots[column], PUBLISHED_SIDE, images.shape[-1])
-        for column in ("x_512", "y_512")
-    )
-    return SliceAxis(
-        tables.meta.loc[uid],
-        zones,
-        drawn_samples(tables, uid),
-        shown,
-        images,
-        pd.DataFrame({"f": spots.f, "x": x, "y": y}),
-    )
+    spots = tables.spots[tables.spots.SeriesInstanceUID == uid]
+    spots = spots[spots.class_id != PRESENT]
+    points = resized_point(spots[["x_512", "y_512"]], PUBLISHED_SIDE, images.shape[-1])
+    points = points.set_axis(["x", "y"], axis=1).assign(f=spots.f)
+    samples = drawn_samples(tables, uid)
+    return SliceAxis(tables.meta.loc[uid], zones, samples, shown, images, points)
 
 
 def zones_of(tables: SpotTables, uid: str) -> np.ndarray:
-    """(n,) Zone of each slice of a series."""
-    with_aneurysm = tables.labels[uid].any(axis=1)  # (n,)
-    slices = np.arange(len(with_aneurysm))
-    distance = np.abs(slices[:, None] - slices[with_aneurysm]).min(axis=1, initial=len(slices))
+    """Return the Zone of each slice of a series, (n,)."""
+    distance = distance_to_aneurysm(tables, uid)
     zones = np.where(distance <= max(STEPS), Zone.WINDOW, Zone.MARGIN)
-    zones[with_aneurysm] = Zone.ANEURYSM
-    safe, hard = (slices_of.get(uid, np.empty(0, int)) for slices_of in (tables.safe, tables.hard))
+    zones[distance == 0] = Zone.ANEURYSM
+    nothing = np.empty(0, int)
+    safe = tables.safe.get(uid, nothing)
     zones[safe] = Zone.SAFE
-    zones[np.intersect1d(safe, hard)] = Zone.HARD
+    zones[np.intersect1d(safe, tables.hard.get(uid, nothing))] = Zone.HARD
     return zones
 
 
-def drawn_samples(tables: SpotTables, uid: str) -> pd.DataFrame:
-    """Samples of a series: those that the first epochs draw, bit for bit, where the next fold is held out; and those that are scored where its own is.
+def distance_to_aneurysm(tables: SpotTables, uid: str) -> np.ndarray:
+    """Return the slices from each slice of a series to the nearest one with an aneurysm, (n,)."""
+    with_aneurysm = np.flatnonzero(tables.labels[uid].any(axis=1))
+    slices = np.arange(len(tables.labels[uid]))
+    return np.abs(slices[:, None] - with_aneurysm).min(axis=1, initial=len(slices))
 
+
+def drawn_samples(tables: SpotTables, uid: str) -> pd.DataFrame:
+    """Return the samples of the first epochs, bit for bit, and those that are scored.
+
+    The epochs are those of a training that holds out the next fold.
     Columns: name (of the epoch), slice, step, positive (whether the sample has a label).
     """
     own = tables.meta.fold[uid]
@@ -136,20 +115,16 @@ def drawn_samples(tables: SpotTables, uid: str) -> pd.DataFrame:
     samples = []
     for epoch in range(min(MOST_EPOCHS, max(1, MOST_SAMPLES // len(rows)))):
         for index, row in zip(rows.index, dataset.rows, strict=True):
-            slice_, step = dataset.draw_slice(row, np.random.default_rng([SEED, epoch, index]))
-            samples.append((f"epoch {epoch + 1}", slice_, step))
+            generator = np.random.default_rng([SEED, epoch, index])
+            samples.append((f"epoch {epoch + 1}", *dataset.draw_slice(row, generator)))
     spots = tables.spots[tables.spots.SeriesInstanceUID == uid]
-    samples += [(SCORED, int(f), 1) for f in held_out_rows(spots, own).f]
+    samples += [(SCORED, int(slice_), 1) for slice_ in held_out_rows(spots, own).f]
     table = pd.DataFrame(samples, columns=["name", "slice", "step"])
-    with_aneurysm = np.flatnonzero(tables.labels[uid].any(axis=1))
-    distance = np.abs(table.slice.to_numpy()[:, None] - with_aneurysm).min(
-        axis=1, initial=len(tables.labels[uid])
-    )
-    return table.assign(positive=distance <= table.step)
+    return table.assign(positive=distance_to_aneurysm(tables, uid)[table.slice] <= table.step)
 
 
 def pictured(zones: np.ndarray) -> np.ndarray:
-    """Ascending: slices at even distances, the nearest one to each aneurysm moved onto it."""
+    """Return slices at even distances, the nearest one to each aneurysm moved onto it."""
     count = min(THUMBNAILS, len(zones))
     shown = ((np.arange(count) + 0.5) * len(zones) / count).astype(int)
     for slice_ in np.flatnonzero(zones == Zone.ANEURYSM):
@@ -158,172 +133,87 @@ def pictured(zones: np.ndarray) -> np.ndarray:
 
 
 def draw(axes: list[SliceAxis], path: Path) -> None:
-    """One series above the other, below them the key."""
-    with fonts():
-        heights = [0.42 + THUMBNAIL + LEADER + RIBBON + LANE * len(axis.samples) for axis in axes]
-        sheet = Sheet(sum(heights) + 0.3 * len(axes) + LINE * (len(KEY) + 1) + 0.1)
-        top = sheet.height - 0.1
-        for axis, height in zip(axes, heights, strict=True):
-            draw_series(sheet, axis, top)
-            top -= height + 0.3
-        draw_key(sheet, top)
-        sheet.save(path)
+    """Draw one series below the other, then the key."""
+    with canvas.style():
+        lanes = [len(axis.samples) + PICTURES[1] + 3 for axis in axes] + [1.6 * len(KEY)]
+        figure = canvas.new_figure(LANE * sum(lanes))
+        figure.get_layout_engine().set(hspace=0.08)
+        panels = figure.subplots(len(lanes), 1, height_ratios=lanes)
+        for panel, axis in zip(panels, axes, strict=False):
+            what = "with an aneurysm" if len(axis.points) else "without aneurysm"
+            facts = f"{axis.series.Modality}, {len(axis.zones)} slices"
+            canvas.title(panel, f"a series {what}", facts)
+            draw_pictures(panel, axis)
+            draw_zones(panel, axis.zones)
+            draw_samples(panel, axis.samples, len(axis.zones))
+        draw_key(panels[-1])
+        canvas.save(figure, path)
 
 
-def draw_series(sheet: Sheet, axis: SliceAxis, top: float) -> None:
-    """Downwards from `top`: title, pictures, zones, samples."""
-    what = "with an aneurysm" if len(axis.points) else "without aneurysm"
-    sheet.title(
-        LEFT, top - 0.22, f"a series {what}", f"{axis.series.Modality}, {len(axis.zones)} slices"
-    )
-    bottom = top - 0.42 - THUMBNAIL
-    draw_pictures(sheet, axis, bottom)
-    bottom -= LEADER + RIBBON
-    draw_zones(sheet.panel(LEFT, bottom, RIGHT - LEFT, RIBBON), axis.zones)
-    sheet.text(LEFT - 0.1, bottom + RIBBON / 2, "slice", SMALL, ha="right", va="center_baseline")
-    height = LANE * len(axis.samples)
-    draw_samples(
-        sheet.panel(LEFT, bottom - height - 0.04, RIGHT - LEFT, height),
-        axis.samples,
-        len(axis.zones),
-    )
-
-
-def draw_pictures(sheet: Sheet, axis: SliceAxis, bottom: float) -> None:
-    """Slices at even distances, each framed in the colour of its zone and tied to its place on the axis."""
-    pitch, slice_width = (RIGHT - LEFT) / len(axis.shown), (RIGHT - LEFT) / len(axis.zones)
-    for place, (slice_, image) in enumerate(zip(axis.shown, axis.images, strict=True)):
-        middle = LEFT + (place + 0.5) * pitch
-        zone = Zone(axis.zones[slice_])
-        color = LIGHT if zone == Zone.MARGIN else STYLES[zone][0]
-        sheet.ground.plot(
-            [middle, LEFT + (slice_ + 0.5) * slice_width],
-            [bottom, bottom - LEADER],
-            color=color,
-            linewidth=2,
-        )
-        panel = sheet.panel(middle - THUMBNAIL / 2, bottom, THUMBNAIL, THUMBNAIL)
-        show_slice(panel, image)
-        panel.spines[:].set(visible=True, color=color, linewidth=2)
+def draw_pictures(panel: Axes, axis: SliceAxis) -> None:
+    """Draw slices at even distances, framed in the colour of their zone and tied to it."""
+    pitch = len(axis.zones) / len(axis.shown)
+    bottom, top = PICTURES
+    for number, (slice_, image) in enumerate(zip(axis.shown, axis.images, strict=True)):
+        color = STYLES[axis.zones[slice_]][0]
+        left = number * pitch - 0.5
+        leader = ([left + pitch / 2, slice_], [bottom, RIBBON[1]])
+        panel.plot(*leader, color=color, linewidth=2)
+        place = (left + 0.01 * pitch, bottom, 0.98 * pitch, top - bottom)
+        picture = panel.inset_axes(place, transform=panel.transData)
+        canvas.show_slice(picture, image)
+        picture.spines[:].set(visible=True, color=color, linewidth=2)
         if len(axis.zones) > MOST_NUMBERS:
-            chip(panel, 0.07, 0.07, str(slice_), va="bottom")
+            canvas.chip(picture, 0.07, 0.07, str(slice_), va="bottom")
         here = axis.points[axis.points.f == slice_]
-        panel.plot(
-            here.x,
-            here.y,
-            "o",
-            markersize=11,
-            markerfacecolor="none",
-            markeredgecolor=MARK,
-            markeredgewidth=1.3,
-        )
+        canvas.circle(picture, here.x, here.y, size=12)
 
 
-def draw_zones(axes: Axes, zones: np.ndarray) -> None:
-    """A numbered cell for each slice; in a long series a cell for each run of one zone."""
+def draw_zones(panel: Axes, zones: np.ndarray) -> None:
+    """Draw a numbered cell for each slice; in a long series one for each run of a zone."""
+    numbered = len(zones) <= MOST_NUMBERS
     changes = np.flatnonzero(np.diff(zones)) + 1
-    borders = (
-        np.array([0, *changes, len(zones)])
-        if len(zones) > MOST_NUMBERS
-        else np.arange(len(zones) + 1)
-    )
+    borders = range(len(zones) + 1) if numbered else [0, *changes, len(zones)]
+    bottom, top = RIBBON
     for first, end in pairwise(borders):
-        draw_cell(axes, first - 0.5, 0, end - first, 1, zones[first])
-        if len(zones) <= MOST_NUMBERS:
-            axes.text(
-                first,
-                0.46,
-                str(first),
-                fontsize=SMALL,
-                color=STYLES[zones[first]][1],
-                ha="center",
-                va="center_baseline",
-            )
-    axes.set(xlim=(-0.5, len(zones) - 0.5), ylim=(0, 1))
-    axes.axis("off")
+        face, ink = STYLES[zones[first]]
+        cell = {"width": end - first, "align": "edge", "edgecolor": "white", "facecolor": face}
+        panel.bar(first - 0.5, top - bottom, bottom=bottom, **cell)
+        if numbered:
+            place = {"ha": "center", "va": "center_baseline", "fontsize": SMALL}
+            panel.text(first, (bottom + top) / 2, str(first), color=ink, **place)
 
 
-def draw_cell(
-    axes: Axes, left: float, bottom: float, width: float, height: float, zone: Zone
-) -> None:
-    face, _, hatch = STYLES[zone]
-    axes.add_patch(
-        Rectangle(
-            (left, bottom),
-            width,
-            height,
-            facecolor=face,
-            edgecolor=LIGHT if hatch else "white",
-            hatch=hatch,
-            linewidth=0,
-        )
-    )
-    axes.add_patch(
-        Rectangle((left, bottom), width, height, fill=False, edgecolor="white", linewidth=1)
-    )
-
-
-def draw_samples(axes: Axes, samples: pd.DataFrame, length: int) -> None:
-    """Each sample in a lane, the epochs on bands."""
-    for number, (name, group) in enumerate(samples.reset_index().groupby("name", sort=False)):
-        first, last = group.index[0], group.index[-1]
+def draw_samples(panel: Axes, samples: pd.DataFrame, length: int) -> None:
+    """Draw each sample in a lane, the epochs on bands: three slices, the middle one large."""
+    heights, names = [sum(RIBBON) / 2], ["slice"]
+    for number, (name, lanes) in enumerate(samples.groupby("name", sort=False).groups.items()):
         if number % 2 == 0:
-            axes.axhspan(first - 0.5, last + 0.5, color=PAPER, linewidth=0)
-        axes.text(
-            -0.5 - 0.011 * length,
-            (first + last) / 2,
-            name,
-            fontsize=SMALL,
-            ha="right",
-            va="center_baseline",
-            color=INK,
-        )
-    scored = samples[samples.name == SCORED]
-    if len(scored):
-        right = scored.slice.mean() < length / 2
-        x, side = (length - 0.6, "right") if right else (-0.4, "left")
-        axes.text(
-            x,
-            scored.index[-1],
-            "where the series is held out, always the same",
-            fontsize=SMALL,
-            color=GREY,
-            ha=side,
-            va="center_baseline",
-        )
+            panel.axhspan(0.5 - lanes[0], -0.5 - lanes[-1], color=PAPER, linewidth=0)
+        heights.append(-(lanes[0] + lanes[-1]) / 2)
+        names.append(name)
     for lane, sample in enumerate(samples.itertuples()):
-        draw_sample(
-            axes,
-            neighbours(sample.slice, sample.step, length),
-            lane,
-            TRUE if sample.positive else OTHER,
-        )
-    axes.set(xlim=(-0.5, length - 0.5), ylim=(len(samples) - 0.5, -0.5))
-    axes.axis("off")
+        first, middle, last = neighbours(sample.slice, sample.step, length)
+        color = TRUE if sample.positive else OTHER
+        panel.plot([first, last], [-lane, -lane], "o-", color=color, linewidth=1.2, markersize=2.6)
+        panel.plot(middle, -lane, "o", color=color, markersize=5.5)
+    panel.set_yticks(heights, names, fontsize=SMALL)
+    panel.tick_params(left=False)
+    panel.set(xlim=(-0.5, length - 0.5), ylim=(0.5 - len(samples), PICTURES[1] + 0.3), xticks=[])
+    panel.spines[:].set_visible(False)
 
 
-def draw_sample(axes: Axes, triplet: np.ndarray, y: float, color: str) -> None:
-    """Three slices, the middle one large."""
-    axes.plot(triplet[[0, 2]], [y, y], "o-", color=color, linewidth=1.2, markersize=2.6)
-    axes.plot(triplet[1], y, "o", color=color, markersize=5.5)
-
-
-def draw_key(sheet: Sheet, top: float) -> None:
-    """What each zone is to the sampler, and what a sample is, a line each."""
-    for line, (zone, (name, meaning)) in enumerate(KEY.items()):
-        y = top - LINE * line - 0.14
-        draw_cell(sheet.ground, LEFT, y - 0.09, 0.34, 0.18, zone)
-        explain(sheet, y, name, meaning)
-    y = top - LINE * len(KEY) - 0.14
-    draw_sample(sheet.ground, LEFT + np.array([0.03, 0.17, 0.31]), y, GREY)
-    explain(
-        sheet,
-        y,
-        "sample",
-        "a slice and its neighbours, 1 or 2 slices away; orange: positive, blue: negative",
-    )
-
-
-def explain(sheet: Sheet, y: float, name: str, meaning: str) -> None:
-    sheet.text(LEFT + 0.48, y, name, weight="bold", va="center_baseline")
-    sheet.text(LEFT + 1.7, y, meaning, va="center_baseline")
+def draw_key(panel: Axes) -> None:
+    """Explain the zones and the samples, a line each: a sign, a name, a meaning."""
+    signs = {"sample": Line2D([], [], color=GREY, marker="o", markersize=5)}
+    for name, (zone, _) in KEY.items():
+        if zone is not None:
+            signs[name] = Patch(facecolor=STYLES[zone][0])
+    blank = Line2D([], [], linestyle="none")
+    handles = [signs.get(name, blank) for name in KEY] + [blank] * len(KEY)
+    labels = [*KEY, *(meaning for _, meaning in KEY.values())]
+    place = {"loc": "upper left", "borderaxespad": 0, "frameon": False, "columnspacing": -1.5}
+    key = panel.legend(handles, labels, ncols=2, **place)
+    for name in key.get_texts()[: len(KEY)]:
+        name.set_weight("bold")
+    panel.axis("off")

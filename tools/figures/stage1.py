@@ -1,4 +1,4 @@
-"""The figure of stage 1: three neighbouring slices, the network, its heatmap and its 14 outputs, for one held-out spot."""
+"""The figure of stage 1: three slices, the network, its heatmap and its 14 probabilities."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,9 @@ import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import FigureBase
 from matplotlib.patches import Polygon, Rectangle
+from scipy.special import expit
 
 from src.artifacts.checkpoints import read_checkpoint
 from src.artifacts.paths import RunFolder
@@ -16,22 +18,10 @@ from src.artifacts.tables import read_fold
 from src.device import autocast
 from src.labels import LABELS
 from src.networks.slice_cnn import HEAT_CHANNELS, build_slice_cnn
-from src.sampling.slices import centre_crop, crop_margin, neighbours
+from src.sampling.slices import MIRRORABLE, centre_crop, crop_margin, neighbours
 from src.sampling.spot_dataset import SpotDataset, SpotTables, held_out_rows
-from tools.figures.canvas import (
-    GREY,
-    MARK,
-    OTHER,
-    SMALL,
-    SOFT_OTHER,
-    TRUE,
-    Sheet,
-    chip,
-    fonts,
-    name_sides,
-    probability_bars,
-    show_slice,
-)
+from tools.figures import canvas
+from tools.figures.canvas import GREY, MARK, OTHER, SMALL, SOFT_OTHER
 
 HEAT = LinearSegmentedColormap.from_list(
     "heat", [(0.84, 0.37, 0, 0), (0.84, 0.37, 0, 0.45), (1, 0.75, 0.1, 0.65), (1, 0.97, 0.75, 0.8)]
@@ -41,7 +31,7 @@ EVALUATED_STEP = 1  # slices between a held-out spot's slice and its neighbours
 
 @dataclass
 class Spot:
-    """A held-out spot, and what the network makes of it."""
+    """A held-out spot and the network's prediction."""
 
     slices: np.ndarray  # (3,) numbers of the slices
     images: np.ndarray  # (3, S, S) float16 in 0..TOP
@@ -57,32 +47,30 @@ class Spot:
 
 
 def look(run: RunFolder, tables: SpotTables, uid: str, device: torch.device) -> Spot:
-    """The first spot of a held-out series, with the network of its fold, which never saw it."""
+    """Return the first spot of a held-out series, judged by its fold's network.
+
+    Raise ArtifactError if that network was trained on the series.
+    """
     checkpoint = read_checkpoint(run.best("stage1"), ("weights", "settings"))
     settings = checkpoint["settings"]
-    series = tables.meta.loc[uid]
-    read_fold(
-        tables.data, series.fold, settings
-    )  # refuses a network that was trained on this series
+    series, crop = tables.meta.loc[uid], settings["crop_size"]
+    read_fold(tables.data, series.fold, settings)
     rows = held_out_rows(tables.spots[tables.spots.SeriesInstanceUID == uid], series.fold)
-    dataset = SpotDataset(tables, rows, settings["crop_size"], seed=0, augmentation=None)
-    sample = dataset[0, 0]
+    dataset = SpotDataset(tables, rows, crop, seed=0, augmentation=None)
+    sample = dataset.__getitems__([(0, 0)])
+    points = sample["points"][0].numpy()  # (most points, 2), NaN where there is none
 
     model = build_slice_cnn(settings, checkpoint["weights"], device)
-    crop = (
-        torch.from_numpy(centre_crop(sample["images"], settings["crop_size"]))
-        .float()[None]
-        .to(device)
-    )  # (1, 3, crop, crop)
+    images = centre_crop(sample["images"].float(), crop).to(device)  # (1, 3, crop, crop)
     with torch.inference_mode(), autocast(device):
-        out = model(crop)
+        out = model(images)
     return Spot(
         slices=neighbours(int(rows.f[0]), EVALUATED_STEP, int(series.length)),
-        images=sample["images"],
-        crop=settings["crop_size"],
-        points=sample["points"][np.isfinite(sample["points"]).all(axis=1)],
-        heat=None if out.heatmap is None else out.heatmap[0].sigmoid().cpu().numpy(),
-        probabilities=out.logits[0].sigmoid().cpu().numpy(),
+        images=sample["images"][0].numpy(),
+        crop=crop,
+        points=points[np.isfinite(points).all(axis=1)],
+        heat=None if out.heatmap is None else expit(out.heatmap[0].float().cpu().numpy()),
+        probabilities=expit(out.logits[0].float().cpu().numpy()),
         truth=dataset.truth().loc[0, list(LABELS)].to_numpy(float),
         encoder=settings["encoder"],
         widths=(model.encoder.head_hidden_size, model.channels),
@@ -92,124 +80,78 @@ def look(run: RunFolder, tables: SpotTables, uid: str, device: torch.device) -> 
 
 
 def draw(spot: Spot, path: Path) -> None:
-    """Left to right: what goes in, the network, what comes out."""
-    with fonts():
-        sheet = Sheet(6.3)
-        draw_slices(sheet, spot)
-        draw_network(sheet, spot)
-        draw_found(sheet, spot)
-        sheet.title(6.05, 3.3, "14 probabilities", "● true labels", TRUE)
-        probability_bars(sheet.panel(8.05, 0.12, 1.42, 3.05), spot.probabilities, spot.truth)
-        sheet.save(path)
+    """Draw from left to right: what goes in, the network, what comes out."""
+    with canvas.style():
+        figure = canvas.new_figure(6.3)
+        slices, network, found = figure.subfigures(1, 3, width_ratios=[2.05, 3.85, 4.1])
+        above, below = found.subfigures(2, 1, height_ratios=[2.7, 3.6])
+        draw_slices(slices, spot)
+        draw_network(network.subplots(), spot)
+        draw_heat(above.subplots(), spot)
+        canvas.probability_bars(below, "14 probabilities", spot.probabilities, spot.truth)
+        canvas.save(figure, path)
 
 
-def draw_slices(sheet: Sheet, spot: Spot) -> None:
-    """The three channels one below the other, the crop outlined."""
-    sheet.title(0.15, 5.98, "three neighbouring slices", f"of a held-out {spot.series.Modality}")
-    margin = crop_margin(spot.images.shape[-1], spot.crop)
-    for place, (slice_, name) in enumerate(zip(spot.slices, ("i − 1", "i", "i + 1"), strict=True)):
-        axes = sheet.panel(0.15, 4.02 - 1.93 * place, 1.85, 1.85)
-        show_slice(axes, spot.images[place])
-        axes.add_patch(
-            Rectangle(
-                (margin - 0.5, margin - 0.5),
-                spot.crop,
-                spot.crop,
-                fill=False,
-                edgecolor=MARK,
-                linewidth=1.1,
-                linestyle="--",
-            )
-        )
-        chip(axes, 0.09, 0.09, f"{name} = {slice_}", va="bottom")
-    chip(axes, 0.91, 0.09, "crop", MARK, va="bottom", ha="right")
-    sheet.ground.plot([2.06, 2.14, 2.14, 2.06], [5.87, 5.87, 0.16, 0.16], color=GREY, linewidth=1.2)
-    sheet.arrow((2.14, 3.02), (2.46, 3.02))
+def draw_slices(figure: FigureBase, spot: Spot) -> None:
+    """Draw the three channels one below the other, the crop outlined."""
+    panels = figure.subplots(3, 1)
+    canvas.title(panels[0], "three neighbouring slices", f"of a held-out {spot.series.Modality}")
+    corner = crop_margin(spot.images.shape[-1], spot.crop) - 0.5
+    for number, name in enumerate(("i − 1", "i", "i + 1")):
+        canvas.show_slice(panels[number], spot.images[number])
+        look = {"fill": False, "edgecolor": MARK, "linewidth": 1.1, "linestyle": "--"}
+        panels[number].add_patch(Rectangle((corner, corner), spot.crop, spot.crop, **look))
+        canvas.chip(panels[number], 0.09, 0.09, f"{name} = {spot.slices[number]}", va="bottom")
+    canvas.chip(panels[2], 0.91, 0.09, "crop", MARK, va="bottom", ha="right")
 
 
-def draw_network(sheet: Sheet, spot: Spot) -> None:
-    """A schema of slice_cnn.SliceCNN."""
-    funnel = Polygon(
-        [(2.52, 1.85), (2.52, 4.2), (4.02, 3.5), (4.02, 2.55)],
-        facecolor=SOFT_OTHER,
-        edgecolor=OTHER,
-        linewidth=1.2,
-        joinstyle="round",
+def draw_network(axes: Axes, spot: Spot) -> None:
+    """Draw a schema of slice_cnn.SliceCNN."""
+    canvas.title(axes, " ")  # as high as the title of the slices
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    axes.axis("off")
+    axes.plot([0, 0.025, 0.025, 0], [1, 1, 0, 0], color=GREY, linewidth=1.2, clip_on=False)
+    canvas.arrow(axes, (0.025, 0.5, axes), (0.12, 0.5, axes))
+    corners = [(0.13, 0.29), (0.13, 0.71), (0.53, 0.59), (0.53, 0.41)]
+    axes.add_patch(Polygon(corners, facecolor=SOFT_OTHER, edgecolor=OTHER, linewidth=1.2))
+    place = {"ha": "center", "va": "center"}
+    axes.text(0.33, 0.53, "encoder", weight="bold", **place)
+    axes.text(0.33, 0.48, spot.encoder.replace(".", "\n."), fontsize=SMALL, **place)
+
+    pooled = canvas.box(axes, 0.77, 0.5, "pooled", f"{spot.widths[0]} numbers")
+    joined = canvas.box(
+        axes, 0.82, 0.22, "features", f"{spot.widths[1]} numbers a\nslice, for stage 2"
     )
-    sheet.ground.add_patch(funnel)
-    sheet.text(3.22, 3.14, "encoder", weight="bold", ha="center", va="center")
-    sheet.text(3.22, 3.0, spot.encoder.replace(".", "\n."), SMALL, ha="center", va="top")
-    pooled, joined = spot.widths
-    sheet.arrow((4.06, 3.02), (4.34, 3.02))
-    sheet.box(4.38, 2.68, 1.0, 0.7, "pooled", f"{pooled} numbers")
-    sheet.arrow((4.88, 2.64), (4.88, 2.1))
-    sheet.box(4.38, 1.2, 1.42, 0.86, "features", f"{joined} a slice,\nfor stage 2")
-    sheet.arrow((5.84, 1.63), (6.1, 1.63))
+    canvas.arrow(axes, (0.53, 0.5, axes), (0, 0.5, pooled))
+    canvas.arrow(axes, (0.5, 0, pooled), (0.77, 0.31, axes))
+    canvas.arrow(axes, (1, 0.5, joined), (1.07, 0.22, axes))
     if spot.heat is not None:
         strides = ", ".join(map(str, spot.strides))
-        sheet.arrow((3.3, 3.95), (4.11, 4.82), "arc3,rad=-0.3")
-        sheet.box(4.15, 4.4, 1.65, 0.86, "heatmap branch", f"maps of stride\n{strides}")
-        sheet.arrow((5.84, 4.83), (6.1, 4.83))
-        sheet.arrow((5.6, 4.36), (5.6, 2.1))
-        sheet.text(
-            5.5,
-            3.94,
-            f"{HEAT_CHANNELS} numbers where\nthe heat is, its x, y",
-            SMALL,
-            GREY,
-            ha="right",
-            va="center",
-            linespacing=1.25,
-        )
+        branch = canvas.box(axes, 0.8, 0.83, "heatmap branch", f"maps of stride\n{strides}")
+        canvas.arrow(axes, (0.33, 0.66, axes), (0, 0.5, branch), bend=-0.3)
+        canvas.arrow(axes, (1, 0.5, branch), (1.07, 0.83, axes))
+        canvas.arrow(axes, (0.96, 0.75, axes), (0.96, 0.31, axes))
+        weighted = f"{HEAT_CHANNELS} numbers where\nthe heat is, its x, y"
+        axes.text(0.93, 0.67, weighted, fontsize=SMALL, color=GREY, ha="right", va="center")
 
 
-def draw_found(sheet: Sheet, spot: Spot) -> None:
-    """The middle slice as the network sees it, under the heatmap; the true points circled."""
-    sheet.title(
-        6.15,
-        5.98,
-        "heatmap" if spot.heat is not None else "aneurysm",
-        f"over slice {spot.slices[1]}",
-    )
-    axes = sheet.panel(6.15, 3.75, 2.12, 2.12)
-    show_slice(axes, centre_crop(spot.images[1], spot.crop))
+def draw_heat(axes: Axes, spot: Spot) -> None:
+    """Draw the middle slice as the network sees it, under the heatmap, true points circled."""
+    name = "aneurysm" if spot.heat is None else "heatmap"
+    canvas.title(axes, name, f"over slice {spot.slices[1]}")
+    canvas.show_slice(axes, centre_crop(spot.images[1], spot.crop))
+    axes.set_anchor("NW")
     if spot.heat is not None:
-        draw_heat(sheet, axes, spot)
-    axes.plot(
-        *spot.points.T,
-        "o",
-        markersize=17,
-        markerfacecolor="none",
-        markeredgecolor=MARK,
-        markeredgewidth=1.6,
-    )
-    name_sides(axes, spot.series.plane)
-    sheet.ground.plot(
-        8.52,
-        5.6,
-        "o",
-        markersize=13,
-        markerfacecolor="black",
-        markeredgecolor=MARK,
-        markeredgewidth=1.6,
-    )
-    sheet.text(8.72, 5.6, "true point", SMALL, va="center_baseline")
-
-
-def draw_heat(sheet: Sheet, axes: Axes, spot: Spot) -> None:
-    """The heatmap over the slice, and its colours beside it on black."""
-    end, top = spot.crop - 0.5, max(0.5, spot.heat.max())
-    axes.imshow(
-        spot.heat,
-        cmap=HEAT,
-        vmin=0,
-        vmax=top,
-        extent=(-0.5, end, end, -0.5),
-        interpolation="bicubic",
-    )
-    scale = sheet.panel(8.45, 3.85, 0.15, 1.3)
-    scale.set_facecolor("black")
-    scale.imshow(np.linspace(top, 0, 256)[:, None], cmap=HEAT, aspect="auto")
-    scale.set(xticks=[], yticks=[])
-    for y, text in ((3.87, "0.0"), (4.5, "probability"), (5.13, f"{top:.1f}")):
-        sheet.text(8.68, y, text, SMALL, va="center_baseline")
+        end, top = spot.crop - 0.5, max(0.5, spot.heat.max())
+        look = {"cmap": HEAT, "vmin": 0, "vmax": top, "interpolation": "bicubic"}
+        image = axes.imshow(spot.heat, extent=(-0.5, end, end, -0.5), **look)
+        scale = axes.inset_axes((1.08, 0.02, 0.07, 0.62), facecolor="black")
+        bar = axes.figure.colorbar(image, cax=scale, label="probability")
+        bar.ax.tick_params(labelsize=SMALL)
+    canvas.circle(axes, *spot.points.T, size=17, label="true point")
+    corner = {"loc": "upper left", "bbox_to_anchor": (1.04, 1), "borderaxespad": 0}
+    dark = {"facecolor": "black", "framealpha": 1, "labelcolor": "white"}
+    axes.legend(fontsize=SMALL, markerscale=0.7, **dark, **corner)
+    if spot.series.plane in MIRRORABLE:  # its image x axis is the patient's left-right axis
+        canvas.chip(axes, 0.03, 0.5, "R", va="center")
+        canvas.chip(axes, 0.97, 0.5, "L", va="center", ha="right")

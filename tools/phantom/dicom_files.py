@@ -1,4 +1,7 @@
-"""DICOM files of one synthetic series: a folder of classic slices, or one enhanced multi-frame file, with the tags that the challenge keeps."""
+"""DICOM files of a synthetic series, with the tags that the challenge keeps.
+
+A series is a folder of classic slices, or one enhanced multi-frame file.
+"""
 
 from pathlib import Path
 
@@ -21,26 +24,24 @@ from tools.phantom.scan import Scan, to_stored
 def write_series(
     folder: Path, image: np.ndarray, scan: Scan, header: dict[str, str], entropy: str
 ) -> list[tuple[str, int]]:
-    """Write the picture (n, h, w). Returns for each slice of the grid its SOPInstanceUID and stored frame (-1 in files of one slice).
+    """Write the picture (n, h, w); return SOPInstanceUID and stored frame of each grid slice.
 
-    `header`: tags that all files of the series share; `entropy`: text that the SOP UIDs are made from.
+    The frame is -1 in files of one slice.
+
+    header: tags that all files of the series share
+    entropy: text that the SOP UIDs are made from
     """
     folder.mkdir(parents=True)
     stored = to_stored(image, scan)
     common = _common(scan, header)
-    n = len(stored)
-    sop_uids = [
-        generate_uid(entropy_srcs=[entropy, str(place)])
-        for place in range(1 if scan.multi_frame else n)
-    ]
+    count = 1 if scan.multi_frame else len(stored)
+    uids = [generate_uid(entropy_srcs=[entropy, str(place)]) for place in range(count)]
+    places = np.argsort(scan.order).tolist()
     if scan.multi_frame:
-        _write_frames(folder, stored, scan, common, sop_uids[0])
-    else:
-        _write_slices(folder, stored, scan, common, sop_uids)
-    places = np.argsort(scan.order)
-    return [
-        (sop_uids[0], int(place)) if scan.multi_frame else (sop_uids[place], -1) for place in places
-    ]
+        _write_frames(folder, stored, scan, common, uids[0])
+        return [(uids[0], place) for place in places]
+    _write_slices(folder, stored, scan, common, uids)
+    return [(uids[place], -1) for place in places]
 
 
 def _common(scan: Scan, header: dict[str, str]) -> Dataset:
@@ -71,24 +72,20 @@ def _write_slices(
         path = folder / f"{sop_uids[place]}.dcm"
         data.save_as(path, enforce_file_format=True)
         if place == 0:
-            data = dcmread(
-                path
-            )  # elements as they were read are written again without being encoded anew: twice as fast
+            data = dcmread(path)  # elements that were read are not encoded again: twice as fast
 
 
 def _write_frames(
     folder: Path, stored: np.ndarray, scan: Scan, data: Dataset, sop_uid: str
 ) -> None:
-    """Position, orientation and measures live in the functional groups alone, as in the challenge's multi-frame files."""
+    """Write one file; geometry is in the functional groups alone, as in the challenge's files."""
     data.SOPClassUID, data.SOPInstanceUID, data.InstanceNumber = EnhancedMRImageStorage, sop_uid, 1
     data.NumberOfFrames = len(stored)
     shared, measures, orientation = Dataset(), Dataset(), Dataset()
     _set_measures(measures, scan)
     orientation.ImageOrientationPatient = _orientation(scan)
-    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = (
-        Sequence([measures]),
-        Sequence([orientation]),
-    )
+    shared.PixelMeasuresSequence = Sequence([measures])
+    shared.PlaneOrientationSequence = Sequence([orientation])
     data.SharedFunctionalGroupsSequence = Sequence([shared])
     data.PerFrameFunctionalGroupsSequence = Sequence([_frame(scan, k) for k in scan.order])
     data.PixelData = stored.tobytes()
@@ -112,7 +109,7 @@ def _set_measures(data: Dataset, scan: Scan) -> None:
 
 
 def _set_rescale(data: Dataset, scan: Scan) -> bool:
-    """Rescale tags where a scanner of this kind writes them: always in CT, in MR where the slope is not 1. Says whether there are any."""
+    """Set rescale tags as scanners do: always in CT, in MR unless the slope is 1; return if set."""
     if scan.modality != CTA and scan.slope == 1:
         return False
     data.RescaleSlope, data.RescaleIntercept = scan.slope, scan.intercept
@@ -125,5 +122,5 @@ def _position(scan: Scan, k: int) -> list[float]:
 
 
 def _orientation(scan: Scan) -> list[float]:
-    """Direction along a row, then down a column."""
+    """Return the direction along a row, then down a column."""
     return [round(float(v), 8) for v in (*scan.grid.axes[2], *scan.grid.axes[1])]
