@@ -11,10 +11,10 @@ from PIL import Image
 import eval_stage1
 import eval_stage2
 import extract_features
+import train_stage1
 from src.artifacts.files import read_array
 from src.artifacts.tables import read_table
 from src.labels import LABELS, PRESENT
-from src.sampling.augment import Augmentation
 from src.sampling.slices import neighbours
 from src.sampling.spot_dataset import SpotDataset, held_out_rows, read_spot_tables, training_rows
 from src.script import UserError
@@ -160,10 +160,11 @@ def test_samples_are_drawn_where_the_zones_say(drawn):
 
 def test_samples_are_those_that_training_draws(drawn):
     tables = drawn[2]
+    augmentation = train_stage1.augmentation_of(train_stage1.Config())
     ill = drawn[3][sampling][0].series.SeriesInstanceUID
     for uid in (ill, tables.spots.SeriesInstanceUID.iloc[-1]):
         rows = training_rows(tables.spots, (tables.meta.fold[uid] + 1) % FOLDS)
-        dataset = SpotDataset(tables, rows, CROP, SEED, Augmentation(quarter_turns=False))
+        dataset = SpotDataset(tables, rows, CROP, SEED, augmentation)
         expected = []
         for epoch, index in product(range(2), rows.index[rows.SeriesInstanceUID == uid]):
             *_, triplet = dataset._describe((epoch, index))  # in either order

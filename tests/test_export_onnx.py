@@ -2,6 +2,7 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime
@@ -16,6 +17,7 @@ from src.inference.onnx import CPU, OnnxSliceCNN, OnnxTransformer, digest
 from src.labels import LABELS
 from src.networks.sequence_transformer import build_transformer, new_transformer
 from src.networks.slice_cnn import SliceCNN, build_slice_cnn
+from src.preprocess.images import PreparedSeries
 from src.preprocess.intensity import TOP
 from src.progress import Clock
 from src.script import UserError
@@ -150,17 +152,12 @@ def test_both_stages_on_the_files_are_both_stages_in_pytorch(exported):
     assert device_of(onnx.slice_cnn) == onnx.device == pytorch.device == CPU
     generator, series = np.random.default_rng(0), []
     for length in (1, 5, 40):
-        prepared = (
-            generator.random((len(pytorch.needed(length)), IMAGE_SIZE, IMAGE_SIZE)) * TOP
-        ).astype(np.float16)
-        series.append(
-            (
-                length,
-                pytorch.used_slices(
-                    prepared, pytorch.needed(length), np.arange(length) * 1.5, length, "axial"
-                ),
-            )
+        numbers = pytorch.needed(length)
+        images = generator.random((len(numbers), IMAGE_SIZE, IMAGE_SIZE)) * TOP
+        opened = SimpleNamespace(
+            slices=[None] * length, positions=np.arange(length) * 1.5, plane="axial"
         )
+        series.append((length, PreparedSeries(opened, numbers, images.astype(np.float16))))
     expected, found = (dict(model.predict(series, 16, Clock())) for model in (pytorch, onnx))
     assert expected.keys() == found.keys() == {1, 5, 40}
     assert (
