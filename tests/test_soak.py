@@ -1,4 +1,4 @@
-"""Each way of breaking costs the series, kills end all processes of a stage, and whatever differs at the end is noticed. Not the soak itself."""
+"""Each way of breaking costs the series, kills end all processes, differences are noticed."""
 
 import os
 import subprocess
@@ -22,8 +22,9 @@ from src.script import UserError
 from src.worker_pool import Failure
 from tests.dicom_files import AXES, places, volume, write_axial, write_frames
 from tools.benchmarks.memory import resident
-from tools.experiments import soak, soak_ways
-from tools.experiments.soak import ENCODER, Config, Watched
+from tools.experiments import soak, soak_compare, soak_stages, soak_ways
+from tools.experiments.soak import ENCODER, Config
+from tools.experiments.soak_stages import Watched
 from tools.experiments.soak_ways import WAYS
 
 linux = pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
@@ -103,12 +104,11 @@ other.kill()
 def watch_stage(folder: Path, length: str, delay: float = float("inf")) -> Watched:
     (folder / "stage.py").write_text(STAGE)
     with open(folder / "log", "a") as log:
-        return soak.watch(
+        return soak_stages.watch(
             [sys.executable, str(folder / "stage.py"), str(folder), length],
             log,
-            partial(soak.count_arrays, folder),
-            1,
-            delay,
+            partial(soak_stages.count_arrays, folder),
+            (1, delay),
         )
 
 
@@ -131,9 +131,12 @@ def test_a_stage_that_ends_by_itself_is_left_alone(tmp_path):
 
 
 def test_a_kill_falls_into_the_work_that_can_be_counted():
-    whole = Watched(0, 70.0, 10.0, 69.0, 6, [])
-    assert soak.kill_moment(whole, 0.5) == (3, 5.0)  # half of the fourth epoch, at 10 s an epoch
-    assert soak.kill_moment(Watched(0, 80.0, 0.0, 0.0, 0, []), 0.5) == (0, 60.0)
+    whole = Watched(seconds=70.0, first=10.0, last=69.0, done=6)
+    assert soak_stages.kill_moment(whole, 0.5) == (
+        3,
+        5.0,
+    )  # half of the fourth epoch, at 10 s an epoch
+    assert soak_stages.kill_moment(Watched(seconds=80.0), 0.5) == (0, 60.0)
 
 
 def is_alive(pid: str) -> bool:
@@ -155,16 +158,10 @@ def test_memory_is_that_of_all_processes():
     assert megabytes > 5 and resident(child.pid) == 0 and resident(os.getpgid(0)) > 0
 
 
-def test_memory_that_grows_is_told():
-    steady = Watched(
-        0,
-        11.0,
-        2.0,
-        10.0,
-        1,
-        [(1.0, 50.0), (3.0, 100.0), (6.0, 300.0), (9.0, 105.0), (10.5, 200.0)],
-    )
-    assert soak.quarters(steady) == [100.0, 105.0]
+def test_memory_that_grows_is_reported():
+    seen = [(1.0, 50.0), (3.0, 100.0), (6.0, 300.0), (9.0, 105.0), (10.5, 200.0)]
+    steady = Watched(first=2.0, last=10.0, megabytes=seen)
+    assert soak_stages.quarters(steady) == [100.0, 105.0]
     rows = [{"stage": "extract_features", "quarters_mb": [100.0, 120.0]}]
     assert soak.growth(rows, "extract_features", 0.3) == "" and "120 MB" in soak.growth(
         rows, "extract_features", 0.1
@@ -186,7 +183,7 @@ def write_side(side: Path) -> tuple[DataFolder, RunFolder]:
         data.safe_slices,
     ):
         path.write_text("the same")
-    for evaluation in soak.EVALUATIONS:
+    for evaluation in soak_compare.EVALUATIONS:
         write_json(run.scores(evaluation), {"score": 0.75, "present": 0.5})
         run.predictions(evaluation).write_text("the same")
     for stage in ("stage1", "stage2"):
@@ -233,9 +230,9 @@ CHANGES = {  # what must be noticed: how it comes about
 def test_whatever_differs_is_noticed(what, tmp_path):
     write_side(tmp_path / "calm")
     data, run = write_side(tmp_path / "wild")
-    assert not any(soak.compare(Config(), tmp_path / "calm", tmp_path / "wild", {}).values())
+    assert not any(soak_compare.compare(tmp_path / "calm", tmp_path / "wild", ENCODER, {}).values())
     CHANGES[what](data, run)
-    found = soak.compare(Config(), tmp_path / "calm", tmp_path / "wild", {})
+    found = soak_compare.compare(tmp_path / "calm", tmp_path / "wild", ENCODER, {})
     assert (
         found[what]
         and [
@@ -250,16 +247,19 @@ def test_whatever_differs_is_noticed(what, tmp_path):
 def test_a_broken_series_that_did_not_fail_is_noticed(tmp_path):
     for side in ("calm", "wild"):
         write_side(tmp_path / side)
-    found = soak.compare(Config(), tmp_path / "calm", tmp_path / "wild", {"1.9": "text"})
+    found = soak_compare.compare(
+        tmp_path / "calm", tmp_path / "wild", ENCODER, {"1.9": "not_dicom"}
+    )
     assert "1.9: not_dicom expected, missing found" in found["failed series"]
 
 
 def test_a_difference_is_one_line_with_both_values():
-    assert soak.difference({"a": 1, "b": 2}, {"a": 1, "b": 2}) == ""
+    assert soak_compare.difference({"a": 1, "b": 2}, {"a": 1, "b": 2}) == ""
     assert (
-        soak.difference({"a": 1, "b": 2}, {"a": 1, "b": 3})
+        soak_compare.difference({"a": 1, "b": 2}, {"a": 1, "b": 3})
         == "1 of 2 differ, the first is b: 2 expected, 3 found"
     )
     assert (
-        soak.difference({}, {"c": 1}) == "1 of 1 differ, the first is c: missing expected, 1 found"
+        soak_compare.difference({}, {"c": 1})
+        == "1 of 1 differ, the first is c: missing expected, 1 found"
     )
