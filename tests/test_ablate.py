@@ -107,9 +107,10 @@ def test_a_run_is_trained_and_judged_on_its_fold(tiny, tmp_path):
     config = ablate.Config(
         tiny.root, tmp_path, crop_size=CROP, epochs=1, batch_size=8, seeds=(1,), workers=1
     )
-    ablate.run_all(ablate.train_and_predict, config, [("no mirror", 1, 0)], ablate.output_of)
+    job = ("no mirror", 1, 0)
+    ablate.run_all(ablate.train_and_predict, config, [job], ablate.output_of, fresh=True)
     for what in ablate.JUDGED:
-        table = pd.read_csv(ablate.run_folder(config, "no mirror", 1, 0).predictions(what))
+        table = pd.read_csv(ablate.run_folder(config, *job).predictions(what))
         assert table[[f"{label}_p" for label in LABELS]].to_numpy().min() > 0
         assert table[list(LABELS)].isin([0, 1]).all(axis=None)
 

@@ -11,13 +11,8 @@ from src.labels import LABELS
 from tests.conftest import FOLDS
 from tests.networks import ENCODER, write_stage1
 from tools.experiments import compare_sequence_models
-from tools.experiments.compare_sequence_models import (
-    MODELS,
-    POOLED,
-    AttentionPooling,
-    Recurrent,
-    output_of,
-)
+from tools.experiments.compare_sequence_models import MODELS, POOLED, output_of
+from tools.experiments.sequence_models import AttentionPooling, Recurrent
 
 
 @pytest.mark.parametrize("make", [AttentionPooling, Recurrent])

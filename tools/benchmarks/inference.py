@@ -15,7 +15,6 @@ import torch
 import eval_end_to_end
 import extract_features
 import train_stage2
-from src.artifacts.files import write_array
 from src.artifacts.paths import DataFolder, RunFolder
 from src.device import autocast, choose_device
 from src.dicom import read_series
@@ -23,13 +22,13 @@ from src.inference.both_stages import BothStages
 from src.networks.sequence_transformer import build_transformer, new_transformer
 from src.networks.slice_cnn import SliceCNN, build_slice_cnn
 from src.orientation import canonical
-from src.preprocess.intensity import TOP, apply_window, prepared_image, window_of
+from src.preprocess.intensity import apply_window, prepared_image, window_of
 from src.progress import Clock
 from src.sampling.slices import STEPS, centre_crop, thin
 from src.script import settings_of
 from tools.benchmarks.case import OURS, PLAIN, Case, NetworkOptions
 from tools.benchmarks.flops import flops_of
-from tools.benchmarks.preprocess import write_series
+from tools.benchmarks.made_up import write_arrays, write_dicom
 
 
 @dataclass(kw_only=True)
@@ -53,12 +52,7 @@ class EndToEnd(NetworkOptions):
 def extract_case(config: Extract, folder: Path) -> Case:
     """Write arrays of noise into the folder."""
     data, run = DataFolder(folder), RunFolder(folder, "bench", 0)
-    generator = np.random.default_rng(0)
-    uids = [f"1.2.{number}" for number in range(config.series)]
-    for uid in uids:
-        shape = (config.slices, config.image_size, config.image_size)
-        noise = generator.random(shape, np.float32) * TOP
-        write_array(data.sequence(uid), noise.astype(np.float16))
+    uids = write_arrays(data, config.series, config.slices, config.image_size)
     device = choose_device(config.device)
     joined = random_weights(config)
     model = build_slice_cnn(joined["stage1_settings"], joined["stage1"], device)
@@ -89,7 +83,7 @@ def end_to_end_case(config: EndToEnd, folder: Path) -> Case:
     """Write DICOM series into the folder."""
     data = DataFolder(folder)
     numbers = range(config.series)
-    uids = [write_series(data, config.image_size, config.slices, number) for number in numbers]
+    uids = [write_dicom(data, config.image_size, config.slices, number) for number in numbers]
     device = choose_device(config.device)
     joined = random_weights(config)
     networks = (

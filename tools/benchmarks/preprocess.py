@@ -13,13 +13,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pydicom
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from src.artifacts.paths import DataFolder
 from src.preprocess.series_job import Job, prepare_series
 from src.worker_pool import Limits, clean_context, run_in_workers
 from tools.benchmarks.case import FLOOR, OURS, PLAIN, Case, Options
+from tools.benchmarks.made_up import write_dicom
 
 SIZE = 512  # pixels, sides of the prepared images
 LIMITS = Limits(seconds=600, gigabytes=8)
@@ -40,7 +39,7 @@ def preprocess_case(config: Preprocess, folder: Path) -> Case:
     """Write DICOM series into the folder."""
     data = DataFolder(folder)
     numbers = range(config.series)
-    uids = [write_series(data, config.matrix, config.slices, number) for number in numbers]
+    uids = [write_dicom(data, config.matrix, config.slices, number) for number in numbers]
     pool = ProcessPoolExecutor(config.workers, clean_context(__name__))
 
     def ours() -> None:
@@ -102,42 +101,3 @@ def copy_bytes(data: DataFolder, write_slices: bool, uid: str) -> None:
             sequence.write(image)
             if write_slices:
                 data.slice(uid, index).write_bytes(image)
-
-
-def write_series(data: DataFolder, matrix: int, slices: int, number: int) -> str:
-    """Write a series of noise in an ellipse, CT and MR in turn; return its UID."""
-    generator = np.random.default_rng(number)
-    y, x = np.mgrid[-1 : 1 : matrix * 1j, -1 : 1 : matrix * 1j]
-    head = 900 * (x**2 + 1.3 * y**2 < 0.8)
-    uid = generate_uid()
-    folder = data.series(uid)
-    folder.mkdir(parents=True)
-    slice_ = dicom_header(uid, matrix, "CT" if number % 2 == 0 else "MR")
-    for index in range(slices):
-        pixels = np.clip(head + generator.normal(100, 30, head.shape), 0, 4095)
-        slice_.SOPInstanceUID = generate_uid()
-        slice_.InstanceNumber = index + 1
-        slice_.ImagePositionPatient = [-120.0, -120.0, float(index)]
-        slice_.PixelData = pixels.astype(np.uint16).tobytes()
-        slice_.save_as(folder / f"{index:04d}.dcm", enforce_file_format=True)
-    return uid
-
-
-def dicom_header(uid: str, matrix: int, modality: str) -> Dataset:
-    """Return what all slices of a series share."""
-    header = Dataset()
-    header.file_meta = FileMetaDataset()
-    header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    header.SOPClassUID = CTImageStorage if modality == "CT" else MRImageStorage
-    header.SeriesInstanceUID = uid
-    header.PatientID = "benchmark"
-    header.Modality = modality
-    header.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-    header.PixelSpacing = [0.47, 0.47]
-    header.SliceThickness = 1
-    header.RescaleSlope, header.RescaleIntercept = 1, -1024 if modality == "CT" else 0
-    header.SamplesPerPixel, header.PhotometricInterpretation = 1, "MONOCHROME2"
-    header.Rows, header.Columns = matrix, matrix
-    header.BitsAllocated, header.BitsStored, header.HighBit = 16, 12, 11
-    header.PixelRepresentation = 0
-    return header

@@ -8,28 +8,26 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pandas as pd
 import timm.optim
 import torch
 from torch import Tensor, nn
 
 import train_stage1
 import train_stage2
-from src.artifacts.files import write_array
 from src.artifacts.paths import DataFolder, RunFolder
 from src.device import autocast, choose_device, precision, to_device, use_compiler
-from src.labels import LABELS, PRESENT
+from src.labels import LABELS
 from src.networks.sequence_transformer import new_transformer
-from src.preprocess.intensity import TOP
 from src.sampling.loader import batches_of, make_loader
 from src.sampling.sequence_dataset import SequenceDataset, pad_sequences
-from src.sampling.slices import STEPS, centre_crop, neighbours
-from src.sampling.spot_dataset import SpotDataset, SpotTables
+from src.sampling.slices import centre_crop, neighbours
+from src.sampling.spot_dataset import SpotDataset
 from src.script import settings_of
 from src.training.learner import Learner
 from src.training.losses import focal_loss
 from tools.benchmarks.case import FLOOR, OURS, PLAIN, Case, NetworkOptions, Options, synchronize
 from tools.benchmarks.flops import flops_of
+from tools.benchmarks.made_up import spot_tables, write_arrays, write_features
 
 
 @dataclass(kw_only=True)
@@ -70,7 +68,7 @@ class Stage2(Options):
 
 def loader_case(config: Loader, folder: Path) -> Case:
     """Write arrays of noise into the folder."""
-    dataset = made_up_spots(folder, config, train_stage1.Config(crop_size=config.crop_size))
+    dataset = spots_of(folder, config, train_stage1.Config(crop_size=config.crop_size))
     path_of = dataset.tables.data.sequence
     buffer = bytearray(3 * config.image_size**2 * 2)
 
@@ -115,7 +113,7 @@ def train_case(config: Train, folder: Path) -> Case:
         heatmap_weight=config.heatmap_weight,
         batch_size=config.batch_size,
     )
-    dataset = made_up_spots(folder, config, settings)
+    dataset = spots_of(folder, config, settings)
     loader = make_loader(dataset, config.batch_size, config.workers, shuffle_seed=0)
     learner = new_learner(train_stage1.make_network(settings), settings, device)
     plain_model = train_stage1.make_network(settings)
@@ -149,7 +147,11 @@ def stage2_case(config: Stage2, folder: Path) -> Case:
     model = new_transformer(settings_of(settings) | {"channels": config.channels})
     learner = new_learner(model, settings, device)
     plain_model = PlainTransformer(config.channels, settings).to(device)
-    dataset = made_up_features(RunFolder(folder, "bench", 0), config, settings.cut)
+    run = RunFolder(folder, "bench", 0)
+    series = write_features(run, config.series, config.slices, config.channels)
+    positions = {"positions": np.arange(config.slices, dtype=float)}  # mm
+    geometry = dict.fromkeys(series.SeriesInstanceUID, positions)
+    dataset = SequenceDataset(run, series, geometry, settings.cut, seed=0, step=None)
     loader = make_loader(dataset, config.batch_size, 0, shuffle_seed=0, collate=pad_sequences)
     loss_of = partial(train_stage2.batch_loss, device=device)
     batch = to_device(next(iter(loader)), device)
@@ -169,6 +171,16 @@ def stage2_case(config: Stage2, folder: Path) -> Case:
         flops=len(loader) * flops_of(lambda: loss_of(learner.model, batch).backward()),
         device=device,
     )
+
+
+def spots_of(folder: Path, config: Loader | Train, settings: train_stage1.Config) -> SpotDataset:
+    """Return training samples on made-up arrays."""
+    data = DataFolder(folder)
+    size, slices = config.image_size, config.slices
+    uids = write_arrays(data, config.series, slices, size)
+    tables = spot_tables(data, uids, slices, size, config.series * config.samples)
+    training, _held_out = train_stage1.make_datasets(settings, tables)
+    return training
 
 
 def new_learner(
@@ -258,47 +270,3 @@ class PlainTransformer(nn.Module):
     def forward(self, features: Tensor, padding: Tensor) -> Tensor:
         x = self.encoder(self.project(features), src_key_padding_mask=padding)  # (B, T, W)
         return self.head(x.mean(dim=1))  # (B, 14)
-
-
-def made_up_features(run: RunFolder, config: Stage2, cut: int) -> SequenceDataset:
-    """Write random features and logits of series with 1 mm between slices."""
-    generator = np.random.default_rng(0)
-    series = pd.DataFrame({"SeriesInstanceUID": [f"1.2.{k}" for k in range(config.series)]})
-    series[list(LABELS)] = 0
-    shape = (len(STEPS), config.slices)
-    for uid in series.SeriesInstanceUID:
-        features = generator.standard_normal((*shape, config.channels), np.float32)
-        logits = generator.standard_normal((*shape, len(LABELS)), np.float32)
-        write_array(run.feature(uid), features.astype(np.float16))
-        write_array(run.logit(uid), logits.astype(np.float16))
-    positions = {"positions": np.arange(config.slices, dtype=float)}
-    geometry = dict.fromkeys(series.SeriesInstanceUID, positions)
-    return SequenceDataset(run, series, geometry, cut, seed=0, step=None)
-
-
-def made_up_spots(
-    folder: Path, config: Loader | Train, settings: train_stage1.Config
-) -> SpotDataset:
-    """Write arrays of noise, and return training samples on them."""
-    data = DataFolder(folder)
-    generator = np.random.default_rng(0)
-    size, length = config.image_size, config.slices
-    uids = [f"1.2.{number}" for number in range(config.series)]
-    for uid in uids:
-        noise = generator.random((length, size, size), np.float32) * TOP
-        write_array(data.sequence(uid), noise.astype(np.float16))
-    meta = pd.DataFrame({"SeriesInstanceUID": uids, "h": size, "w": size})
-    meta = meta.assign(plane="axial", orientation="", row_spacing=0.5, column_spacing=0.5)
-    # Positive spots give two samples each, the others one; the last spot is held out.
-    samples = config.series * config.samples
-    positive = samples // 3
-    spots = pd.DataFrame({"f": 10 + np.arange(samples - positive + 1) % (length - 20)})
-    spots = spots.assign(length=length, fold=1, x_512=200.0, y_512=300.0)
-    spots["SeriesInstanceUID"] = np.resize(uids, len(spots))
-    spots["class_id"] = np.where(spots.index < positive, 0, PRESENT)  # PRESENT: none
-    spots.loc[len(spots) - 1, "fold"] = 0
-    labels = dict.fromkeys(uids, np.zeros((length, len(LABELS)), np.uint8))
-    safe = dict.fromkeys(uids, np.arange(length))
-    by_uid = meta.set_index("SeriesInstanceUID", drop=False)
-    tables = SpotTables(data, spots, labels, safe, {}, by_uid)
-    return train_stage1.make_datasets(settings, tables)[0]
