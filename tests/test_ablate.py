@@ -1,4 +1,6 @@
-"""The ablations (tools/experiments/ablate.py): each variant changes what its name says, and the table compares with the plain run of the same seed."""
+"""The ablations (tools/experiments/ablate.py): each variant changes what its name says."""
+
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,17 +11,16 @@ import train_stage1
 from src.labels import LABELS
 from src.networks.slice_cnn import HEAT_CHANNELS, HeatmapHead
 from src.sampling import spot_dataset
-from src.sampling.augment import Augmentation
-from src.sampling.spot_dataset import SpotDataset, read_spot_tables, training_rows
+from src.sampling.spot_dataset import read_spot_tables
 from tests.conftest import CROP
 from tools.experiments import ablate
 
 
 @pytest.fixture(autouse=True)
 def restored(monkeypatch):
-    """What variants change is as before after each test."""
+    """Undo after each test what variants change."""
     for owner, name in (
-        (train_stage1, "Augmentation"),
+        (train_stage1, "make_datasets"),
         (train_stage1, "focal_loss"),
         (spot_dataset, "STEPS"),
         (HeatmapHead, "forward"),
@@ -27,8 +28,17 @@ def restored(monkeypatch):
         monkeypatch.setattr(owner, name, getattr(owner, name))
 
 
-def change(variant):
-    ablate.VARIANTS[variant][1]()
+def training_set(data, variant):
+    """The training samples of a variant."""
+    options, change = ablate.VARIANTS[variant]
+    if change:
+        change()
+    config = replace(train_stage1.Config(data.root, crop_size=CROP), **options)
+    return train_stage1.make_datasets(config, read_spot_tables(data))[0]
+
+
+def head_and_maps():
+    return HeatmapHead([4, 8]).eval(), [torch.randn(2, 4, 8, 8), torch.randn(2, 8, 4, 4)]
 
 
 @pytest.mark.parametrize(
@@ -36,38 +46,40 @@ def change(variant):
     [
         ("no mirror", "mirror", 0),
         ("no shift, scale, rotation", "affine", 0),
-        ("no holes, no distortion", "spoil", 0),
+        ("no holes, no distortion", "occlude", 0),
         ("quarter turns", "quarter_turns", True),
     ],
 )
-def test_augmentation_differs_in_one_piece(variant, option, value):
-    change(variant)
-    changed = vars(train_stage1.Augmentation(quarter_turns=False))
-    assert {
-        name: other for name, other in changed.items() if other != vars(Augmentation())[name]
-    } == {option: value}
+def test_augmentation_differs_in_one_piece(variant, option, value, tiny):
+    usual = vars(training_set(tiny, ablate.PLAIN).augmentation)
+    changed = vars(training_set(tiny, variant).augmentation)
+    assert dict(changed.items() - usual.items()) == {option: value}
+
+
+def test_quarter_turns_go_without_the_heatmap_unless_the_variant_says_no(tiny):
+    published = "no heatmap, quarter turns (published)"
+    assert training_set(tiny, published).augmentation.quarter_turns
+    assert not training_set(tiny, "no heatmap, no quarter turns").augmentation.quarter_turns
 
 
 def test_cross_entropy_is_that():
-    change("cross entropy")
+    _, change = ablate.VARIANTS["cross entropy"]
+    change()
     logits, targets = torch.randn(4, 14), torch.randint(0, 2, (4, 14)).float()
     expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets)
     torch.testing.assert_close(train_stage1.focal_loss(logits, targets), expected)
 
 
 def test_one_step_draws_step_1_only(tiny):
-    change("step 1 only")
-    tables = read_spot_tables(tiny)
-    dataset = SpotDataset(tables, training_rows(tables.spots, 0), CROP, 0, Augmentation())
-    assert {
-        dataset.draw_slice(row, np.random.default_rng(k))[1] for k, row in enumerate(dataset.rows)
-    } == {1}
+    dataset = training_set(tiny, "step 1 only")
+    generator = np.random.default_rng(0)
+    assert {dataset.draw_slice(row, generator)[1] for row in dataset.rows} == {1}
 
 
 def test_the_highest_heat_takes_the_place_of_one_feature():
-    head, maps = HeatmapHead([4, 8]).eval(), [torch.randn(2, 4, 8, 8), torch.randn(2, 8, 4, 4)]
+    head, maps = head_and_maps()
     heat, whole = head(maps)
-    change("highest heat among the features")
+    ablate.VARIANTS["highest heat among the features"][1]()
     same_heat, pointed = head(maps)
     assert torch.equal(heat, same_heat) and torch.equal(pointed[:, 1:], whole[:, 1:])
     assert torch.equal(pointed[:, 0], heat.amax(dim=(1, 2)))
@@ -81,9 +93,9 @@ def test_the_highest_heat_takes_the_place_of_one_feature():
     ],
 )
 def test_features_are_gone_and_the_others_stay(variant, gone):
-    head, maps = HeatmapHead([4, 8]).eval(), [torch.randn(2, 4, 8, 8), torch.randn(2, 8, 4, 4)]
+    head, maps = head_and_maps()
     heat, whole = head(maps)
-    change(variant)
+    ablate.VARIANTS[variant][1]()
     same_heat, pointed = head(maps)
     assert torch.equal(heat, same_heat) and not pointed[:, gone].any() and whole[:, gone].any()
     kept = torch.ones(whole.shape[1], dtype=torch.bool)
@@ -91,24 +103,32 @@ def test_features_are_gone_and_the_others_stay(variant, gone):
     assert torch.equal(pointed[:, kept], whole[:, kept])
 
 
+def test_a_run_is_trained_and_judged_on_its_fold(tiny, tmp_path):
+    config = ablate.Config(
+        tiny.root, tmp_path, crop_size=CROP, epochs=1, batch_size=8, seeds=(1,), workers=1
+    )
+    job = ("no mirror", 1, 0)
+    ablate.run_all(ablate.train_and_predict, config, [job], ablate.output_of, fresh=True)
+    for what in ablate.JUDGED:
+        table = pd.read_csv(ablate.run_folder(config, *job).predictions(what))
+        assert table[[f"{label}_p" for label in LABELS]].to_numpy().min() > 0
+        assert table[list(LABELS)].isin([0, 1]).all(axis=None)
+
+
 def test_the_table_pools_folds_and_compares_seed_by_seed(tmp_path, monkeypatch):
     monkeypatch.setattr(ablate, "VARIANTS", {ablate.PLAIN: ({}, None), "other": ({}, None)})
     config = ablate.Config(out=tmp_path, seeds=(1, 2))
     generator = np.random.default_rng(0)
-    for variant in ablate.VARIANTS:
+    for variant, noise in ((ablate.PLAIN, 0.0), ("other", 5.0)):
         for seed in config.seeds:
             for fold in (0, 1):
-                truth = pd.DataFrame(generator.integers(0, 2, (60, 14)), columns=list(LABELS))
-                good = truth.to_numpy() + (
-                    0.0 if variant == ablate.PLAIN else 5.0
-                ) * generator.normal(size=(60, 14))
-                for what in ("spots", "series"):
+                truth = pd.DataFrame(generator.integers(0, 2, (60, 14)), columns=LABELS)
+                predicted = truth.to_numpy() + noise * generator.normal(size=(60, 14))
+                for what in ablate.JUDGED:
                     path = ablate.run_folder(config, variant, seed, fold).predictions(what)
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    ablate.with_probabilities(truth, good).to_csv(path, index=False)
+                    ablate.with_probabilities(truth, predicted).to_csv(path, index=False)
     rows = ablate.table(config, range(2)).set_index("variant")
     assert rows.loc["plain", "spots"] == "1.000" and rows.loc["plain", "series difference"] == ""
-    assert (
-        rows.loc["other", "spots difference"].startswith("-0.")
-        and float(rows.loc["other", "series"]) < 0.8
-    )
+    assert rows.loc["other", "spots difference"].startswith("-0.")
+    assert float(rows.loc["other", "series"]) < 0.8

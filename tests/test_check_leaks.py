@@ -1,4 +1,4 @@
-"""The search for leaks in a demo set (tools/check_leaks.py) runs, and finds a leak that is there."""
+"""The search for leaks in a demo set (tools/experiments/check_leaks.py) finds one, if any."""
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ def test_a_leak_is_found_and_noise_is_not():
     rng = np.random.default_rng(0)
     present = rng.integers(0, 2, 400)
     features = {
-        "leak": pd.DataFrame({"told": present + rng.normal(0, 0.5, 400)}),
+        "leak": pd.DataFrame({"leaks": present + rng.normal(0, 0.5, 400)}),
         "noise": pd.DataFrame(rng.normal(size=(400, 5))),
     }
     aucs = check_leaks.score(features, present, np.arange(400), check_leaks.Config())
@@ -25,13 +25,10 @@ def test_a_leak_is_found_and_noise_is_not():
 def test_series_of_one_patient_stay_in_one_fold():
     rng = np.random.default_rng(0)
     groups = np.arange(400) // 2
-    patient = rng.normal(size=(200, 3))[
-        groups
-    ]  # features that tell the patient, labels that go by the patient
+    patient = rng.normal(size=(200, 3))[groups]  # features and labels are those of the patient
     present = rng.integers(0, 2, 200)[groups]
-    aucs = check_leaks.score(
-        {"patient": pd.DataFrame(patient)}, present, groups, check_leaks.Config()
-    )
+    features = {"patient": pd.DataFrame(patient)}
+    aucs = check_leaks.score(features, present, groups, check_leaks.Config())
     assert max(aucs.values()) < 0.65
 
 

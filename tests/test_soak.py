@@ -1,7 +1,5 @@
-"""Each way of breaking costs the series, kills end all processes of a stage, and whatever differs at the end is noticed. Not the soak itself."""
+"""Each way of breaking costs the series, kills end all processes, differences are noticed."""
 
-import os
-import subprocess
 import sys
 import time
 from functools import partial
@@ -21,9 +19,9 @@ from src.preprocess.series_job import Job, prepare_series
 from src.script import UserError
 from src.worker_pool import Failure
 from tests.dicom_files import AXES, places, volume, write_axial, write_frames
-from tools.benchmarks.memory import resident
-from tools.experiments import soak, soak_ways
-from tools.experiments.soak import ENCODER, Config, Watched
+from tools.experiments import soak, soak_compare, soak_stages, soak_ways
+from tools.experiments.soak import ENCODER, Config
+from tools.experiments.soak_stages import Watched
 from tools.experiments.soak_ways import WAYS
 
 linux = pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
@@ -32,9 +30,7 @@ linux = pytest.mark.skipif(not Path("/proc").exists(), reason="looks for process
 @pytest.mark.parametrize("frames", [False, True], ids=["slices", "frames"])
 @pytest.mark.parametrize("way", WAYS)
 def test_each_way_costs_the_series(way, frames, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        soak_ways, "BOMB", 40
-    )  # MiB: beyond what is unpacked of a header, and quicker to pack
+    monkeypatch.setattr(soak_ways, "BOMB", 40)  # MiB: more than a header may have, soon packed
     images, axes = volume((5, 24, 20)), AXES["axial"]
     folder = tmp_path / "series" / "1.2.3"
     if frames:
@@ -53,11 +49,8 @@ def test_the_broken_are_chosen_by_the_seed_in_every_way():
     uids = [f"1.{k}" for k in range(1000)]
     chosen = soak.choose_broken(Config(), uids)
     assert len(chosen) == 50 and set(chosen.values()) == set(WAYS)
-    assert (
-        soak.choose_broken(Config(), uids[::-1])
-        == chosen
-        != soak.choose_broken(Config(seed=1), uids)
-    )
+    assert soak.choose_broken(Config(), uids[::-1]) == chosen
+    assert soak.choose_broken(Config(seed=1), uids) != chosen
 
 
 def test_the_undisturbed_set_holds_the_good_series_alone(tmp_path):
@@ -65,21 +58,14 @@ def test_the_undisturbed_set_holds_the_good_series_alone(tmp_path):
     source, good = DataFolder(tmp_path / "source"), DataFolder(tmp_path / "good")
     for uid in uids:
         write_axial(source.series(uid), volume((3, 16, 12)))
-    write_table(
-        source.train,
-        pd.DataFrame({"SeriesInstanceUID": uids, "Modality": "MRA", **dict.fromkeys(LABELS, 0)}),
-    )
-    write_table(
-        source.localizers,
-        pd.DataFrame({"SeriesInstanceUID": uids[::2], "coordinates": "{'x': 1, 'y': 2}"}),
-    )
+    train = pd.DataFrame({"SeriesInstanceUID": uids, "Modality": "MRA", **dict.fromkeys(LABELS, 0)})
+    write_table(source.train, train)
+    points = pd.DataFrame({"SeriesInstanceUID": uids[::2], "coordinates": "{'x': 1, 'y': 2}"})
+    write_table(source.localizers, points)
     soak.link_good(source.root, good.root, {"1.0", "1.3"})
     left = ["1.1", "1.2", "1.4", "1.5"]
-    assert (
-        read_train(good).SeriesInstanceUID.tolist()
-        == sorted(path.name for path in good.series("1.1").parent.iterdir())
-        == left
-    )
+    assert read_train(good).SeriesInstanceUID.tolist() == left
+    assert sorted(path.name for path in good.series("1.1").parent.iterdir()) == left
     assert read_table(good.localizers).SeriesInstanceUID.tolist() == ["1.2", "1.4"]
     assert prepare_series(Job(good.root, "1.1", 32, "percentile", False))["length"] == 3
 
@@ -101,26 +87,20 @@ other.kill()
 
 
 def watch_stage(folder: Path, length: str, delay: float = float("inf")) -> Watched:
-    (folder / "stage.py").write_text(STAGE)
+    script = folder / "stage.py"
+    script.write_text(STAGE)
+    done = partial(soak_stages.count_arrays, folder)
     with open(folder / "log", "a") as log:
-        return soak.watch(
-            [sys.executable, str(folder / "stage.py"), str(folder), length],
-            log,
-            partial(soak.count_arrays, folder),
-            1,
-            delay,
-        )
+        command = [sys.executable, str(script), str(folder), length]
+        return soak_stages.watch(command, log, done, (1, delay))
 
 
 @linux
 def test_a_kill_comes_after_the_first_output_and_ends_every_process(tmp_path):
     start = time.monotonic()
     seen = watch_stage(tmp_path, "long", 0.3)
-    assert (
-        seen.code == -9
-        and seen.done == 1
-        and seen.first + 0.3 <= seen.seconds < time.monotonic() - start + 0.1 < 50
-    )
+    assert seen.code == -9 and seen.done == 1
+    assert seen.first + 0.3 <= seen.seconds < time.monotonic() - start + 0.1 < 50
     assert seen.peak > 5 and not is_alive((tmp_path / "pid").read_text())
 
 
@@ -131,9 +111,12 @@ def test_a_stage_that_ends_by_itself_is_left_alone(tmp_path):
 
 
 def test_a_kill_falls_into_the_work_that_can_be_counted():
-    whole = Watched(0, 70.0, 10.0, 69.0, 6, [])
-    assert soak.kill_moment(whole, 0.5) == (3, 5.0)  # half of the fourth epoch, at 10 s an epoch
-    assert soak.kill_moment(Watched(0, 80.0, 0.0, 0.0, 0, []), 0.5) == (0, 60.0)
+    whole = Watched(seconds=70.0, first=10.0, last=69.0, done=6)
+    assert soak_stages.kill_moment(whole, 0.5) == (
+        3,
+        5.0,
+    )  # half of the fourth epoch, at 10 s an epoch
+    assert soak_stages.kill_moment(Watched(seconds=80.0), 0.5) == (0, 60.0)
 
 
 def is_alive(pid: str) -> bool:
@@ -141,34 +124,13 @@ def is_alive(pid: str) -> bool:
     return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
-@linux
-def test_memory_is_that_of_all_processes():
-    child = subprocess.Popen(
-        [sys.executable, "-c", "x = bytes(50_000_000); print(1, flush=True); input()"],
-        stdin=-1,
-        stdout=-1,
-        start_new_session=True,
-    )
-    child.stdout.readline()
-    megabytes = resident(child.pid) / 1e6
-    child.communicate(b"\n")
-    assert megabytes > 5 and resident(child.pid) == 0 and resident(os.getpgid(0)) > 0
-
-
-def test_memory_that_grows_is_told():
-    steady = Watched(
-        0,
-        11.0,
-        2.0,
-        10.0,
-        1,
-        [(1.0, 50.0), (3.0, 100.0), (6.0, 300.0), (9.0, 105.0), (10.5, 200.0)],
-    )
-    assert soak.quarters(steady) == [100.0, 105.0]
+def test_memory_that_grows_is_reported():
+    seen = [(1.0, 50.0), (3.0, 100.0), (6.0, 300.0), (9.0, 105.0), (10.5, 200.0)]
+    steady = Watched(first=2.0, last=10.0, megabytes=seen)
+    assert soak_stages.quarters(steady) == [100.0, 105.0]
     rows = [{"stage": "extract_features", "quarters_mb": [100.0, 120.0]}]
-    assert soak.growth(rows, "extract_features", 0.3) == "" and "120 MB" in soak.growth(
-        rows, "extract_features", 0.1
-    )
+    assert soak.growth(rows, "extract_features", 0.3) == ""
+    assert "120 MB" in soak.growth(rows, "extract_features", 0.1)
 
 
 def write_side(side: Path) -> tuple[DataFolder, RunFolder]:
@@ -176,39 +138,34 @@ def write_side(side: Path) -> tuple[DataFolder, RunFolder]:
     data, run = DataFolder(side / "data"), RunFolder(side / "model", ENCODER, 0)
     for path in (data.sequence("1.2"), run.feature("1.2"), run.logit("1.2")):
         write_array(path, np.arange(6.0))
-    for path in (
-        data.train_meta,
-        data.folds(5),
-        data.spots(5),
-        data.slice_uids,
-        data.geometry,
-        data.labels,
-        data.safe_slices,
-    ):
+    tables = [data.train_meta, data.slice_uids, data.geometry, data.labels, data.safe_slices]
+    for path in (*tables, data.folds(5), data.spots(5)):
         path.write_text("the same")
-    for evaluation in soak.EVALUATIONS:
+    for evaluation in soak_compare.EVALUATIONS:
         write_json(run.scores(evaluation), {"score": 0.75, "present": 0.5})
         run.predictions(evaluation).write_text("the same")
     for stage in ("stage1", "stage2"):
         weights = {"layer": torch.arange(3.0)}
         write_checkpoint(run.best(stage), {"weights": weights, "settings": {}, "epoch": 1})
-        write_checkpoint(
-            run.last(stage),
-            {"learner": {"average": {"module": weights}}, "settings": {}, "epoch": 2},
-        )
+        write_last(run, stage, weights)
         append_line(run.metrics(stage), '{"epoch": 1, "loss": 0.5, "seconds": 3}')
-    data.failed_series.write_text("SeriesInstanceUID,reason,detail\n")
+    data.failed_series.write_text(FAILED)
     return data, run
 
 
-def one_weight(data: DataFolder, run: RunFolder) -> None:
-    weights = {"layer": torch.tensor([0.0, 1.0, np.nextafter(np.float32(2), np.float32(3))])}
-    write_checkpoint(
-        run.last("stage2"),
-        {"learner": {"average": {"module": weights}}, "settings": {}, "epoch": 2},
-    )
+def write_last(run: RunFolder, stage: str, weights: dict) -> None:
+    state = {"average": {"module": weights}}
+    write_checkpoint(run.last(stage), {"learner": state, "settings": {}, "epoch": 2})
 
 
+def one_bit(run: RunFolder) -> None:
+    other = np.nextafter(np.float32(2), np.float32(3))
+    write_last(run, "stage2", {"layer": torch.tensor([0.0, 1.0, other])})
+
+
+FAILED = "SeriesInstanceUID,reason,detail\n"
+OTHER_SCORES = {"score": 0.75, "present": 0.51}
+OTHER_LOSS = '{"epoch": 1, "loss": 0.6, "seconds": 3}\n'
 CHANGES = {  # what must be noticed: how it comes about
     "prepared arrays": lambda data, run: write_array(data.sequence("1.2"), np.arange(6.0) + 1e-12),
     "tables, folds and spots": lambda data, run: data.folds(5).write_text("another"),
@@ -216,50 +173,38 @@ CHANGES = {  # what must be noticed: how it comes about
     "logits of stage 1": lambda data, run: write_array(run.logit("1.3"), np.arange(6.0)),
     "predictions": lambda data, run: run.predictions("end_to_end").write_text("another"),
     "names of files": lambda data, run: temporary(run.best("stage1")).touch(),
-    "weights of stage2": one_weight,
-    "loss and scores of stage1": lambda data, run: run.metrics("stage1").write_text(
-        '{"epoch": 1, "loss": 0.6, "seconds": 3}\n'
-    ),
-    "scores of stage2": lambda data, run: write_json(
-        run.scores("stage2"), {"score": 0.75, "present": 0.51}
-    ),
-    "failed series": lambda data, run: data.failed_series.write_text(
-        "SeriesInstanceUID,reason,detail\n1.9,truncated,\n"
-    ),
+    "weights of stage2": lambda data, run: one_bit(run),
+    "loss and scores of stage1": lambda data, run: run.metrics("stage1").write_text(OTHER_LOSS),
+    "scores of stage2": lambda data, run: write_json(run.scores("stage2"), OTHER_SCORES),
+    "failed series": lambda data, run: data.failed_series.write_text(FAILED + "1.9,truncated,\n"),
 }
 
 
 @pytest.mark.parametrize("what", CHANGES)
 def test_whatever_differs_is_noticed(what, tmp_path):
-    write_side(tmp_path / "calm")
-    data, run = write_side(tmp_path / "wild")
-    assert not any(soak.compare(Config(), tmp_path / "calm", tmp_path / "wild", {}).values())
+    calm, wild = tmp_path / "calm", tmp_path / "wild"
+    write_side(calm)
+    data, run = write_side(wild)
+    assert not any(soak_compare.compare(calm, wild, ENCODER, {}).values())
     CHANGES[what](data, run)
-    found = soak.compare(Config(), tmp_path / "calm", tmp_path / "wild", {})
-    assert (
-        found[what]
-        and [
-            other
-            for other, difference in found.items()
-            if difference and other not in (what, "names of files")
-        ]
-        == []
-    )
+    found = soak_compare.compare(calm, wild, ENCODER, {})
+    wrong = {other for other, difference in found.items() if difference}
+    assert what in wrong and wrong <= {what, "names of files"}
 
 
 def test_a_broken_series_that_did_not_fail_is_noticed(tmp_path):
-    for side in ("calm", "wild"):
-        write_side(tmp_path / side)
-    found = soak.compare(Config(), tmp_path / "calm", tmp_path / "wild", {"1.9": "text"})
+    calm, wild = tmp_path / "calm", tmp_path / "wild"
+    write_side(calm)
+    write_side(wild)
+    found = soak_compare.compare(calm, wild, ENCODER, {"1.9": "not_dicom"})
     assert "1.9: not_dicom expected, missing found" in found["failed series"]
 
 
 def test_a_difference_is_one_line_with_both_values():
-    assert soak.difference({"a": 1, "b": 2}, {"a": 1, "b": 2}) == ""
-    assert (
-        soak.difference({"a": 1, "b": 2}, {"a": 1, "b": 3})
-        == "1 of 2 differ, the first is b: 2 expected, 3 found"
-    )
-    assert (
-        soak.difference({}, {"c": 1}) == "1 of 1 differ, the first is c: missing expected, 1 found"
-    )
+    difference = soak_compare.difference
+    same = {"a": 1, "b": 2}
+    assert difference(same, {"a": 1, "b": 2}) == ""
+    found = difference(same, {"a": 1, "b": 3})
+    assert found == "1 of 2 differ, the first is b: 2 expected, 3 found"
+    found = difference({}, {"c": 1})
+    assert found == "1 of 1 differ, the first is c: missing expected, 1 found"

@@ -1,14 +1,15 @@
-"""How fast the stages are on this machine, against what one would write in five minutes and against what they could cost.
+"""Measure how fast the stages are here, against a plain loop and against what they must cost.
 
     python tools/benchmark.py all
     python tools/benchmark.py preprocess --matrix 512 --no-write-slices
     python tools/benchmark.py loader
-    python tools/benchmark.py train --encoder convnext_base.dinov3_lvd1689m --batch-size 32 --compile
+    python tools/benchmark.py train --encoder convnext_base.dinov3_lvd1689m --batch-size 32
     python tools/benchmark.py extract
     python tools/benchmark.py stage2
     python tools/benchmark.py end_to_end
 
-Everything is measured several times in turn on made-up data; medians are printed, and ratios within one run.
+All data are made up, all networks have random weights. Everything is measured in several rounds,
+in which the ways take turns; medians are printed, and ratios are taken within a round.
 """
 
 import sys
@@ -18,12 +19,10 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-
 from src.script import run_script
-from tools.benchmarks.all_stages import All, measure_all
+from tools.benchmarks.all_stages import All, Stage, measure_all, open_case
 from tools.benchmarks.case import measure, show
 from tools.benchmarks.inference import EndToEnd, Extract
-from tools.benchmarks.own_process import CASES
 from tools.benchmarks.preprocess import Preprocess
 from tools.benchmarks.training import Loader, Stage2, Train
 
@@ -38,13 +37,12 @@ COMMANDS = {
 }
 
 
-def main(config: All | Preprocess | Loader | Train | Extract | Stage2 | EndToEnd) -> object:
+def main(config: All | Stage) -> None:
     if isinstance(config, All):
-        return measure_all(config)
-    with CASES[type(config)](config) as case:
-        times = measure(case, config.repeats)
-    show(case, times)
-    return times
+        measure_all(config)
+        return
+    with open_case(config) as case:
+        show(case, measure(case.turns(), config.repeats))
 
 
 if __name__ == "__main__":

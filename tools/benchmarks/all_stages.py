@@ -1,248 +1,142 @@
-"""all: every stage on one machine: this pipeline against the plain loop and the floor, its memory, and how time and memory grow with the number
-of series and of slices. A table, a json, a picture.
+"""all: every stage against the plain loop and its floor, its memory, and how its time grows.
 
-Each size of a stage lies ready in a process of its own; in each round all sizes and all ways have their turn, one after the other, so that a
-machine that is slow for a while is slow for all. Ratios and slopes are taken in each round; their medians are shown.
+In each round all ways and all sizes of a stage take turns, so that a slow phase of the machine
+slows all of them.
 """
 
+import multiprocessing
 import os
-from collections.abc import Callable
-from contextlib import ExitStack
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from datetime import date
+from functools import partial
 from pathlib import Path
-from statistics import median
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from src.artifacts.files import atomic, write_json
 from src.progress import progress
-from src.script import settings_of, versions
-from tools.benchmarks.case import FLOOR, OURS, PLAIN, ratio
-from tools.benchmarks.inference import EndToEnd, Extract
-from tools.benchmarks.own_process import Apart, Stage
-from tools.benchmarks.preprocess import Preprocess
-from tools.benchmarks.training import Loader, Stage2, Train
+from src.script import UserError
+from tools.benchmarks.case import FLOOR, OURS, PLAIN, Case, NetworkOptions, measure, ratio
+from tools.benchmarks.inference import EndToEnd, Extract, end_to_end_case, extract_case
+from tools.benchmarks.memory import resident
+from tools.benchmarks.preprocess import Preprocess, preprocess_case
+from tools.benchmarks.training import Loader, Stage2, Train, loader_case, stage2_case, train_case
 
+Stage = Preprocess | Loader | Train | Extract | Stage2 | EndToEnd
+CASES = {
+    Preprocess: preprocess_case,
+    Loader: loader_case,
+    Train: train_case,
+    Extract: extract_case,
+    Stage2: stage2_case,
+    EndToEnd: end_to_end_case,
+}
 GROWTH = (0.5, 1, 2)  # times the usual number of series, of slices
+PERIOD = 0.02  # seconds between two looks at the memory
 
 
-@dataclass
-class All:
-    """Every stage: against the plain loop and the floor, memory, growth."""
+@dataclass(kw_only=True)
+class All(NetworkOptions):
+    """Every stage: against the plain loop and its floor, memory, growth."""
 
     encoder: str = "test_resnet"  # with random weights
-    image_size: int = 256  # pixels, of the DICOM images and the prepared ones
+    image_size: int = 256  # pixels, of the DICOM images and of the prepared ones
     crop_size: int = 224  # pixels
     width: int = 256  # of the transformer's tokens
     workers: int = 2  # processes of preprocessing
-    device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
-    repeats: int = 5  # of each measurement
-    out: Path = Path("benchmark")  # for benchmark.json and benchmark.png
-    folder: Path | None = None  # where to work (default: the system's temporary folder)
+
+
+@contextmanager
+def open_case(stage: Stage) -> Iterator[Case]:
+    """Make a stage's data in a temporary folder, and delete them at the end."""
+    with tempfile.TemporaryDirectory(dir=stage.folder, prefix="benchmark-") as folder:
+        case = CASES[type(stage)](stage, Path(folder))
+        try:
+            yield case
+        finally:
+            case.close()
 
 
 def stages_of(config: All) -> dict[str, Stage]:
-    """Each stage at its usual size."""
-    place, images = (
-        {"folder": config.folder},
-        {"image_size": config.image_size, "crop_size": config.crop_size},
-    )
-    network = {"encoder": config.encoder, "device": config.device}
-    return {
-        "preprocess": Preprocess(
-            matrix=config.image_size, series=12, slices=100, workers=config.workers, **place
-        ),
-        "loader": Loader(series=16, slices=60, samples=64, **images, **place),
-        "train": Train(
-            series=8, slices=60, samples=16, batch_size=16, workers=0, **images, **network, **place
-        ),
-        "extract": Extract(series=6, slices=40, **images, **network, **place),
-        "stage2": Stage2(
-            channels=162, width=config.width, series=64, slices=96, device=config.device, **place
-        ),
-        "end_to_end": EndToEnd(series=4, slices=96, **images, **network, **place),
+    """Return each stage at its usual size."""
+    images = {"image_size": config.image_size, "crop_size": config.crop_size}
+    device = {"device": config.device}
+    network = images | device | {"encoder": config.encoder}
+    stages = {
+        "preprocess": Preprocess(matrix=config.image_size, series=12, workers=config.workers),
+        "loader": Loader(series=16, slices=60, samples=64, **images),
+        "train": Train(series=8, slices=60, samples=16, batch_size=16, workers=0, **network),
+        "extract": Extract(series=6, slices=40, **network),
+        "stage2": Stage2(channels=162, width=config.width, series=64, slices=96, **device),
+        "end_to_end": EndToEnd(series=4, slices=96, **network),
     }
+    return {name: replace(stage, folder=config.folder) for name, stage in stages.items()}
 
 
 def measure_all(config: All) -> pd.DataFrame:
-    stages = stages_of(config)
+    """Print and return a table with one row a stage."""
     rows = []
-    with progress(None, "measuring", " rounds", total=len(stages) * (config.repeats + 1)) as bar:
-        for name, stage in stages.items():
-            bar.set_postfix_str(name)
-            rows.append({"stage": name} | measure_stage(stage, config.repeats, bar.update))
-    shown = pd.DataFrame([table_row(row) for row in rows])
-    machine = {
-        "date": str(date.today()),
-        "cores": os.cpu_count(),
-        "memory_gib": round(memory_of_machine() / 2**30),
-    }
-    write_json(
-        config.out / "benchmark.json",
-        {
-            "machine": machine,
-            "versions": versions(),
-            "stages": rows,
-            "settings": settings_of(config),
-        },
-    )
-    draw(rows, config.out / "benchmark.png")
-    print(shown.to_string(index=False))
-    print(f"{machine}; {config.out / 'benchmark.json'}, {config.out / 'benchmark.png'}")
-    return shown
+    for name, stage in progress(stages_of(config).items(), "measuring", " stages"):
+        rows.append({"stage": name} | measure_stage(stage, config.repeats))
+    table = pd.DataFrame(rows)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    print(table.to_string(index=False))
+    print(f"{os.cpu_count()} cores, {memory:.0f} GiB of memory, {config.repeats} rounds")
+    return table
 
 
-def sizes_of(stage: Stage) -> list[tuple[int, int]]:
-    """(series, slices) at which this pipeline alone is measured: the usual size, with fewer and more series, with fewer and more slices."""
-    usual = (stage.series, stage.slices)
-    more_series = [(round(usual[0] * factor), usual[1]) for factor in GROWTH]
-    more_slices = [(usual[0], round(usual[1] * factor)) for factor in GROWTH]
-    return list(dict.fromkeys(more_series + more_slices))
-
-
-def measure_stage(stage: Stage, repeats: int, done: Callable[[], object]) -> dict:
-    """All figures of a stage; `done()` is called after each round. Memory is looked at in the first one alone, which is not timed."""
-    sizes, usual = sizes_of(stage), (stage.series, stage.slices)
+def measure_stage(stage: Stage, repeats: int) -> dict:
+    """Return the stage's row of the table: all ways at its usual size, this pipeline at others."""
+    peaks = [peak_memory(resized(stage, "series", factor)) for factor in GROWTH]
     with ExitStack() as stack:
-        against = stack.enter_context(Apart(stage))
-        alone = {
-            size: stack.enter_context(Apart(replace(stage, series=size[0], slices=size[1])))
-            for size in sizes
-        }
-        facts, *_ = [process.ready() for process in (against, *alone.values())]
-        turns = [(against, name) for name in facts["names"]] + [
-            (alone[size], OURS) for size in sizes
-        ]
-        times: dict[tuple, list[float]] = {turn: [] for turn in turns}
-        for repeat in range(-1, repeats):
-            for process, name in turns:
-                seconds = process.seconds(name, watch=repeat < 0)
-                times[process, name] += [seconds] if repeat >= 0 else []
-            done()
-    growth = {}
-    for place, dimension in enumerate(("series", "slices")):
-        along = sorted(size for size in sizes if size[1 - place] == usual[1 - place])
-        growth[dimension] = {
-            "sizes": [size[place] for size in along],
-            "peak_mib": [alone[size].peak_mib for size in along],
-        }
-        growth[dimension] |= growth_of(
-            growth[dimension]["sizes"], [times[alone[size], OURS] for size in along]
-        )
-    ways = {name: times[against, name] for name in facts["names"]}
-    seconds = {name: median(rounds) for name, rounds in ways.items()}
-    return facts | {
-        "rounds": ways,
-        "seconds": seconds,
-        "peak_mib": alone[usual].peak_mib,
-        "growth": growth,
+        usual = stack.enter_context(open_case(stage))
+        turns = usual.turns()
+        for dimension in ("series", "slices"):
+            for factor in GROWTH:
+                case = stack.enter_context(open_case(resized(stage, dimension, factor)))
+                turns[dimension, factor] = partial(case.seconds, OURS)
+        times = measure(turns, repeats)
+    return {
+        "a second": f"{usual.work / np.median(times[OURS]):,.0f} {usual.unit}",
+        "x plain loop": f"{ratio(times[PLAIN], times[OURS]):.2f}",
+        "x floor": f"{ratio(times[OURS], times[FLOOR]):.2f}",
+        "peak MiB": peaks[GROWTH.index(1)],
+        "growth with series": exponent([times["series", factor] for factor in GROWTH]),
+        "growth with slices": exponent([times["slices", factor] for factor in GROWTH]),
+        "MiB with series": " ".join(map(str, peaks)),
     }
 
 
-def growth_of(sizes: list[int], rounds: list[list[float]]) -> dict:
-    """The straight line through the logarithms, time = a * size ** exponent: median over the rounds of its exponent and its straightness (R squared).
+def resized(stage: Stage, dimension: str, factor: float) -> Stage:
+    """Return the stage with `factor` times as many series or slices."""
+    return replace(stage, **{dimension: round(getattr(stage, dimension) * factor)})
 
-    rounds: seconds of each size in each round.
+
+def exponent(times: list[list[float]]) -> float:
+    """Return the median over the rounds of the exponent in time ~ size ** exponent.
+
+    times: seconds of each size in GROWTH, in each round.
     """
-    x, lines = np.log(sizes), []
-    for seconds in zip(*rounds, strict=True):
-        y = np.log(seconds)
-        slope, offset = np.polyfit(x, y, 1)
-        scatter = float(np.sum((y - y.mean()) ** 2))
-        lines.append(
-            (
-                float(slope),
-                1 - float(np.sum((y - slope * x - offset) ** 2)) / scatter if scatter else 1.0,
-            )
-        )
-    exponents, straight = zip(*lines, strict=True)
-    return {
-        "seconds": [median(times) for times in rounds],
-        "exponent": median(exponents),
-        "straightness": median(straight),
-    }
+    slopes = np.polyfit(np.log(GROWTH), np.log(times), 1)[0]  # (rounds,)
+    return round(float(np.median(slopes)), 2)
 
 
-def table_row(row: dict) -> dict:
-    rounds = row["rounds"]
-    grown = {
-        dimension: f"{facts['exponent']:.2f} ({facts['straightness']:.3f})"
-        for dimension, facts in row["growth"].items()
-    }
-    return {
-        "stage": row["stage"],
-        "a second": f"{row['work'] / row['seconds'][OURS]:,.0f} {row['unit']}",
-        "x plain loop": f"{ratio(rounds[PLAIN], rounds[OURS]):.2f}",
-        "of the floor": f"{ratio(rounds[OURS], rounds[FLOOR]):.2f}",
-        "peak MiB": row["peak_mib"],
-        "with series": grown["series"],
-        "with slices": grown["slices"],
-        "MiB with series": " ".join(map(str, row["growth"]["series"]["peak_mib"])),
-    }
+def peak_memory(stage: Stage) -> int:
+    """Return the MiB that a stage and its workers take together at most, in a fresh process."""
+    process = multiprocessing.get_context("spawn").Process(target=do_once, args=(stage,))
+    process.start()
+    peak = 0
+    while process.is_alive():
+        peak = max(peak, resident(process.pid) >> 20)
+        process.join(PERIOD)
+    if process.exitcode:
+        raise UserError(f"{stage} could not be measured: see above")
+    return peak
 
 
-def draw(rows: list[dict], path: Path) -> None:
-    """Left: time a piece of work, each stage in its ways. Right: time against series and slices, both relative to the usual size."""
-    figure, (bars, *lines) = plt.subplots(
-        1, 3, figsize=(14, 4.6), width_ratios=(1.5, 1, 1), layout="constrained"
-    )
-    for place, (name, colour) in enumerate(
-        ((PLAIN, "0.75"), (OURS, "#0072b2"), (FLOOR, "#d55e00"))
-    ):
-        milliseconds = [1000 * row["seconds"][name] / row["work"] for row in rows]
-        heights = np.arange(len(rows)) + (1 - place) * 0.26
-        bars.barh(heights, milliseconds, 0.24, color=colour, label=name)
-        for height, value in zip(heights, milliseconds, strict=True):
-            bars.text(value * 1.08, height, f"{value:.2g}", va="center", fontsize=8)
-    bars.set(
-        xscale="log",
-        yticks=np.arange(len(rows)),
-        yticklabels=[f"{row['stage']}\n(per {singular(row['unit'])})" for row in rows],
-        xlabel="milliseconds",
-    )
-    bars.margins(x=0.12)
-    bars.invert_yaxis()
-    bars.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
-    for axes, dimension in zip(lines, ("series", "slices"), strict=True):
-        for row, marker in zip(rows, "osD^vP"[: len(rows)], strict=True):
-            facts = row["growth"][dimension]
-            middle = len(facts["sizes"]) // 2
-            sizes, seconds = (
-                np.array(facts[name]) / facts[name][middle] for name in ("sizes", "seconds")
-            )
-            axes.plot(
-                sizes,
-                seconds,
-                marker=marker,
-                label=f"{row['stage']} {facts['exponent']:.2f}",
-                alpha=0.85,
-            )
-        axes.plot(GROWTH, GROWTH, "--", color="0.6", zorder=0, label="in proportion 1.00")
-        axes.set(
-            xscale="log",
-            yscale="log",
-            xlabel=f"{dimension}, times the usual number",
-            ylabel="time, times the usual",
-            xticks=GROWTH,
-            yticks=GROWTH,
-        )
-        axes.set(xticklabels=GROWTH, yticklabels=GROWTH)
-        axes.minorticks_off()
-        axes.legend(frameon=False, fontsize=8)
-    for axes in (bars, *lines):
-        axes.spines[["top", "right"]].set_visible(False)
-    with atomic(path) as file:
-        figure.savefig(file, dpi=130, format="png")
-    plt.close(figure)
-
-
-def singular(unit: str) -> str:
-    return unit if unit == "series" else unit.removesuffix("s")
-
-
-def memory_of_machine() -> int:
-    """Bytes."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def do_once(stage: Stage) -> None:
+    os.setsid()  # so that the process and its workers are a group
+    with open_case(stage) as case:
+        case.seconds(OURS)

@@ -1,84 +1,101 @@
-"""What all benchmarks share: a stage on made-up data, done in several ways that are timed in turn."""
+"""What all benchmarks share: a stage on made-up data, whose ways are timed in turn."""
 
-import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
 
 import torch
 
 from src.device import precision
 
 OURS, PLAIN, FLOOR = "this pipeline", "plain loop", "floor"
-PEAK_SIDE = {
-    "cpu": 2048,
-    "cuda": 8192,
-}  # rows and columns of the matrices whose product shows what the device can do
+CPU = torch.device("cpu")
+PEAK_SIDE = {"cpu": 2048, "cuda": 8192}  # rows of the matrices whose product shows the peak
+PEAK_PRODUCTS = {"cpu": 2, "cuda": 20}  # timed together
+
+
+@dataclass(kw_only=True)
+class Options:
+    """What can be set in every benchmark."""
+
+    repeats: int = 5  # rounds
+    folder: Path | None = None  # where to work (default: the system's temporary folder)
+
+
+@dataclass(kw_only=True)
+class NetworkOptions(Options):
+    """What can be set in every benchmark of stage 1's network."""
+
+    encoder: str = "convnext_base.dinov3_lvd1689m"  # with random weights
+    image_size: int = 512  # pixels, of the prepared images
+    crop_size: int = 448  # pixels
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
 
 
 @dataclass
 class Case:
-    """One stage on data that lie ready; every way does all the work once."""
+    """A stage whose data are ready. Each of its ways does all the work once."""
 
     title: str  # what is measured, with its sizes
-    ways: dict[str, Callable[[], object]]  # by name, OURS among them
-    work: int  # pieces of it, whichever way
+    ways: dict[str, Callable[[], object]]  # by name, OURS and PLAIN among them
+    work: int  # how much it is
     unit: str  # of the work
-    floor: str  # in words, what FLOOR is
-    flops: float = (
-        0.0  # of all the work; where given, FLOOR is what they take at the device's measured peak
-    )
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    clear: Callable[[], object] = (
-        lambda: None
-    )  # untimed, before and after each way: away with what it wrote, before the system writes it to the disk
-    note: Callable[[], str] = lambda: ""  # what else there is to say, afterwards
+    floor: str  # what FLOOR stands for, in words
+    flops: float = 0.0  # of all the work; if given, FLOOR is their time at the measured peak
+    device: torch.device = CPU
+    clear: Callable[[], object] = lambda: None  # delete what a way wrote; not timed
+    close: Callable[[], object] = lambda: None  # end what the case has started
 
-    def names(self) -> list[str]:
-        """Of all ways, FLOOR among them."""
-        return list(dict.fromkeys([*self.ways, FLOOR]))
+    def turns(self) -> dict[str, Callable[[], float]]:
+        """Return what times each way once, FLOOR included."""
+        return {name: partial(self.seconds, name) for name in [*self.ways, FLOOR]}
 
     def seconds(self, name: str) -> float:
-        """One way, timed once."""
+        """Return how long one way takes."""
         if name not in self.ways:
             return self.flops / measured_peak(self.device)
         self.clear()
         start = time.perf_counter()
         self.ways[name]()
         seconds = time.perf_counter() - start
-        self.clear()
+        self.clear()  # before the system writes it to the disk, beside the next way
         return seconds
 
 
-def measure(case: Case, repeats: int) -> dict[str, list[float]]:
-    """Seconds of each way in each round, all in turn, after one round that warms up."""
-    rounds = [{name: case.seconds(name) for name in case.names()} for _ in range(repeats + 1)]
-    return {name: [times[name] for times in rounds[1:]] for name in case.names()}
+def measure(turns: dict[Any, Callable[[], float]], repeats: int) -> dict[Any, list[float]]:
+    """Return what each turn takes in each round, in seconds, after one round to warm up."""
+    times = {name: [] for name in turns}
+    for _ in range(repeats + 1):
+        for name, seconds_of in turns.items():
+            times[name].append(seconds_of())
+    return {name: rounds[1:] for name, rounds in times.items()}
 
 
 def ratio(above: list[float], below: list[float]) -> float:
-    """Median of the ratios of each round: a machine that is slow for a while is slow for both."""
-    return statistics.median(a / b for a, b in zip(above, below, strict=True))
+    """Return the median of the rounds' ratios: a slow phase of the machine slows both ways."""
+    return median(a / b for a, b in zip(above, below, strict=True))
 
 
 def show(case: Case, times: dict[str, list[float]]) -> None:
-    """A line for each way, and the ratios to the plain loop and to the floor."""
+    """Print a line for each way, and the ratios to the plain loop and to the floor."""
     print(case.title)
     for name, rounds in times.items():
-        seconds = statistics.median(rounds)
+        seconds = median(rounds)
         rate = f" {case.flops / seconds / 1e12:8.2f} TFLOP/s" if case.flops else ""
         print(f"{name:20s} {seconds:8.3f} s {case.work / seconds:10.1f} {case.unit}/s{rate}")
     print(f"{ratio(times[PLAIN], times[OURS]):.2f} times the speed of the plain loop")
     print(f"{ratio(times[OURS], times[FLOOR]):.2f} times the floor: {case.floor}")
-    if note := case.note():
-        print(note)
     if case.device.type == "cuda":
         print(f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB of GPU memory")
 
 
 def measured_peak(device: torch.device) -> float:
-    """FLOP/s of a large matrix product in the precision of this pipeline on the device."""
-    side, products = PEAK_SIDE[device.type], 20 if device.type == "cuda" else 2
+    """Return the FLOP/s of a large matrix product in the precision of the pipeline."""
+    side, products = PEAK_SIDE[device.type], PEAK_PRODUCTS[device.type]
     matrix = torch.randn(side, side, device=device, dtype=precision(device))
     times = []
     for _ in range(6):
@@ -88,9 +105,10 @@ def measured_peak(device: torch.device) -> float:
             matrix @ matrix
         synchronize(device)
         times.append(time.perf_counter() - start)
-    return products * 2.0 * side**3 / statistics.median(times[1:])
+    return products * 2.0 * side**3 / median(times[1:])
 
 
 def synchronize(device: torch.device) -> None:
+    """Wait until a GPU has done its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

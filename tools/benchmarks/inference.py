@@ -1,11 +1,12 @@
-"""extract: stage 1's network over all slices of series, both steps. end_to_end: both stages from DICOM. Each against the plain way: a loop
-over series, arrays stacked to three float32 channels, batch by batch; end to end, all slices are read and encoded and thinned afterwards."""
+"""extract: stage 1's network over all slices of series, both steps. end_to_end: from DICOM.
+
+The plain way goes series by series: triplets stacked as float32, batch by batch. End to end, it
+reads and encodes all slices of a series and picks the transformer's afterwards.
+"""
 
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,233 +15,192 @@ import torch
 import eval_end_to_end
 import extract_features
 import train_stage2
-from src.artifacts.files import write_array
+from src.artifacts.checkpoints import write_checkpoint
 from src.artifacts.paths import DataFolder, RunFolder
 from src.device import autocast, choose_device
 from src.dicom import read_series
-from src.inference.both_stages import BothStages, series_probabilities
+from src.inference.ensemble import Predictor
 from src.labels import LABELS
-from src.networks.sequence_transformer import new_transformer
+from src.networks.sequence_transformer import build_transformer, new_transformer
 from src.networks.slice_cnn import SliceCNN, build_slice_cnn
-from src.preprocess.images import prepare
-from src.preprocess.intensity import TOP
+from src.orientation import canonical
+from src.preprocess.intensity import apply_window, prepared_image, window_of
 from src.progress import Clock
-from src.sampling.slices import STEPS, centre_crop
+from src.sampling.slices import STEPS, centre_crop, thin
 from src.script import settings_of
-from tools.benchmarks.case import OURS, PLAIN, Case
+from tools.benchmarks.case import OURS, PLAIN, Case, NetworkOptions
 from tools.benchmarks.flops import flops_of
-from tools.benchmarks.preprocess import Preprocess, write_series
+from tools.benchmarks.made_up import write_arrays, write_dicom
 
 
-@dataclass
-class Extract:
+@dataclass(kw_only=True)
+class Extract(NetworkOptions):
     """Features of stored arrays, against a plain loop."""
 
-    encoder: str = "convnext_base.dinov3_lvd1689m"  # with random weights
-    image_size: int = 512  # pixels, of the prepared arrays
-    crop_size: int = 448  # pixels
     series: int = 4  # series
     slices: int = 60  # slices a series
     batch_size: int = 128  # slices
-    device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
-    repeats: int = 5  # of each measurement
-    folder: Path | None = None  # where to work (default: the system's temporary folder)
 
 
-@dataclass
-class EndToEnd:
-    """Probabilities from DICOM, against reading all, encoding all, thinning afterwards."""
+@dataclass(kw_only=True)
+class EndToEnd(NetworkOptions):
+    """Probabilities from DICOM, against reading all, encoding all, picking slices afterwards."""
 
-    encoder: str = "convnext_base.dinov3_lvd1689m"  # with random weights
-    image_size: int = 512  # pixels, of the DICOM images and the prepared ones
-    crop_size: int = 448  # pixels
     series: int = 2  # series, CT and MR in turn
     slices: int = 400  # slices a series
     batch_size: int = 128  # slices
-    device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
-    repeats: int = 5  # of each measurement
-    folder: Path | None = None  # where to work (default: the system's temporary folder)
 
 
-@contextmanager
-def extract_case(config: Extract) -> Iterator[Case]:
+def extract_case(config: Extract, folder: Path) -> Case:
+    """Write arrays of noise into the folder."""
+    data, run = DataFolder(folder), RunFolder(folder, "bench", 0)
+    uids = write_arrays(data, config.series, config.slices, config.image_size)
     device = choose_device(config.device)
-    model, plain_model = (
-        network(config, device),
-        SliceCNN(config.encoder, heatmap=True).to(device).eval(),
-    )
-    with tempfile.TemporaryDirectory(dir=config.folder, prefix="benchmark-") as temporary:
-        data, run = DataFolder(temporary), RunFolder(temporary, "bench", 0)
-        generator, uids = (
-            np.random.default_rng(0),
-            [f"1.2.{number}" for number in range(config.series)],
-        )
+    joined = random_weights(config)
+    model = build_slice_cnn(joined["stage1_settings"], joined["stage1"], device)
+    plain_model = plain_network(config, joined, device)
+
+    def ours() -> None:
+        extract = extract_features.extract
+        lengths = extract(model, data, run, uids, config.crop_size, config.batch_size, device)
+        assert sum(lengths) == config.series * config.slices
+
+    def plain() -> None:
         for uid in uids:
-            array = (
-                generator.random((config.slices, config.image_size, config.image_size), np.float32)
-                * TOP
-            )
-            write_array(data.sequence(uid), array.astype(np.float16))
+            encoded = plain_features(plain_model, np.load(data.sequence(uid)), config, STEPS)
+            np.save(run.feature(uid), encoded[0])
+            np.save(run.logit(uid), encoded[1])
 
-        def ours() -> None:
-            assert (
-                sum(
-                    extract_features.extract(
-                        model, data, run, uids, config.crop_size, config.batch_size, device
-                    )
-                )
-                == len(uids) * config.slices
-            )
+    def clear() -> None:
+        shutil.rmtree(run.root, ignore_errors=True)
+        run.features.mkdir(parents=True)
+        run.logits.mkdir()
 
-        def plain() -> None:
-            for uid in uids:
-                features, logits = plain_features(
-                    plain_model, np.load(data.sequence(uid)), config, device
-                )
-                np.save(run.feature(uid), features)
-                np.save(run.logit(uid), logits)
-
-        def empty_folders() -> None:
-            shutil.rmtree(run.root, ignore_errors=True)
-            run.features.mkdir(parents=True)
-            run.logits.mkdir()
-
-        work = config.series * config.slices
-        yield Case(
-            title=f"{config.encoder}, {config.series} series of {config.slices} slices, {config.image_size} pixels, crop {config.crop_size}, {device}",
-            ways={OURS: ours, PLAIN: plain},
-            work=work,
-            unit="slices",
-            floor="the network's FLOPs at the measured peak",
-            flops=work * len(STEPS) * flops_of_slice(plain_model, config.crop_size, device),
-            device=device,
-            clear=empty_folders,
-        )
+    case = network_case(config, {OURS: ours, PLAIN: plain}, plain_model, config.slices * len(STEPS))
+    case.clear = clear
+    return case
 
 
-@contextmanager
-def end_to_end_case(config: EndToEnd) -> Iterator[Case]:
+def end_to_end_case(config: EndToEnd, folder: Path) -> Case:
+    """Write DICOM series into the folder."""
+    data = DataFolder(folder)
+    numbers = range(config.series)
+    uids = [write_dicom(data, config.image_size, config.slices, number) for number in numbers]
     device = choose_device(config.device)
-    model, plain_model = (
-        BothStages(random_weights(config), device),
-        SliceCNN(config.encoder, heatmap=True).to(device).eval(),
+    joined = random_weights(config)
+    networks = (
+        plain_network(config, joined, device),
+        build_transformer(joined["stage2_settings"], joined["stage2"], device),
     )
-    with tempfile.TemporaryDirectory(dir=config.folder, prefix="benchmark-") as temporary:
-        data = DataFolder(temporary)
-        files = Preprocess(matrix=config.image_size, slices=config.slices)
-        uids = [write_series(data, files, number) for number in range(config.series)]
-        clocks = [Clock()]
 
-        def ours() -> None:
-            failed: list[tuple[str, str, str]] = []
-            clocks.append(Clock())
-            eval_end_to_end.predict_all(model, data, uids, config.batch_size, clocks[-1], failed)
-            assert not failed, failed
+    def plain() -> None:
+        for uid in uids:
+            plain_probabilities(networks, data.series(uid), config)
 
-        def plain() -> None:
-            for uid in uids:
-                plain_probabilities(model, plain_model, data.series(uid), config)
-
-        yield Case(
-            title=f"{config.encoder}, {config.series} series of {config.slices} slices, {config.image_size} pixels, crop {config.crop_size}, {device}",
-            ways={OURS: ours, PLAIN: plain},
-            work=config.series * config.slices,
-            unit="slices",
-            floor="the FLOPs of stage 1 on the slices that are used, at the measured peak",
-            flops=config.series
-            * len(model.tokens(config.slices))
-            * flops_of_slice(plain_model, config.crop_size, device),
-            device=device,
-            note=lambda: eval_end_to_end.time_line(clocks[-1], config.series),
-        )
+    model_dir = folder / "model"
+    prior = {"prior": [0.5] * len(LABELS)}
+    write_checkpoint(RunFolder(model_dir, config.encoder, 0).inference, joined | prior)
+    predictor = Predictor(model_dir, config.encoder, (0,), device)
+    ours = partial(predict_all, predictor, data, uids, config.batch_size)
+    used = len(thin(config.slices, train_stage2.Config.cut))
+    return network_case(config, {OURS: ours, PLAIN: plain}, networks[0], used)
 
 
-@torch.inference_mode()
-def flops_of_slice(model: SliceCNN, crop: int, device: torch.device) -> float:
-    return flops_of(lambda: model(torch.zeros(1, 3, crop, crop, device=device)))
+def predict_all(predictor: Predictor, data: DataFolder, uids: list[str], batch_size: int) -> None:
+    """Predict the series as stage 8 does."""
+    failed = {}
+    eval_end_to_end.predict_all(predictor, data, uids, batch_size, Clock(), failed)
+    assert not failed, failed
 
 
-def checkpoint_settings(config: Extract | EndToEnd) -> dict:
-    return {
-        "encoder": config.encoder,
-        "heatmap_weight": 0.3,
-        "crop_size": config.crop_size,
-        "image_size": config.image_size,
-        "mr_window": "percentile",
-    }
-
-
-def network(config: Extract, device: torch.device) -> SliceCNN:
-    torch.manual_seed(0)
-    return build_slice_cnn(
-        checkpoint_settings(config), SliceCNN(config.encoder, heatmap=True).state_dict(), device
+def network_case(
+    config: Extract | EndToEnd, ways: dict, model: SliceCNN, images_a_series: int
+) -> Case:
+    """Return a case whose floor is stage 1's network over so many images a series."""
+    device = next(model.parameters()).device
+    image = torch.zeros(1, 3, config.crop_size, config.crop_size, device=device)
+    with torch.inference_mode():
+        flops = flops_of(lambda: model(image))
+    return Case(
+        title=f"{config.encoder}, {config.series} series of {config.slices} slices, "
+        f"{config.image_size} pixels, crop {config.crop_size}, {device}",
+        ways=ways,
+        work=config.series * config.slices,
+        unit="slices",
+        floor="the network's FLOPs on the slices that are used, at the measured peak",
+        flops=config.series * images_a_series * flops,
+        device=device,
     )
 
 
-def random_weights(config: EndToEnd) -> dict:
-    """What train_stage2.py joins, untrained, for step 2."""
+def random_weights(config: Extract | EndToEnd) -> dict:
+    """Return what train_stage2.py writes as weights_inference.pth, untrained."""
     torch.manual_seed(0)
     stage1 = SliceCNN(config.encoder, heatmap=True)
     stage2 = settings_of(train_stage2.Config()) | {"channels": stage1.channels, "step": 2}
     return {
         "stage1": stage1.state_dict(),
-        "stage1_settings": checkpoint_settings(config),
+        "stage1_settings": {
+            "encoder": config.encoder,
+            "heatmap_weight": 0.3,
+            "crop_size": config.crop_size,
+            "image_size": config.image_size,
+            "mr_window": "percentile",
+        },
         "stage2": new_transformer(stage2).state_dict(),
         "stage2_settings": stage2,
     }
 
 
+def plain_network(config: Extract | EndToEnd, joined: dict, device: torch.device) -> SliceCNN:
+    """Return stage 1's network as torch makes it, channels first."""
+    model = SliceCNN(config.encoder, heatmap=True)
+    model.load_state_dict(joined["stage1"])
+    return model.to(device).eval()
+
+
 @torch.inference_mode()
 def plain_features(
-    model: SliceCNN,
-    prepared: np.ndarray,
-    config: Extract | EndToEnd,
-    device: torch.device,
-    steps=STEPS,
+    model: SliceCNN, prepared: np.ndarray, config: Extract | EndToEnd, steps: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What one would write in five minutes: features (len(steps), n, C) and logits (len(steps), n, 14) float16."""
+    """Encode a series as one would write it in five minutes.
+
+    Returns features (len(steps), n, C) and logits (len(steps), n, 14), both float16.
+    """
+    device = next(model.parameters()).device
     length = len(prepared)
-    cropped = centre_crop(prepared, config.crop_size)
+    cropped = centre_crop(prepared, config.crop_size).astype(np.float32)
     features, logits = [], []
     for step in steps:
-        stacks = [
-            np.stack(
-                [cropped[max(k - step, 0)], cropped[k], cropped[min(k + step, length - 1)]]
-            ).astype(np.float32)
-            for k in range(length)
-        ]
         for first in range(0, length, config.batch_size):
-            batch = torch.from_numpy(np.stack(stacks[first : first + config.batch_size])).to(device)
+            index = np.arange(first, min(first + config.batch_size, length))
+            beside = [np.maximum(index - step, 0), index, np.minimum(index + step, length - 1)]
+            batch = torch.from_numpy(np.stack([cropped[k] for k in beside], axis=1)).to(device)
             with autocast(device):
                 out = model(batch)
             features.append(out.features.half().cpu().numpy())
             logits.append(out.logits.half().cpu().numpy())
-    return np.concatenate(features).reshape(len(steps), length, -1), np.concatenate(logits).reshape(
-        len(steps), length, len(LABELS)
-    )
+    shape = (len(steps), length, -1)
+    return np.concatenate(features).reshape(shape), np.concatenate(logits).reshape(shape)
 
 
 @torch.inference_mode()
-def plain_probabilities(
-    model: BothStages, plain_model: SliceCNN, folder: Path, config: EndToEnd
-) -> np.ndarray:
-    """All slices read, prepared and encoded, then thinned: (14,)."""
+def plain_probabilities(networks: tuple, folder: Path, config: EndToEnd) -> np.ndarray:
+    """Read, prepare and encode all slices, then predict from the transformer's: (14,)."""
+    slice_cnn, transformer = networks
+    device = next(slice_cnn.parameters()).device
     series = read_series(folder)
-    prepared = prepare(series, config.image_size, "percentile")
-    encoded = plain_features(plain_model, prepared, config, model.device, model.steps)
-    tokens = model.tokens(len(prepared))
-    features, logits = (
-        torch.from_numpy(values[0, tokens]).float()[None].to(model.device) for values in encoded
-    )
-    positions = torch.from_numpy(series.positions[tokens]).float()[None].to(model.device)
-    batch = {
-        "features": features,
-        "positions": positions,
-        "present": torch.ones_like(positions, dtype=torch.bool),
-        "highest": logits.amax(dim=1),
-    }
-    return (
-        series_probabilities(model.transformer, batch, model.stage2["stage1_share"])
-        .cpu()
-        .numpy()[0]
-    )
+    pixels = series.pixels
+    window = window_of(series.modality, "percentile", lambda: np.unique(pixels, return_counts=True))
+    images = []
+    for slice_ in pixels:
+        image = prepared_image(apply_window(slice_, window), config.image_size)
+        images.append(canonical(image, series.orientation))
+    encoded = plain_features(slice_cnn, np.stack(images), config, (2,))
+    tokens = thin(len(images), train_stage2.Config.cut)
+    features, logits = [torch.from_numpy(x[:, tokens]).float().to(device) for x in encoded]
+    positions = torch.from_numpy(series.positions[tokens]).float()[None].to(device)
+    with autocast(device):
+        of_series = transformer(features, positions, torch.ones_like(positions, dtype=torch.bool))
+    joined = torch.lerp(of_series, logits.amax(dim=1), train_stage2.Config.stage1_share)
+    return joined.sigmoid().cpu().numpy()[0]

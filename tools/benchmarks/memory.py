@@ -1,29 +1,24 @@
-"""The memory of running programs, from /proc (Linux)."""
+"""Memory of running programs, from /proc (Linux)."""
 
 import os
 from pathlib import Path
 
+PAGE = os.sysconf("SC_PAGE_SIZE")  # bytes
+
 
 def resident(group: int) -> int:
-    """Bytes in memory of all processes of a process group, what they share counted for each; 0 once all have ended."""
-    return sum(
-        _resident(process)
-        for process in Path("/proc").iterdir()
-        if process.name.isdigit() and _group(process) == group
-    )
+    """Return the bytes in memory of all processes of a process group, 0 once all have ended.
 
-
-def _group(process: Path) -> int | None:
-    try:
-        return int(
-            process.joinpath("stat").read_text().rpartition(")")[2].split()[2]
-        )  # state, parent, group
-    except OSError:
-        return None
-
-
-def _resident(process: Path) -> int:
-    try:
-        return int(process.joinpath("statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, IndexError):
-        return 0
+    Pages that processes share count in each.
+    """
+    total = 0
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            stat = process.joinpath("stat").read_text()
+            pages = int(process.joinpath("statm").read_text().split()[1])
+        except OSError:  # it has just ended
+            continue
+        _state, _parent, its_group = stat.rpartition(")")[2].split()[:3]
+        if int(its_group) == group:
+            total += pages * PAGE
+    return total
