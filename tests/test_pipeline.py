@@ -129,7 +129,7 @@ def test_end_to_end_equals_stage_2(walked):
 
 
 def test_what_does_not_belong_together_is_refused(walked, tmp_path):
-    """Folds dealt anew, a stage 1 trained anew, a fold that was never dealt."""
+    """Folds dealt again, a stage 1 trained anew, a fold that was never dealt."""
     data, run_folder, *_ = walked
     other, others_model = tmp_path / "data", tmp_path / "model"
     shutil.copytree(data.root, other)
@@ -149,7 +149,7 @@ def test_what_does_not_belong_together_is_refused(walked, tmp_path):
 
     create_folds.main(create_folds.Config(other, folds=FOLDS, seed=1))
     for script in (eval_stage1, extract_features, train_stage2, eval_stage2, eval_end_to_end):
-        assert "dealt anew" in refusal(script, *place)
+        assert "the folds have changed" in refusal(script, *place)
 
 
 def refusal(script, *flags) -> str:

@@ -1,12 +1,10 @@
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -20,15 +18,14 @@ from src.artifacts.files import write_json
 from src.artifacts.paths import EncoderFolder, RunFolder
 from src.artifacts.tables import read_fold
 from src.dicom import open_all, open_series
-from src.inference.ensemble import Prediction, Predictor
-from src.inference.findings import Finding, FindingRules
-from src.labels import LABELS, LOCATIONS, MIRROR
+from src.inference.ensemble import Predictor
+from src.inference.findings import FindingRules
+from src.labels import LABELS, MIRROR
 from src.progress import Clock
 from src.script import UserError
 from tests.conftest import ROOT
 from tests.networks import ENCODER, write_both
 from tools import export_onnx, predict
-from tools.pages import predict_page
 
 
 @pytest.fixture(scope="module")
@@ -267,48 +264,7 @@ def test_files_without_a_uid_are_one_series_a_folder_and_patients_are_never_mixe
             dataset.save_as(path)
     found, strangers = open_all(tmp_path / "all")
     assert [uid for uid, _ in found] == ["", "", "1.2.3", "1.2.3"] and strangers == []
-    assert [len({piece.file.path.parent for piece in series.slices}) for _, series in found] == [
-        1,
-        1,
-        1,
-        1,
-    ]
+    folders = [{piece.file.path.parent for piece in series.slices} for _, series in found]
+    assert [len(names) for names in folders] == [1, 1, 1, 1]
     length = len(list(held_out[0].iterdir()))
     assert {len({piece.file.path for piece in series.slices}) for _, series in found} == {length}
-
-
-def prediction_with(heat, found=()) -> Prediction:
-    slices = np.linspace(0, 1, 14 * 5).reshape(5, 14)
-    return Prediction(np.linspace(0, 1, 14), np.arange(0, 10, 2), slices, heat, list(found), 40)
-
-
-@pytest.fixture
-def prepared(networks, held_out):
-    return Predictor(networks, ENCODER, (0,), torch.device("cpu")).prepare(open_series(held_out[0]))
-
-
-def test_a_page_asks_for_nothing_from_outside_and_shows_its_findings(prepared, tmp_path):
-    finding = Finding(LOCATIONS[5], 0.875, 4, "1.2.3.4", 7, 10.25, 20.5, 12.0, (1.0, -0.01, 3.25))
-    page = predict_page.write_page(
-        tmp_path, "1.2", prepared, prediction_with(torch.rand(5, 6, 6), [finding])
-    )
-    text = (tmp_path / "1.2.html").read_text()
-    ElementTree.fromstring(text)  # every tag is closed, every text escaped
-    assert "default-src 'none'" in text
-    assert set(re.findall(r'src="([a-z]+):', text)) == {"data"}
-    assert not re.search(r"https?://|@import|<script|<link|url\(", text)
-    for shown in (LOCATIONS[5], "0.875", "4, frame 7", "10.2, 20.5", "1.0, 0.0, 3.2", "1.2.3.4"):
-        assert shown in text
-    assert text.count("<figure>") == 5
-    assert f"{LOCATIONS[5]}, slice 4" in page.where
-
-
-def test_without_maps_the_page_says_so(prepared, tmp_path):
-    predict_page.write_page(tmp_path, "1.2", prepared, prediction_with(None))
-    assert "Not available" in (tmp_path / "1.2.html").read_text()
-
-
-def test_names_of_files_are_uids_or_numbers(prepared):
-    uid = prepared.series.slices[0].file.series_uid
-    assert predict.file_name(prepared.series, []) == uid
-    assert predict.file_name(prepared.series, [uid]) == f"{uid}-2"

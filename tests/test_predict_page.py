@@ -1,0 +1,68 @@
+"""The page of a predicted series, and the names of its files."""
+
+import re
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+
+from src.artifacts.tables import read_fold
+from src.dicom import open_series
+from src.inference.ensemble import Prediction, Predictor
+from src.inference.findings import Finding
+from src.labels import LOCATIONS
+from tests.networks import ENCODER, write_both
+from tools import predict
+from tools.pages import predict_page
+
+
+@pytest.fixture(scope="module")
+def networks(tiny, tmp_path_factory):
+    model_dir = tmp_path_factory.mktemp("model")
+    for fold in (0, 1):
+        write_both(tiny, model_dir, fold, seed=fold, cut=7)
+    return model_dir
+
+
+@pytest.fixture
+def held_out(tiny):
+    """Folders of series of fold 0."""
+    return [tiny.series(uid) for uid in read_fold(tiny, 0)[1].SeriesInstanceUID]
+
+
+def prediction_with(heat, found=()) -> Prediction:
+    slices = np.linspace(0, 1, 14 * 5).reshape(5, 14)
+    return Prediction(np.linspace(0, 1, 14), np.arange(0, 10, 2), slices, heat, list(found), 40)
+
+
+@pytest.fixture
+def prepared(networks, held_out):
+    return Predictor(networks, ENCODER, (0,), torch.device("cpu")).prepare(open_series(held_out[0]))
+
+
+def test_a_page_asks_for_nothing_from_outside_and_shows_its_findings(prepared, tmp_path):
+    finding = Finding(LOCATIONS[5], 0.875, 4, "1.2.3.4", 7, 10.25, 20.5, 12.0, (1.0, -0.01, 3.25))
+    page = predict_page.write_page(
+        tmp_path, "1.2", prepared, prediction_with(torch.rand(5, 6, 6), [finding])
+    )
+    text = (tmp_path / "1.2.html").read_text()
+    ElementTree.fromstring(text)  # every tag is closed, every text escaped
+    assert "default-src 'none'" in text
+    assert set(re.findall(r'src="([a-z]+):', text)) == {"data"}
+    assert not re.search(r"https?://|@import|<script|<link|url\(", text)
+    for shown in (LOCATIONS[5], "0.875", "4, frame 7", "10.2, 20.5", "1.0, 0.0, 3.2", "1.2.3.4"):
+        assert shown in text
+    assert text.count("<figure>") == 5
+    assert f"{LOCATIONS[5]}, slice 4" in page.where
+
+
+def test_without_maps_the_page_says_so(prepared, tmp_path):
+    predict_page.write_page(tmp_path, "1.2", prepared, prediction_with(None))
+    assert "Not available" in (tmp_path / "1.2.html").read_text()
+
+
+def test_names_of_files_are_uids_or_numbers(prepared):
+    uid = prepared.series.slices[0].file.series_uid
+    assert predict.file_name(prepared.series, []) == uid
+    assert predict.file_name(prepared.series, [uid]) == f"{uid}-2"
