@@ -1,14 +1,12 @@
 """Stage 2 of 8: deal the series into folds and find the spots.
 
-Reads
-    data/train_meta.csv, slice_uids_dict.pkl, slice_geometry_dict.pkl    (preprocess_data.py)
-    data/train_localizers.csv
+Reads   data/train_meta.csv, slice_uids_dict.pkl, slice_geometry_dict.pkl (preprocess_data.py)
+        data/train_localizers.csv
 
-Writes
-    data/train_{N}_folds.csv           train_meta.csv and the fold of each series
-    data/train_stage1_{N}_folds.csv    one row a spot: aneurysms, and slices without one
-    data/label_dict.pkl                {uid: (n, 14) uint8}, labels of each slice
-    data/f_dict_sample.pkl             {uid: slices safe for negatives}
+Writes  data/train_{N}_folds.csv           train_meta.csv and the fold of each series
+        data/train_stage1_{N}_folds.csv    one row a spot: aneurysms, and slices without one
+        data/label_dict.pkl                {uid: (n, 14) uint8}, labels of each slice
+        data/f_dict_sample.pkl             {uid: slices safe for negatives}
 """
 
 from dataclasses import dataclass

@@ -6,7 +6,7 @@ Reads   model/{encoder}/fold-{k}/weights_inference.pth (train_stage2.py)
 Writes  model/{encoder}/fold-{k}/scores_end_to_end.json, predictions_end_to_end.csv
         model/{encoder}/fold-{k}/failed_series_end_to_end.csv   series that could not be read
 
-With --fold all, all folds pooled: fold-all/
+With --fold all, all folds pooled, into fold-all/.
 """
 
 import sys

@@ -2,12 +2,10 @@
 
 The slice of each spot is given, so this score is higher than that of a series by construction.
 
-Reads
-    model/{encoder}/fold-{k}/best_stage1.pth    (train_stage1.py)
-    data/                                       what train_stage1.py reads
+Reads   model/{encoder}/fold-{k}/best_stage1.pth (train_stage1.py)
+        data/, what train_stage1.py reads
 
-Writes, in model/{encoder}/fold-{k}/
-    scores_stage1.json, predictions_stage1.csv
+Writes  model/{encoder}/fold-{k}/scores_stage1.json, predictions_stage1.csv
 """
 
 from dataclasses import dataclass

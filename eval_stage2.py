@@ -5,8 +5,9 @@ Reads   data/train_{N}_folds.csv (create_folds.py)
         model/{encoder}/fold-{k}/features/, logits/ (extract_features.py)
         model/{encoder}/fold-{k}/best_stage1.pth, best_stage2.pth (the train scripts)
 
-Writes  model/{encoder}/fold-{k}/scores_stage2.json (--fold all pools all folds into fold-all/)
-        model/{encoder}/fold-{k}/predictions_stage2.csv
+Writes  model/{encoder}/fold-{k}/scores_stage2.json, predictions_stage2.csv
+
+With --fold all, all folds pooled, into fold-all/.
 """
 
 from dataclasses import dataclass

@@ -1,13 +1,11 @@
 """Stage 5 of 8: the trained encoder over every slice of every series, with neighbours at two steps.
 
-Reads
-    model/{encoder}/fold-{k}/best_stage1.pth    (train_stage1.py)
-    data/train_{N}_folds.csv                    (create_folds.py)
-    data/npy_sequence/                          (preprocess_data.py)
+Reads   model/{encoder}/fold-{k}/best_stage1.pth (train_stage1.py)
+        data/train_{N}_folds.csv (create_folds.py)
+        data/npy_sequence/ (preprocess_data.py)
 
-Writes, in model/{encoder}/fold-{k}/
-    features/{uid}.npy    (2 steps, n slices, C) float16
-    logits/{uid}.npy      (2, n, 14) float16
+Writes  model/{encoder}/fold-{k}/features/{uid}.npy    (2 steps, n slices, C) float16
+        model/{encoder}/fold-{k}/logits/{uid}.npy      (2 steps, n slices, 14) float16
 
 Finished series are skipped; features made with other weights are replaced.
 

@@ -1,15 +1,15 @@
 """Stage 3 of 8: train the 2.5D CNN on spots: three neighbouring slices -> 14 labels and a heatmap.
 
-Reads
-    data/train_{N}_folds.csv, train_stage1_{N}_folds.csv    (create_folds.py)
-    data/label_dict.pkl, f_dict_sample.pkl                  (create_folds.py)
-    data/npy_sequence/                                      (preprocess_data.py)
-    data/f_dict_hard.pkl                                    if it exists
+Reads   data/train_{N}_folds.csv, train_stage1_{N}_folds.csv (create_folds.py)
+        data/label_dict.pkl, f_dict_sample.pkl (create_folds.py)
+        data/npy_sequence/ (preprocess_data.py)
+        data/f_dict_hard.pkl, if it exists (tools/mine_hard_negatives.py)
 
-Writes, in model/{encoder}/fold-{k}/
-    best_stage1.pth, last_stage1.pth (for --resume)
-    log_stage1.txt, metrics_stage1.jsonl, progress_stage1.png
-    settings_stage1.json, a copy of this script
+Writes  into model/{encoder}/fold-{k}/
+        best_stage1.pth                    the epoch with the best score on the held-out spots
+        last_stage1.pth                    everything that --resume needs
+        log_stage1.txt, metrics_stage1.jsonl, progress_stage1.png, settings_stage1.json
+        train_stage1.py                    a copy of this script
 
 Several GPUs: torchrun --nproc-per-node 8 train_stage1.py; --batch-size is that of all together.
 """

@@ -6,9 +6,11 @@ Reads   data/train_{N}_folds.csv (create_folds.py)
         model/{encoder}/fold-{k}/features/, logits/ (extract_features.py)
 
 Writes  into model/{encoder}/fold-{k}/
-        best_stage2.pth, last_stage2.pth (for --resume), weights_inference.pth (both stages joined)
+        best_stage2.pth                    the epoch with the best score on the held-out series
+        weights_inference.pth              both stages joined
+        last_stage2.pth                    everything that --resume needs
         log_stage2.txt, metrics_stage2.jsonl, progress_stage2.png, settings_stage2.json
-        train_stage2.py, a copy of this script
+        train_stage2.py                    a copy of this script
 """
 
 from dataclasses import dataclass

@@ -4,6 +4,7 @@ No torch here: help is quick.
 """
 
 import platform
+import re
 import shutil
 import signal
 import sys
@@ -56,15 +57,22 @@ def run_script(main: Callable, config_type: type, description: str, interrupted:
 def wrapped(description: str, width: int) -> str:
     """Wrap a docstring to `width` columns (tyro would join lines that begin with a letter).
 
-    Paragraphs that begin with "Reads  ", "Writes  " or a space keep their lines.
+    Paragraphs with an indented line are lists and keep their lines; what does not fit continues
+    below the line's last column.
     """
-    wrapper = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False)
     lines = []
     for paragraph in description.strip().split("\n\n"):
-        is_list = paragraph.startswith(("Reads  ", "Writes  ", " "))
-        wrapper.subsequent_indent = " " * 8 if is_list else ""
+        is_list = "\n " in f"\n{paragraph}" or paragraph.startswith(("Reads  ", "Writes  "))
         for line in paragraph.splitlines() if is_list else [paragraph]:
-            lines += wrapper.wrap(line)
+            columns = [gap.end() for gap in re.finditer(r"^ +|\S  +", line)]
+            indent = columns[-1] if columns and columns[-1] < width - 30 else 8 * is_list
+            lines += textwrap.wrap(
+                line,
+                width,
+                subsequent_indent=" " * indent,
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
         lines.append("")
     return "\n".join(lines)
 

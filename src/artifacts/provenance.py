@@ -44,7 +44,7 @@ def keep_features_of(run: RunFolder, weights: str, part: str = "1/1") -> None:
             raise ArtifactError(
                 f"{run.features} holds features of other weights: delete it and {run.logits} first"
             )
-        print(f"{run.features} holds features of other weights: they are made anew")
+        print(f"{run.features} holds features of other weights: they are replaced")
         shutil.rmtree(run.logits, ignore_errors=True)
         shutil.rmtree(run.features)
     _write_settings(path, {"weights": weights}, part)
