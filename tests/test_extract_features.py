@@ -117,7 +117,7 @@ def test_features_of_other_weights_are_made_anew(tiny, tmp_path, capsys):
     assert extract(tiny, tmp_path) == 0
     write_stage1(tiny, tmp_path, seed=1)
     assert extract(tiny, tmp_path) == 24
-    assert "made anew" in capsys.readouterr().out
+    assert "they are replaced" in capsys.readouterr().out
     assert all(before[name] != content for name, content in files_of(run).items())
 
 

@@ -55,7 +55,7 @@ def read_trained(run: RunFolder, stage: str, select: str) -> dict:
     """Return {"weights", "settings", "epoch"} of a trained network.
 
     select: "best" takes the epoch with the best score on the held-out fold; "last" takes the
-        moving average after the last epoch, at step 1, neither of which a score has chosen.
+        moving average after the last epoch, at step 1: no score has chosen either.
     """
     if select == "best":
         return read_checkpoint(run.best(stage), ("weights", "settings", "epoch"))
