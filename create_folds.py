@@ -1,10 +1,11 @@
-"""Stage 2 of 8: deal the series into folds and find the spots.
+"""Stage 2 of 8: deal the series into folds, and list the slices that train_stage1.py trains on.
 
 Reads   data/train_meta.csv, slice_uids_dict.pkl, slice_geometry_dict.pkl (preprocess_data.py)
-        data/train_localizers.csv
+        data/train_localizers.csv; data/npy_sequence/, which series have arrays
 
 Writes  data/train_{N}_folds.csv           train_meta.csv and the fold of each series
-        data/train_stage1_{N}_folds.csv    one row a spot: aneurysms, and slices without one
+        data/train_stage1_{N}_folds.csv    one row per spot: a slice (column f) with an
+                                           aneurysm, or without one
         data/label_dict.pkl                {uid: (n, 14) uint8}, labels of each slice
         data/f_dict_sample.pkl             {uid: slices safe for negatives}
 """
@@ -26,10 +27,10 @@ from src.script import run_script
 class Config:
     data_dir: Path = Path("data")  # the challenge's tables and what preprocess_data.py made
     folds: int = 10  # number of folds
-    seed: int = 42  # of ties between equal series, and of the negative spots' slices
-    safe_slices: int = 5  # slices; negatives are further than this from every aneurysm
-    safe_fraction: float = 0.05  # of the series' slices; negatives are further than this, too
-    fewest_safe: int = 5  # a series with an aneurysm and no more safe slices gives no negatives
+    seed: int = 42  # breaks ties in the dealing; picks the slice of each series without aneurysm
+    safe_distance: int = 5  # slices; negatives are farther than this from every aneurysm
+    safe_fraction: float = 0.05  # and farther than this fraction of the series' slices
+    too_few_safe: int = 5  # a series with an aneurysm needs more safe slices to give negatives
 
 
 def main(config: Config) -> pd.DataFrame:
@@ -78,7 +79,8 @@ def label_slices(
 ) -> tuple[dict, dict]:
     """Return {uid: labels of each slice} and {uid: safe slices}.
 
-    A series with an aneurysm that no spot locates has no safe slices.
+    A series has no safe slices if one of its localizers was dropped, if one of its labels has no
+    localizer, or if they are too few beside its aneurysms. meta: by SeriesInstanceUID.
     """
     spots_of = {uid: [] for uid in meta.index}
     for spot in found:
@@ -93,8 +95,8 @@ def label_slices(
         if uid in dropped_uids or unplaced or (series[LABELS[PRESENT]] == 1 and not ours):
             continue
         at = [spot["f"] for spot in ours]
-        slices = spots.safe_slices(series.length, at, config.safe_slices, config.safe_fraction)
-        if not ours or len(slices) > config.fewest_safe:
+        slices = spots.safe_slices(series.length, at, config.safe_distance, config.safe_fraction)
+        if not ours or len(slices) > config.too_few_safe:
             safe[uid] = slices
     return labels, safe
 
@@ -109,7 +111,9 @@ def describe(meta: pd.DataFrame, table: pd.DataFrame, dropped: pd.DataFrame) -> 
         if missing:
             print(f"{label} is missing in {missing} of {len(sizes)} folds: its AUC there is n/a")
     kinds = table.class_id.ne(PRESENT).map({True: "positive", False: "negative"})
-    kinds = kinds.where(table.f >= 0, "negative beside a positive").value_counts()
+    kinds = kinds.where(
+        table.f != spots.DRAWN, "negative in a series with an aneurysm"
+    ).value_counts()
     print(f"{len(table)} spots: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items()))
     for reason, count in dropped.reason.value_counts().items():
         print(f"{count} localizers dropped: {reason}")

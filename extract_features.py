@@ -1,11 +1,11 @@
-"""Stage 5 of 8: the trained encoder over every slice of every series, with neighbours at two steps.
+"""Stage 5 of 8: run the slice CNN over every slice, with neighbours 1 and 2 slices away (steps).
 
 Reads   model/{encoder}/fold-{k}/best_stage1.pth (train_stage1.py)
         data/train_{N}_folds.csv (create_folds.py)
         data/npy_sequence/ (preprocess_data.py)
 
-Writes  model/{encoder}/fold-{k}/features/{uid}.npy    (2 steps, n slices, C) float16
-        model/{encoder}/fold-{k}/logits/{uid}.npy      (2 steps, n slices, 14) float16
+Writes  model/{encoder}/fold-{k}/features/{uid}.npy    (2 steps, n slices, C features) float16
+        model/{encoder}/fold-{k}/logits/{uid}.npy      (2 steps, n slices, 14 labels) float16
 
 Finished series are skipped; features made with other weights are replaced.
 
@@ -38,13 +38,13 @@ from src.script import run_script
 class Config:
     data_dir: Path = Path("data")  # tables and arrays
     model_dir: Path = Path("model")  # trained networks
-    fold: int = 0  # whose network
+    fold: int = 0  # the fold whose network to run
     device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
-    encoder: str = "convnext_base.dinov3_lvd1689m"  # as trained
+    encoder: str = "convnext_base.dinov3_lvd1689m"  # the one that train_stage1.py was given
 
-    series: Literal["all", "held-out"] = "all"  # stage 2 needs all; hard negatives only held-out
-    shard: str | None = None  # i/n: only every n-th series, beginning with the i-th
-    batch_size: int = 128  # slices
+    series: Literal["all", "held-out"] = "all"  # train_stage2.py needs all
+    shard: str | None = None  # i/n, with i from 1: only every n-th series, from the i-th
+    batch_size: int = 128  # slices; on a CPU at most what its caches hold (fitting_batch)
 
 
 def main(config: Config) -> int:
@@ -66,9 +66,11 @@ def main(config: Config) -> int:
     where = f"{device}, {precision(device)}"
     print(f"{len(todo)} of {len(ours)} series to go, {slices} slices; {where}")
 
-    written = extract(model, data, run, todo, settings["crop_size"], config.batch_size, device)
+    lengths_written = extract(
+        model, data, run, todo, settings["crop_size"], config.batch_size, device
+    )
     with progress(None, "features", " slices", total=slices) as bar:
-        for length in written:
+        for length in lengths_written:  # each series is written as it is asked for
             bar.update(length)
     return len(todo)
 
@@ -84,17 +86,17 @@ def extract(
 ) -> Iterator[int]:
     """Write the files of each series and yield its number of slices.
 
-    Threads read the next series and write the last one while the network computes.
+    Threads read the next series and write the previous one while the network computes.
     """
     read = in_thread(lambda uid: read_series(data, uid, crop_size, device), uids)
-    encoded = encode_series(model, read, batch_size, fixed=True)
+    encoded = encode_series(model, read, batch_size, pad_last=True)
     return in_thread(lambda series: write_series(run, *series), encoded)
 
 
 def read_series(
     data: DataFolder, uid: str, crop_size: int, device: torch.device
 ) -> tuple[str, torch.Tensor, np.ndarray]:
-    """Return a series for `encode_series`: UID, volume, triplets (2 n, 3) of all its slices."""
+    """Return a series for `encode_series`: UID, volume, triplets (2 n, 3): n of each step."""
     volume = as_volume(read_array(data.sequence(uid)), crop_size, device)
     length = len(volume)
     triplets = [neighbours(np.arange(length), step, length) for step in STEPS]  # (n, 3) each

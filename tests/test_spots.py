@@ -183,7 +183,7 @@ def test_a_series_with_few_safe_slices_keeps_its_positives():
     labels, safe = label_slices(
         meta, here, pd.DataFrame(columns=["SeriesInstanceUID", "line", "reason"]), CONFIG
     )
-    assert len(safe_slices(10, [4], 5, 0.05)) <= CONFIG.fewest_safe
+    assert len(safe_slices(10, [4], 5, 0.05)) <= CONFIG.too_few_safe
     assert safe == {}
     assert labels["1.2"][4, 6] == 1
     table = spot_table(here, meta, uids, safe, 0)

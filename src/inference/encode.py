@@ -41,7 +41,7 @@ def encode_series(
     model: SliceCNN,
     series: Iterable[tuple[Any, Tensor, np.ndarray]],
     batch_size: int,
-    fixed: bool = False,
+    pad_last: bool = False,
 ) -> Iterator[tuple[Any, Tensor, Tensor]]:
     """Yield (key, features (k, C), logits (k, 14)) of each (key, volume, triplets), in order.
 
@@ -50,7 +50,7 @@ def encode_series(
 
     volume: (n, crop, crop) float16, uploaded once.
     triplets: (k, 3), the slices that make the three channels (see `sampling.slices.neighbours`).
-    fixed: fill up the last batch, so that the bits of a slice's features do not depend on which
+    pad_last: fill up the last batch, so that the bits of a slice's features do not depend on which
         series came before it.
     """
     device = device_of(model)
@@ -73,7 +73,7 @@ def encode_series(
         del volume  # its slices of the next batch are copies
         yield from _complete_series(waiting, encoded)
     if images:
-        if fixed:
+        if pad_last:
             images.append(images[0].new_zeros(batch_size - filled, *images[0].shape[1:]))
         features, logits = _encode_batch(model, images)
         encoded.append((features[:filled], logits[:filled]))
