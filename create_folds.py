@@ -18,7 +18,7 @@ import pandas as pd
 from src.artifacts.files import read_pickle, write_pickle
 from src.artifacts.paths import ArtifactError, DataFolder
 from src.artifacts.tables import read_meta, read_table, remove_fold_tables, write_table
-from src.labels import LABELS, LOCATIONS, PRESENT
+from src.labels import LABELS, LOCATIONS, NEGATIVE, PRESENT
 from src.sampling import folds, spots
 from src.script import run_script
 
@@ -110,7 +110,7 @@ def describe(meta: pd.DataFrame, table: pd.DataFrame, dropped: pd.DataFrame) -> 
     for label, missing in (meta.groupby("fold")[list(LABELS)].sum() == 0).sum().items():
         if missing:
             print(f"{label} is missing in {missing} of {len(sizes)} folds: its AUC there is n/a")
-    kinds = table.class_id.ne(PRESENT).map({True: "positive", False: "negative"})
+    kinds = table.class_id.ne(NEGATIVE).map({True: "positive", False: "negative"})
     kinds = kinds.where(
         table.f != spots.DRAWN, "negative in a series with an aneurysm"
     ).value_counts()

@@ -38,13 +38,13 @@ class Config:
     model_dir: Path = Path("model")  # trained networks
     fold: int | Literal["all"] = 0  # held out; all: each series by the networks that never saw it
     device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
-    encoder: str = "convnext_base.dinov3_lvd1689m"  # as trained
+    encoder: str = "convnext_base.dinov3_lvd1689m"  # the one that was trained
 
     select: Literal["best", "last"] = "best"  # epoch of stage 2; last: not chosen on the fold
     both_steps: bool = False  # mean over neighbours at step 1 and at step 2; doubles the work
     mirror: bool = False  # mean with the mirrored head, left and right swapped; doubles the work
     prior: bool = False  # predict unreadable series by the labels' frequencies, not leave them out
-    batch_size: int = 128  # slices
+    batch_size: int = 128  # slices per batch
 
 
 def main(config: Config) -> tuple[dict, pd.DataFrame]:

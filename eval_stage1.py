@@ -31,11 +31,11 @@ from src.script import run_script
 class Config:
     data_dir: Path = Path("data")  # tables and arrays
     model_dir: Path = Path("model")  # trained networks
-    fold: int = 0  # held out
+    fold: int = 0  # the held-out fold
     device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
-    encoder: str = "convnext_base.dinov3_lvd1689m"  # as trained
+    encoder: str = "convnext_base.dinov3_lvd1689m"  # the one that was trained
 
-    batch_size: int = 64  # samples
+    batch_size: int = 64  # samples per batch
     workers: int = 4  # loader processes
 
 

@@ -38,10 +38,10 @@ class Config:
     model_dir: Path = Path("model")  # features and trained networks
     fold: int | Literal["all"] = 0  # held out; all: each series by the network that never saw it
     device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
-    encoder: str = "convnext_base.dinov3_lvd1689m"  # as trained
+    encoder: str = "convnext_base.dinov3_lvd1689m"  # the one that was trained
 
     select: Literal["best", "last"] = "best"  # epoch; last is not chosen on the held-out fold
-    batch_size: int = 32  # series
+    batch_size: int = 32  # series per batch
 
 
 def main(config: Config) -> dict:

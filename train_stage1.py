@@ -6,12 +6,16 @@ Reads   data/train_{N}_folds.csv, train_stage1_{N}_folds.csv (create_folds.py)
         data/f_dict_hard.pkl, if it exists (tools/mine_hard_negatives.py)
 
 Writes  into model/{encoder}/fold-{k}/
-        best_stage1.pth                    the epoch with the best score on the held-out spots
+        best_stage1.pth                    the epoch with the best score on the held-out spots, for
+                                           eval_stage1.py and extract_features.py
         last_stage1.pth                    everything that --resume needs
         log_stage1.txt, metrics_stage1.jsonl, progress_stage1.png, settings_stage1.json
         train_stage1.py                    a copy of this script
 
-Several GPUs: torchrun --nproc-per-node 8 train_stage1.py; --batch-size is that of all together.
+A new run deletes weights_inference.pth, which its weights would no longer fit.
+
+Several GPUs: torchrun --nproc-per-node 8 train_stage1.py; --batch-size is the total over all GPUs.
+N: number of folds; k: the held-out fold.
 """
 
 from dataclasses import dataclass, fields
@@ -45,26 +49,28 @@ from src.training.run_folder import RunLog
 class Config:
     data_dir: Path = Path("data")  # tables and arrays
     model_dir: Path = Path("model")  # where model/{encoder}/fold-{k} is made
-    fold: int = 0  # held out; trained on all others
+    fold: int = 0  # fold to hold out; all others are trained on
     device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
 
-    encoder: str = "convnext_base.dinov3_lvd1689m"  # any timm model that gives its maps
+    encoder: str = "convnext_base.dinov3_lvd1689m"  # any timm model with feature maps
     pretrained: bool = True  # weights from the hub; --no-pretrained starts from random ones
     checkpoint: Path | None = None  # weights of the encoder from a local file instead
     crop_size: int = 448  # pixels, side of the network's input; at most the arrays' image size
-    heatmap_weight: float = 0.3  # of the heatmap's loss; 0: published network, with quarter turns
-    sigma_mm: float = 3.0  # mm, of the heatmap's Gaussians
+    heatmap_weight: float = (
+        0.3  # of its loss; 0: the published network, no heatmap, random quarter turns
+    )
+    sigma_mm: float = 3.0  # sigma of the heatmap's Gaussians, mm
     dropout: float = 0.1  # dropout rate before the classification head
 
     epochs: int = 20  # passes over the training samples
-    batch_size: int = 32  # samples a step, over all GPUs
+    batch_size: int = 32  # samples per step, all GPUs together
     lr: float = 3e-5  # learning rate, after warm-up
-    weight_decay: float = 0.01  # of the MARS optimizer
+    weight_decay: float = 0.01  # weight decay of the MARS optimizer
     warmup_epochs: float = 1.0  # epochs over which the rate rises
-    ema_decay: float = 0.999  # of the moving average of the weights
+    ema_decay: float = 0.999  # decay of the weights' moving average
     ema_every: int = 3  # steps between two updates of the moving average
 
-    mirror: float = 0.5  # probability, if the image's x axis is the patient's left-right axis
+    mirror: float = 0.5  # probability of a left-right flip (axial and coronal series only)
     affine: float = 0.5  # probability of shift, scale and rotation together
     shift: float = 0.06  # largest shift, fraction of the image's side
     scale: float = 0.10  # largest change of the scale, fraction
@@ -76,15 +82,15 @@ class Config:
     hole_size: tuple[float, float] = (0.10, 0.20)  # side of a hole, fraction of the crop's side
     distortion: float = 0.3  # largest change of a cell's width in grid distortion, fraction
     distortion_cells: int = 5  # cells of grid distortion along a side
-    brightness: float = 0.01  # largest change of all intensities of a sample, which are 0 to 5
+    brightness: float = 0.01  # largest offset of the intensities, which run from 0 to 5
 
-    compile: bool = False  # by torch.compile: faster on a GPU after minutes; needs a C compiler
-    accumulate: int = 1  # parts that a batch is computed in, one after the other, to save memory
+    compile: bool = False  # torch.compile: faster on a GPU after some minutes; needs a C compiler
+    accumulate: int = 1  # gradient accumulation: parts to split each batch into, to save memory
     checkpointing: bool = False  # compute activations twice instead of keeping them: less memory
 
-    seed: int = 44  # of weights, samples and augmentation
+    seed: int = 44  # random seed of weights, samples and augmentation
     workers: int = 4  # loader processes; the result does not depend on it
-    resume: bool = False  # continue the run in the folder
+    resume: bool = False  # continue the run in model/{encoder}/fold-{k}
 
 
 def main(config: Config) -> dict | None:
@@ -95,7 +101,7 @@ def main(config: Config) -> dict | None:
     folder = RunFolder(config.model_dir, config.encoder, config.fold)
     run = RunLog(folder, "stage1", settings, Path(__file__), config.resume)
     if distributed.first() and not run.resumed:
-        folder.inference.unlink(missing_ok=True)  # of an earlier run
+        folder.inference.unlink(missing_ok=True)  # from an earlier run
 
     tables = read_spot_tables(data)
     training, held_out = make_datasets(config, tables)
@@ -106,7 +112,7 @@ def main(config: Config) -> dict | None:
     truth = held_out.truth()[list(LABELS)].to_numpy()
 
     torch.manual_seed(config.seed)
-    model = make_network(config, trained=run.resumed)
+    model = make_network(config, resumed=run.resumed)
     warmup = int(config.warmup_epochs * len(loader) / config.accumulate)
     learner = Learner(
         model, device, config.lr, config.weight_decay, warmup, config.ema_decay, config.ema_every
@@ -133,9 +139,9 @@ def main(config: Config) -> dict | None:
     return fit(learner, run, loader, config.epochs, config.accumulate, loss_of, evaluate)
 
 
-def make_network(config: Config, trained: bool = False) -> SliceCNN:
-    """Return the network before training; if `trained`, weights of a run will be put in later."""
-    pretrained, checkpoint = (False, None) if trained else (config.pretrained, config.checkpoint)
+def make_network(config: Config, resumed: bool = False) -> SliceCNN:
+    """Return the network before training; a `resumed` run brings its own weights."""
+    pretrained, checkpoint = (False, None) if resumed else (config.pretrained, config.checkpoint)
     heatmap = config.heatmap_weight > 0
     model = SliceCNN(config.encoder, heatmap, pretrained, checkpoint, config.dropout)
     if config.checkpointing:
@@ -145,29 +151,29 @@ def make_network(config: Config, trained: bool = False) -> SliceCNN:
 
 def augmentation_of(config: Config) -> Augmentation:
     settings = {field.name: getattr(config, field.name, None) for field in fields(Augmentation)}
-    # a turned image has no left, no right and no place
+    # Not with the heatmap: its head uses the position, which a turn makes meaningless.
     settings["quarter_turns"] = config.heatmap_weight == 0
     return Augmentation(**settings)
 
 
 def make_datasets(config: Config, tables: SpotTables) -> tuple[SpotDataset, SpotDataset]:
     """Return the training and the held-out samples. Raise ArtifactError if either is empty."""
-    outside = training_rows(tables.spots, config.fold)
-    inside = held_out_rows(tables.spots, config.fold)
-    if outside.empty or inside.empty:
+    training_spots = training_rows(tables.spots, config.fold)
+    held_out_spots = held_out_rows(tables.spots, config.fold)
+    if training_spots.empty or held_out_spots.empty:
         raise ArtifactError(
-            f"fold {config.fold} leaves {len(outside)} spots to train on and {len(inside)} to "
-            "hold out: choose another --fold"
+            f"fold {config.fold} leaves {len(training_spots)} spots to train on and "
+            f"{len(held_out_spots)} to hold out: choose another --fold"
         )
     augmentation, seed, crop = augmentation_of(config), config.seed, config.crop_size
-    training = SpotDataset(tables, outside, crop, seed, augmentation, config.sigma_mm)
-    return training, SpotDataset(tables, inside, crop, seed, augmentation=None)
+    training = SpotDataset(tables, training_spots, crop, seed, augmentation, config.sigma_mm)
+    return training, SpotDataset(tables, held_out_spots, crop, seed, augmentation=None)
 
 
 def batch_loss(
     model: torch.nn.Module, batch: dict, config: Config, device: torch.device
 ) -> torch.Tensor:
-    """Return the focal loss of the labels plus, with a heatmap, its weighted loss."""
+    """Return the focal loss of the labels, plus the weighted heatmap loss if there is one."""
     batch = to_device(batch, device)
     images = crops(batch, config.crop_size)  # (B, 3, crop, crop)
     with autocast(device):

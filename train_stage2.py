@@ -43,29 +43,29 @@ from src.training.run_folder import RunLog
 class Config:
     data_dir: Path = Path("data")  # tables
     model_dir: Path = Path("model")  # features, and where the weights go
-    fold: int = 0  # held out; trained on all others
+    fold: int = 0  # fold to hold out; all others are trained on
     device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
-    encoder: str = "convnext_base.dinov3_lvd1689m"  # whose features
+    encoder: str = "convnext_base.dinov3_lvd1689m"  # the one that train_stage1.py was given
 
-    width: int = 1024  # of the tokens
-    layers: int = 3  # of attention and feed-forward
-    heads: int = 1  # of attention
+    width: int = 1024  # channels of the tokens
+    layers: int = 3  # layers of attention and feed-forward
+    heads: int = 1  # attention heads
     dropout: float = 0.15  # dropout rate of hidden values
     attention_dropout: float = 0.05  # dropout rate of attention weights
     stage1_share: float = 0.6  # weight of stage 1's highest logit in the prediction; published: 0
     cut: int = 192  # slices; of a series twice as long or longer, every (length // cut)-th is read
 
     epochs: int = 12  # passes over the training series
-    batch_size: int = 32  # series a step, over all GPUs
+    batch_size: int = 32  # series per step, all GPUs together
     lr: float = 1e-5  # learning rate, after warm-up
-    weight_decay: float = 0.01  # of the MARS optimizer
+    weight_decay: float = 0.01  # weight decay of the MARS optimizer
     warmup_epochs: float = 1.0  # epochs over which the rate rises
-    ema_decay: float = 0.999  # of the moving average of the weights
+    ema_decay: float = 0.999  # decay of the weights' moving average
     ema_every: int = 3  # steps between two updates of the moving average
 
     seed: int = 42  # of weights, steps and subsampling
     workers: int = 0  # loader processes; the result does not depend on it
-    resume: bool = False  # continue the run in the folder
+    resume: bool = False  # continue the run in model/{encoder}/fold-{k}
 
 
 def main(config: Config) -> dict | None:

@@ -18,7 +18,8 @@ LABELS = (
 )
 PRESENT = 13  # index of `Aneurysm Present`; the indices before it are the 13 locations
 LOCATIONS = LABELS[:PRESENT]
-NOTHING = "Nothing"  # location of a negative spot; its class_id is PRESENT
+NOTHING = "Nothing"  # location of a negative spot
+NEGATIVE = PRESENT  # class_id of a negative spot, as in the published tables
 
 # Label k of a mirrored head is label MIRROR[k] of the head itself.
 MIRROR = (1, 0, 3, 2, 5, 4, 6, 8, 7, 10, 9, 11, 12, 13)

@@ -53,8 +53,8 @@ LENGTHS = (1, 7, 200)  # tokens, compared
 @dataclass
 class Config:
     model_dir: Path = Path("model")  # trained networks
-    fold: int = 0  # held out
-    encoder: str = "convnext_base.dinov3_lvd1689m"  # as trained
+    fold: int = 0  # the held-out fold
+    encoder: str = "convnext_base.dinov3_lvd1689m"  # the one that was trained
 
 
 def main(config: Config) -> dict[str, float]:

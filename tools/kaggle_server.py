@@ -41,13 +41,13 @@ NO_NETWORK = np.full(len(LABELS), 0.5)  # if not even the networks could be load
 @dataclass
 class Config:
     model_dir: Path = Path("model")  # trained networks
-    encoder: str = "convnext_base.dinov3_lvd1689m"  # as trained
+    encoder: str = "convnext_base.dinov3_lvd1689m"  # the one that was trained
     folds: tuple[int, ...] = (0,)  # whose networks; of several the mean
     device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
 
     both_steps: bool = False  # mean over neighbours at step 1 and at step 2; doubles the work
     mirror: bool = False  # mean with the mirrored head, left and right swapped; doubles the work
-    batch_size: int = 128  # slices
+    batch_size: int = 128  # slices per batch
     seconds: float = 1500.0  # a series may take; the challenge allows 30 minutes
     temporary: Path = Path("/kaggle/shared")  # the gateway's files, cleared after each call
 

@@ -57,10 +57,10 @@ FOUND_COLUMNS = [
 class Config:
     data_dir: Path = Path("data")  # series/, tables and folds
     model_dir: Path = Path("model")  # trained networks
-    encoder: str = "convnext_base.dinov3_lvd1689m"  # as trained
+    encoder: str = "convnext_base.dinov3_lvd1689m"  # the one that was trained
     fold: int | Literal["all"] = 0  # held out
     device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
-    batch_size: int = 128  # slices
+    batch_size: int = 128  # slices per batch
 
     threshold: float = 0.02  # lowest probability of a finding; low, for the whole curve
     peaks: int = 3  # highest local maxima of a slice's heatmap that are looked at

@@ -51,7 +51,7 @@ class Config:
     folders: Annotated[tuple[Path, ...], tyro.conf.Positional]  # of DICOM files, nested or mixed
     out: Path = Path("predictions")  # for pages and tables
     model_dir: Path = Path("model")  # trained networks
-    encoder: str = "convnext_base.dinov3_lvd1689m"  # as trained
+    encoder: str = "convnext_base.dinov3_lvd1689m"  # the one that was trained
     folds: tuple[int, ...] = (0,)  # whose networks; of several the mean
     device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
 
@@ -60,7 +60,7 @@ class Config:
     onnx: bool = False  # compute with the ONNX files of tools/export_onnx.py, on the CPU
     calibrate: bool = False  # by tools/report.py's temperatures, which are fitted without mirror
     descriptions: bool = False  # show series descriptions: typed by people, they may name a patient
-    batch_size: int = 128  # slices
+    batch_size: int = 128  # slices per batch
 
     threshold: float = 0.15  # lowest probability of a finding
     peaks: int = 3  # highest local maxima of a slice's heatmap that are looked at

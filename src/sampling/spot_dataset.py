@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, default_collate
 from src.artifacts.files import array_layout, read_pickle, read_slices
 from src.artifacts.paths import ArtifactError, DataFolder
 from src.artifacts.tables import read_folds, read_spots
-from src.labels import LABELS, MIRROR, PRESENT
+from src.labels import LABELS, MIRROR, NEGATIVE
 from src.orientation import canonical_shape
 from src.sampling import augment, slices
 from src.sampling.loader import empty_images
@@ -28,7 +28,7 @@ class SpotTables:
     labels: dict[str, np.ndarray]  # {uid: (n, 14) uint8}
     safe: dict[str, np.ndarray]  # {uid: slices far from every aneurysm}
     hard: dict[str, np.ndarray]  # {uid: slices on which an earlier model erred}
-    meta: pd.DataFrame  # train_meta.csv by SeriesInstanceUID
+    meta: pd.DataFrame  # train_N_folds.csv by SeriesInstanceUID
 
 
 class SpotDataset(Dataset):
@@ -50,7 +50,7 @@ class SpotDataset(Dataset):
     ):
         self.tables, self.rows, self.crop = tables, rows.to_dict("records"), crop
         self.seed, self.augmentation = seed, augmentation
-        positives = tables.spots[tables.spots.class_id != PRESENT]
+        positives = tables.spots[tables.spots.class_id != NEGATIVE]
         groups = positives.groupby("SeriesInstanceUID")[["f", "x_512", "y_512"]]
         self.aneurysms = {uid: group.to_numpy(np.float64) for uid, group in groups}  # (k, 3)
         self.most_points = max(map(len, self.aneurysms.values()), default=1)
@@ -135,10 +135,10 @@ class SpotDataset(Dataset):
         return pd.concat([table, pd.DataFrame(np.stack(labels), columns=list(LABELS))], axis=1)
 
     def draw_slice(self, row: dict, generator: np.random.Generator) -> tuple[int, int]:
-        """Draw slice and step: a positive's slice or one beside it, or a safe slice, half hard."""
+        """Draw slice and step: at or beside a positive's slice; of a negative a safe slice."""
         uid = row["SeriesInstanceUID"]
         step = STEPS[generator.integers(len(STEPS))]
-        if row["class_id"] != PRESENT:
+        if row["class_id"] != NEGATIVE:
             shift = generator.integers(-1, 2) if generator.random() < 0.5 else 0
             return int(min(max(row["f"] + shift, 0), row["length"] - 1)), step
         choices = self.tables.safe[uid]
@@ -175,7 +175,7 @@ def read_spot_tables(data: DataFolder) -> SpotTables:
 def training_rows(spots: pd.DataFrame, fold: int) -> pd.DataFrame:
     """Return the spots outside the held-out fold, the positives twice."""
     outside = spots[spots.fold != fold]
-    return pd.concat([outside[outside.class_id != PRESENT], outside], ignore_index=True)
+    return pd.concat([outside[outside.class_id != NEGATIVE], outside], ignore_index=True)
 
 
 def held_out_rows(spots: pd.DataFrame, fold: int) -> pd.DataFrame:

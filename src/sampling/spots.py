@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from src.labels import LABELS, LOCATIONS, NOTHING, PRESENT
+from src.labels import LABELS, LOCATIONS, NEGATIVE, NOTHING, PRESENT
 from src.orientation import canonical_point, canonical_shape
 from src.sampling.folds import seeded_order
 from src.sampling.slices import resized_point
@@ -139,7 +139,7 @@ def spot_table(
     """
     lengths = meta.length
     f_rel = np.array([spot["f"] / lengths[spot["SeriesInstanceUID"]] for spot in found])
-    nothing = {"location": NOTHING, "class_id": PRESENT}
+    nothing = {"location": NOTHING, "class_id": NEGATIVE}
     rows = list(found)
     for spot in found:
         if spot["SeriesInstanceUID"] in safe:
