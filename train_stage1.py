@@ -56,9 +56,7 @@ class Config:
     pretrained: bool = True  # weights from the hub; --no-pretrained starts from random ones
     checkpoint: Path | None = None  # weights of the encoder from a local file instead
     crop_size: int = 448  # pixels, side of the network's input; at most the arrays' image size
-    heatmap_weight: float = (
-        0.3  # of its loss; 0: the published network, no heatmap, random quarter turns
-    )
+    heatmap_weight: float = 0.3  # of its loss; 0: as published, no heatmap but quarter turns
     sigma_mm: float = 3.0  # sigma of the heatmap's Gaussians, mm
     dropout: float = 0.1  # dropout rate before the classification head
 
@@ -99,7 +97,8 @@ def main(config: Config) -> dict | None:
     _, held_out_series = read_fold(data, config.fold)
     settings = settings_of(config) | fold_settings(data, held_out_series)
     folder = RunFolder(config.model_dir, config.encoder, config.fold)
-    run = RunLog(folder, "stage1", settings, Path(__file__), config.resume)
+    defaults = settings_of(Config())
+    run = RunLog(folder, "stage1", settings, Path(__file__), config.resume, defaults)
     if distributed.first() and not run.resumed:
         folder.inference.unlink(missing_ok=True)  # from an earlier run
 

@@ -98,7 +98,8 @@ def main(config: Config) -> dict | None:
         config.ema_decay,
         config.ema_every,
     )
-    run = RunLog(folder, "stage2", settings, Path(__file__), config.resume)
+    defaults = settings_of(Config())
+    run = RunLog(folder, "stage2", settings, Path(__file__), config.resume, defaults)
     if distributed.first() and not run.resumed:
         folder.inference.unlink(missing_ok=True)  # of an earlier run
     run.say(

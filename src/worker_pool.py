@@ -191,6 +191,6 @@ def attempt(work: Callable[[Any], Any], item: Any) -> Any:
     except Exception as error:
         if type(error).__name__ == "OutOfMemoryError":  # torch's; no torch here
             raise
-        if hasattr(error, "reason"):  # a DicomError
+        if type(error).__name__ == "DicomError":  # of src.dicom, which lies above this module
             return Failure(error.reason, str(error))
         return Failure("unexpected", f"{type(error).__name__}: {error}")

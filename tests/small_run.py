@@ -54,7 +54,8 @@ def scores(value):
 def train(folder, epochs, values=(0.6, 0.7, 0.65, 0.8), resume=False, **settings):
     """Train with one held-out score an epoch, None where there is none."""
     learner = new_learner()
-    run = RunLog(folder, "stage1", {"seed": 3} | settings, Path(__file__), resume)
+    settings = {"seed": 3} | settings
+    run = RunLog(folder, "stage1", settings, Path(__file__), resume, {"ema_every": 3})
 
     def evaluate(_):
         value = values[run.epoch]

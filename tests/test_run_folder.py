@@ -97,6 +97,8 @@ def test_a_run_from_before_a_setting_existed_can_be_resumed(tmp_path):
     train(folder, 1)
     average = read_checkpoint(folder.last("stage1"), ())["learner"]["average"]
     assert average.keys() == {"module", "updates"} and average["updates"] == 2  # of 5 steps
+    with pytest.raises(ArtifactError, match="give --ema-every 3"):
+        train(folder, 2, resume=True, ema_every=1)
     train(folder, 2, resume=True, ema_every=3)
     assert read_checkpoint(folder.last("stage1"), ())["epoch"] == 2
 

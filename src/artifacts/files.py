@@ -85,9 +85,10 @@ def read_layout(path: Path) -> tuple[int, tuple[int, ...], np.dtype]:
     Raise ArtifactError if the file is cut short.
     """
     with reading(path, "a whole array"), open(path, "rb") as file:
-        if np.lib.format.read_magic(file) != (1, 0):
-            raise ValueError("not version 1.0 of the format")
-        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+        first = np.lib.format.read_magic(file) == (1, 0)
+        formats = np.lib.format
+        read_header = formats.read_array_header_1_0 if first else formats.read_array_header_2_0
+        shape, fortran_order, dtype = read_header(file)
         offset = file.tell()
         size = os.fstat(file.fileno()).st_size
         if fortran_order or dtype.hasobject or size != offset + dtype.itemsize * math.prod(shape):

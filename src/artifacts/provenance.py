@@ -5,7 +5,7 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from src.artifacts.files import read_json, temporary, write_json
+from src.artifacts.files import read_json, temporary, unwritable, write_json
 from src.artifacts.paths import ArtifactError, RunFolder, require
 
 
@@ -73,12 +73,15 @@ def _own_name(path: Path, part: str) -> Path:
 def _write_settings(path: Path, settings: dict, part: str) -> None:
     own = _own_name(path, part)
     write_json(own, settings)
-    own.replace(path)
+    try:
+        own.replace(path)
+    except OSError as error:
+        raise unwritable(path, error) from error
 
 
 def _clear_own(path: Path, part: str) -> None:
     """Delete what this part left when it was killed; no other part would ever replace it."""
     own = _own_name(path, part)
-    for left in (own, temporary(own)):
+    for left in (own, temporary(own), temporary(path)):
         with suppress(OSError):
             left.unlink()

@@ -109,7 +109,8 @@ class Predictor:
 
         Batches are full across series. The clock counts what the transformers take.
         """
-        copies = tee(series, len(self.models))
+        # One model needs no tee, which keeps up to 57 items even for one consumer.
+        copies = tee(series, len(self.models)) if len(self.models) > 1 else [series]
         streams = [
             model.predict(copy, batch_size, clock)
             for model, copy in zip(self.models, copies, strict=True)

@@ -69,14 +69,16 @@ def _read(
     Only the chosen slices are read, unless the window needs the whole series.
     A slice that cannot be decoded leaves the series, so the choice is made again.
     """
-    whole = series.modality != "CT" and mr_window == "percentile"
-    length = 0
-    while length != len(series.slices):
+    while True:
         length = len(series.slices)
-        numbers = choose(length)
-        wanted = np.arange(length) if whole else numbers
+        needs_all = series.modality != "CT" and mr_window == "percentile"
+        wanted = np.arange(length) if needs_all else choose(length)
         found = read_words(series, wanted)
-    return dict(zip(wanted.tolist(), found, strict=True)), numbers
+        if len(wanted) == length:  # all were read: those that remain need not be read again
+            wanted = np.arange(len(series.slices))
+        elif length != len(series.slices):
+            continue
+        return dict(zip(wanted.tolist(), found, strict=True)), choose(len(series.slices))
 
 
 def _images(

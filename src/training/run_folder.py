@@ -21,8 +21,23 @@ FROM_ARTIFACTS = set("held_out image_size mr_window channels stage1".split())  #
 class RunLog:
     """The files of a training run. Only rank 0 writes."""
 
-    def __init__(self, folder: RunFolder, stage: str, settings: dict, script: Path, resume: bool):
+    def __init__(
+        self,
+        folder: RunFolder,
+        stage: str,
+        settings: dict,
+        script: Path,
+        resume: bool,
+        defaults: dict | None = None,
+    ):
+        """Start or resume a run.
+
+        defaults: values of the settings that runs of older versions, which lack them, had.
+
+        Raise ArtifactError if the folder holds a run that is not to be, or cannot be, resumed.
+        """
         self.folder, self.stage, self.settings = folder, stage, settings
+        self.defaults = defaults or {}
         self.epoch = 0  # epochs done
         self.best: dict | None = None  # {"score", "epoch"}
         self.lines: list[str] = []  # json, one an epoch; metrics_{stage}.jsonl is a copy of them
@@ -54,9 +69,8 @@ class RunLog:
         """Return the saved state; raise ArtifactError if it was trained with other settings."""
         last = self.folder.last(self.stage)
         state = read_checkpoint(last, ("learner", "epoch", "best", "lines", "settings"))
-        trained = state["settings"]
+        trained = self.defaults | state["settings"]
         for name, value in self.settings.items():
-            # Older checkpoints lack newer settings.
             if name in MAY_CHANGE or name not in trained or trained[name] == value:
                 continue
             raise ArtifactError(
@@ -135,6 +149,8 @@ def remedy(name: str, value) -> str:
         return "restore the artifacts that it was trained on"
     if isinstance(value, bool):
         return f"give --{flag}" if value else f"give --no-{flag}"
+    if isinstance(value, tuple):
+        value = " ".join(map(str, value))
     return f"give --{flag} {value}"
 
 

@@ -6,9 +6,10 @@ slows all of them.
 
 import multiprocessing
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -128,9 +129,14 @@ def peak_memory(stage: Stage) -> int:
     process = multiprocessing.get_context("spawn").Process(target=do_once, args=(stage,))
     process.start()
     peak = 0
-    while process.is_alive():
-        peak = max(peak, resident(process.pid) >> 20)
-        process.join(PERIOD)
+    try:
+        while process.is_alive():
+            peak = max(peak, resident(process.pid) >> 20)
+            process.join(PERIOD)
+    finally:  # an interrupt does not reach the group
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.join()
     if process.exitcode:
         raise UserError(f"{stage} could not be measured: see above")
     return peak

@@ -83,8 +83,11 @@ def _draw_roc(panel: Axes, truth: np.ndarray, scores: np.ndarray, area: Cell, dr
 
 def draw_groups(columns: dict[str, list[list]]) -> Figure:
     """Draw two scores of each group of series; a panel a column; {column: `group_row` of each}."""
-    figure = new_figure(0.42 * max(map(len, columns.values())) + 1.2)
-    panels = figure.subplots(1, len(columns), sharex=True)
+    columns = {column: groups for column, groups in columns.items() if groups}
+    figure = new_figure(0.42 * max(map(len, columns.values()), default=0) + 1.2)
+    if not columns:
+        return figure
+    panels = figure.subplots(1, len(columns), sharex=True, squeeze=False)[0]
     for panel, (column, groups) in zip(panels, columns.items(), strict=True):
         names, series, _, scores, presences, *_ = zip(*groups, strict=True)
         _draw_marks(panel, scores, -0.13, label=SCORE, color=BLUE, marker="o")
