@@ -46,4 +46,4 @@ def main(config: All | Stage) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, tyro.extras.subcommand_type_from_defaults(COMMANDS), __doc__)
+    run_script(main, tyro.extras.subcommand_type_from_defaults(COMMANDS), __doc__, "run it again")

@@ -118,4 +118,4 @@ def median(values: pd.Series) -> str:
 
 
 if __name__ == "__main__":
-    run_script(main, Config, __doc__)
+    run_script(main, Config, __doc__, interrupted="run it again")

@@ -184,4 +184,4 @@ def outputs_of(model: Callable, sample: tuple[Tensor, ...]) -> list[Tensor]:
 
 
 if __name__ == "__main__":
-    run_script(main, Config, __doc__)
+    run_script(main, Config, __doc__, interrupted="run it again")

@@ -295,4 +295,4 @@ def _settings(config: Config) -> dict:
 
 
 if __name__ == "__main__":
-    run_script(main, Config, __doc__)
+    run_script(main, Config, __doc__, interrupted="run it again")

@@ -217,4 +217,4 @@ def summary(
 
 
 if __name__ == "__main__":
-    run_script(main, Config, __doc__)
+    run_script(main, Config, __doc__, interrupted="run it again")

@@ -118,4 +118,4 @@ def draw_montage(data: DataFolder, hard: pd.DataFrame, count: int) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, Config, __doc__)
+    run_script(main, Config, __doc__, interrupted="run it again")

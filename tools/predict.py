@@ -193,5 +193,5 @@ def as_json(config: Config, prepared: PreparedSeries, prediction: Prediction) ->
 
 
 if __name__ == "__main__":
-    _, failures = run_script(main, Config, __doc__, "index.html lists the series that are done")
+    _, failures = run_script(main, Config, __doc__, interrupted="index.html lists what is done")
     sys.exit(SOME_FAILED if len(failures) else OK)

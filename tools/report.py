@@ -178,4 +178,4 @@ def localisation_rows(folder: EncoderFolder) -> list | None:
 
 
 if __name__ == "__main__":
-    run_script(main, Config, __doc__)
+    run_script(main, Config, __doc__, interrupted="run it again")

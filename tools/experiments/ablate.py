@@ -256,4 +256,4 @@ def pooled_scores(config: Config, variant: str, folds: range, what: str) -> np.n
 
 
 if __name__ == "__main__":
-    run_script(main, Config, __doc__)
+    run_script(main, Config, __doc__, interrupted="finished runs are kept: run it again")

@@ -164,5 +164,5 @@ def histogram_of(values: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    found = run_script(main, Config, __doc__)
+    found = run_script(main, Config, __doc__, interrupted="run it again")
     sys.exit(any(auc >= LIMIT for auc in found.values()))

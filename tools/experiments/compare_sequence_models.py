@@ -256,4 +256,4 @@ def leak(config: Config, series: pd.DataFrame, folds: list[int]) -> str:
 
 
 if __name__ == "__main__":
-    run_script(main, Config, __doc__)
+    run_script(main, Config, __doc__, interrupted="finished runs are kept: run it again")

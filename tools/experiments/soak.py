@@ -200,4 +200,4 @@ def growth(rows: list[dict], script: str, allowed: float) -> str:
 
 
 if __name__ == "__main__":
-    run_script(main, Config, __doc__)
+    run_script(main, Config, __doc__, interrupted="run it again")
