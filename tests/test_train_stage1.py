@@ -98,7 +98,7 @@ def test_going_on_does_not_ask_for_the_pretrained_weights(tiny, tmp_path):
     with pytest.raises(UserError, match="pretrained False, not True"):
         train_stage1.main(small(tiny, tmp_path, pretrained=True, resume=True))
     network = train_stage1.make_network(
-        small(tiny, tmp_path, checkpoint=Path("not there")), trained=True
+        small(tiny, tmp_path, checkpoint=Path("not there")), resumed=True
     )
     assert network.channels > 0
 
