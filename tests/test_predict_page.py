@@ -17,28 +17,19 @@ from tools import predict
 from tools.pages import predict_page
 
 
-@pytest.fixture(scope="module")
-def networks(tiny, tmp_path_factory):
-    model_dir = tmp_path_factory.mktemp("model")
-    for fold in (0, 1):
-        write_both(tiny, model_dir, fold, seed=fold, cut=7)
-    return model_dir
-
-
-@pytest.fixture
-def held_out(tiny):
-    """Folders of series of fold 0."""
-    return [tiny.series(uid) for uid in read_fold(tiny, 0)[1].SeriesInstanceUID]
-
-
 def prediction_with(heat, found=()) -> Prediction:
     slices = np.linspace(0, 1, 14 * 5).reshape(5, 14)
     return Prediction(np.linspace(0, 1, 14), np.arange(0, 10, 2), slices, heat, list(found), 40)
 
 
-@pytest.fixture
-def prepared(networks, held_out):
-    return Predictor(networks, ENCODER, (0,), torch.device("cpu")).prepare(open_series(held_out[0]))
+@pytest.fixture(scope="module")
+def prepared(tiny, tmp_path_factory):
+    """A held-out series as the networks of fold 0 read it."""
+    model_dir = tmp_path_factory.mktemp("model")
+    write_both(tiny, model_dir, cut=7)
+    uid = read_fold(tiny, 0)[1].SeriesInstanceUID[0]
+    predictor = Predictor(model_dir, ENCODER, (0,), torch.device("cpu"))
+    return predictor.prepare(open_series(tiny.series(uid)))
 
 
 def test_a_page_asks_for_nothing_from_outside_and_shows_its_findings(prepared, tmp_path):

@@ -100,6 +100,7 @@ class SliceCNN(nn.Module):
         return self.encoder.forward_intermediates(shifted, indices=self.taps, output_fmt="NCHW")
 
     def output(self, final: Tensor, maps: list[Tensor]) -> SliceOutput:
+        """Return the network's output from what `maps` returned."""
         features = self.encoder.forward_head(final).float()  # (B, C)
         heat = None
         if self.heatmap is not None:
