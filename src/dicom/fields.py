@@ -19,6 +19,8 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import data_element_generator
 from pydicom.uid import UID
 
+from src.text import printable
+
 IMPLICIT, EXPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"
 NATIVE = (IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED)  # syntaxes with uncompressed pixels
@@ -55,7 +57,7 @@ class DicomError(Exception):
     def __init__(self, reason: str, message: str):
         super().__init__(reason, message)  # both, so that it survives pickling between processes
         self.reason = reason
-        self.message = printable(message)
+        self.message = printable(message, 1000)
 
     def __str__(self) -> str:
         return self.message
@@ -67,11 +69,6 @@ class PixelElement(NamedTuple):
     tag: int
     offset: int  # of its value, in inflated bytes if the file is deflated
     length: int  # of its value in bytes, as the file says it
-
-
-def printable(text: str) -> str:
-    """Return text that can be written anywhere: names of files may hold bytes that are no UTF-8."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def require(holds: bool, reason: str, message: str) -> None:

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from src.dicom.fields import DicomError, printable, require
+from src.dicom.fields import DicomError, require
 from src.dicom.header import MAX_PIXELS, Slice, read_header
 from src.dicom.order import build_stack, gap_warning
 from src.dicom.pixels import check_decoder, iter_words, values
 from src.orientation import orientation_code, plane_of
+from src.text import printable
 
 # These reasons name the failure of a folder only if there is no other.
 MINOR = ("not_dicom", "no_pixels", "empty", "other_modality")
