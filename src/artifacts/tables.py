@@ -2,59 +2,125 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from src.artifacts.csv_cells import (
+    check_not_scientific,
+    check_uids,
+    lines_text,
+    read_cells,
+    require_columns,
+)
 from src.artifacts.files import atomic, read_json, reading
-from src.artifacts.paths import PUT_THE_DATA, ArtifactError, DataFolder, checked_uid
-from src.labels import LABELS
+from src.artifacts.paths import PUT_THE_DATA, ArtifactError, DataFolder
+from src.labels import LABELS, LOCATIONS, NEGATIVE, PRESENT
+from src.text import printable, table_cell
 
 TEXTS = ("SeriesInstanceUID", "SOPInstanceUID", "coordinates", "patient_id", "orientation")
+LOCALIZER_COLUMNS = ("SeriesInstanceUID", "SOPInstanceUID", "coordinates", "location")
+LONGEST = 2000  # characters of a cell that holds what does not print
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a table in which no text is a formula or holds what does not print."""
+    clean = table.rename(columns=_clean)
+    for name in clean.select_dtypes(exclude="number"):
+        cells = [_clean(cell) for cell in clean[name]]
+        clean[name] = pd.Series(cells, clean.index, dtype=object)  # no cell changes its type
     with atomic(path, "w") as file:
-        table.to_csv(file, index=False)
+        clean.to_csv(file, index=False)
+
+
+def _clean(cell: Any) -> Any:
+    if not isinstance(cell, str):
+        return cell
+    return table_cell(cell if cell.isprintable() else printable(cell, LONGEST))
 
 
 def read_table(path: Path, columns: tuple[str, ...] = ()) -> pd.DataFrame:
     """Return a csv with UIDs as text; raise ArtifactError if one of the `columns` is missing."""
-    with reading(path, "a csv table", PUT_THE_DATA):
+    with reading(path, "a csv table"):
         table = pd.read_csv(path, dtype=dict.fromkeys(TEXTS, str), encoding="utf-8-sig")
-    for name in columns:
-        if name not in table.columns:
-            raise ArtifactError(f"{path} has no column {name!r}: it needs {', '.join(columns)}")
+    require_columns(path, table.columns.tolist(), columns)
     return table
 
 
 def read_train(data: DataFolder) -> pd.DataFrame:
     """Return train.csv: a row per series, each with its own UID and all 14 labels 0 or 1.
 
-    Raise ArtifactError with column and line of the first fault.
+    The other columns are texts. Raise ArtifactError with column and line of the first fault.
     """
-    table = read_table(data.train, ("SeriesInstanceUID", "Modality", *LABELS))
+    table = read_cells(data.train, ("SeriesInstanceUID", "Modality", *LABELS))
     if table.empty:
         raise ArtifactError(f"{data.train} has no rows: {PUT_THE_DATA}")
+    uids = table.SeriesInstanceUID
+    check_uids(data.train, uids)
+    if uids.duplicated().any():
+        line = uids.index[uids.duplicated()][0]
+        before = uids.index[uids == uids[line]][0]
+        raise ArtifactError(
+            f"{data.train}, line {line}: series {uids[line]} appears twice, "
+            f"first in line {before}: delete one"
+        )
     for label in LABELS:
-        row = _first_row(~table[label].isin([0, 1]))
-        if row is not None:
-            raise ArtifactError(
-                f"{data.train}, column {label!r}, line {row + 2}: "
-                f"{table[label].iloc[row]!r} is neither 0 nor 1"
-            )
-    row = _first_row(table.SeriesInstanceUID.duplicated())
-    if row is not None:
-        uid = table.SeriesInstanceUID.iloc[row]
-        raise ArtifactError(f"{data.train}, line {row + 2}: series {uid} appears twice")
-    table.SeriesInstanceUID.map(checked_uid)
-    return table.astype(dict.fromkeys(LABELS, int))
+        table[label] = _labels(data.train, table[label])
+    _check_present(data.train, table)
+    return table.reset_index(drop=True)
+
+
+def read_localizers(data: DataFolder) -> pd.DataFrame:
+    """Return train_localizers.csv: a row per aneurysm, texts, and its line of the file.
+
+    Raise ArtifactError if a spreadsheet has changed UIDs into numbers.
+    """
+    table = read_cells(data.localizers, LOCALIZER_COLUMNS)[list(LOCALIZER_COLUMNS)]
+    for name in ("SeriesInstanceUID", "SOPInstanceUID"):
+        check_not_scientific(data.localizers, table[name])
+    return table.reset_index(names="line")
+
+
+def _labels(path: Path, cells: pd.Series) -> pd.Series:
+    """Return the labels (N,) int of a column of texts. index: lines."""
+    labels = cells.map(_label).astype(float)
+    for line in labels.index[labels.isna()]:
+        found = f"'{printable(cells[line], 40)}'" if cells[line] else "an empty cell"
+        raise ArtifactError(
+            f"{path}, column {cells.name!r}, line {line}: {found} is neither 0 nor 1"
+        )
+    return labels.astype(int)
+
+
+def _label(cell: str) -> int | None:
+    """Return the label of a cell such as 0, 1.0 or True; None if it is none."""
+    if cell.lower() in ("true", "false"):
+        return int(cell.lower() == "true")
+    try:
+        return int(float(cell)) if float(cell) in (0, 1) else None
+    except ValueError:
+        return None
+
+
+def _check_present(path: Path, table: pd.DataFrame) -> None:
+    """Raise ArtifactError if a series has an aneurysm at a location, but none. index: lines."""
+    contradicts = table[list(LOCATIONS)].any(axis=1) & (table[LABELS[PRESENT]] == 0)
+    if contradicts.any():
+        raise ArtifactError(
+            f"{path}, {lines_text(table.index[contradicts])}: {LABELS[PRESENT]!r} is 0, "
+            "but a location is 1: correct one of them"
+        )
 
 
 def read_meta(data: DataFolder) -> pd.DataFrame:
-    """Return train_meta.csv: a row per prepared series."""
+    """Return train_meta.csv: a row per prepared series. Raise ArtifactError as read_train."""
     columns = ("SeriesInstanceUID", "length", "h", "w", "mod", "plane", "orientation", *LABELS)
-    return _fill_texts(read_table(data.train_meta, columns))
+    table = read_table(data.train_meta, columns)
+    table.index += 2  # lines
+    for label in LABELS:
+        table[label] = _labels(data.train_meta, table[label].fillna("").astype(str))
+    _check_present(data.train_meta, table)
+    return _fill_texts(table.reset_index(drop=True))
 
 
 def read_folds(data: DataFolder) -> pd.DataFrame:
@@ -64,9 +130,18 @@ def read_folds(data: DataFolder) -> pd.DataFrame:
 
 
 def read_spots(data: DataFolder) -> pd.DataFrame:
-    """Return train_stage1_{N}_folds.csv: a row per spot."""
+    """Return train_stage1_{N}_folds.csv: a row per spot, one of them positive.
+
+    Raise ArtifactError if none is.
+    """
     columns = ("SeriesInstanceUID", "location", "fold", "length", "f", "class_id", "x_512", "y_512")
-    return read_table(data.spots(data.fold_count()), columns)
+    path = data.spots(data.fold_count())
+    table = read_table(path, columns)
+    if (table.class_id == NEGATIVE).all():
+        raise ArtifactError(
+            f"{path} has no spot with an aneurysm: run create_folds.py again and read what it says"
+        )
+    return table
 
 
 def read_fold(
@@ -127,11 +202,6 @@ def remove_fold_tables(data: DataFolder) -> None:
     for pattern in ("train_[0-9]*_folds.csv", "train_stage1_[0-9]*_folds.csv"):
         for path in data.root.glob(pattern):
             path.unlink()
-
-
-def _first_row(wrong: pd.Series) -> int | None:
-    """Return the number of the first row that is True, None if there is none."""
-    return int(np.flatnonzero(wrong)[0]) if wrong.any() else None
 
 
 def _fill_texts(table: pd.DataFrame) -> pd.DataFrame:
