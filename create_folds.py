@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from src.artifacts.csv_cells import lines_text
 from src.artifacts.files import read_pickle, write_pickle
 from src.artifacts.paths import ArtifactError, DataFolder
-from src.artifacts.tables import read_meta, read_table, remove_fold_tables, write_table
+from src.artifacts.tables import read_localizers, read_meta, remove_fold_tables, write_table
 from src.labels import LABELS, LOCATIONS, NEGATIVE, PRESENT
-from src.sampling import folds, spots
+from src.sampling import folds, spots, table_check
 from src.script import run_script
 
 
@@ -37,13 +38,14 @@ def main(config: Config) -> pd.DataFrame:
     data = DataFolder(config.data_dir)
     meta = read_meta(data)
     slice_uids, geometry = read_pickle(data.slice_uids), read_pickle(data.geometry)
-    columns = ("SeriesInstanceUID", "SOPInstanceUID", "coordinates", "location")
-    localizers = read_table(data.localizers, columns)
+    localizers = read_localizers(data)
     meta = only_prepared(data, meta)
     meta["fold"] = folds.deal(meta, config.folds, config.seed)
     by_uid = meta.set_index("SeriesInstanceUID", drop=False).rename_axis(None)
 
+    table_check.report(data.localizers, localizers, meta)
     found, dropped = spots.locate_all(localizers, by_uid, slice_uids, geometry)
+    require_positives(data, meta, found, dropped)
     labels, safe = label_slices(by_uid, found, dropped, config)
     table = spots.spot_table(found, by_uid, slice_uids, safe, config.seed)
 
@@ -72,6 +74,22 @@ def only_prepared(data: DataFolder, meta: pd.DataFrame) -> pd.DataFrame:
             f"the first is {first}"
         )
     return meta[exists].reset_index(drop=True)
+
+
+def require_positives(
+    data: DataFolder, meta: pd.DataFrame, found: list[dict], dropped: pd.DataFrame
+) -> None:
+    """Raise ArtifactError if no series or no slice with an aneurysm is left to train on."""
+    if not (meta[LABELS[PRESENT]] == 1).any():
+        raise ArtifactError(
+            f"no series of {data.train_meta} has an aneurysm, and nothing can be trained without: "
+            f"correct {data.train} and run preprocess_data.py again"
+        )
+    if not found:
+        raise ArtifactError(
+            f"{data.localizers} has no localizer that points to a slice "
+            f"({'; '.join(dropped_lines(dropped))}): correct it, stage 1 needs aneurysms"
+        )
 
 
 def label_slices(
@@ -115,8 +133,17 @@ def describe(meta: pd.DataFrame, table: pd.DataFrame, dropped: pd.DataFrame) -> 
         table.f != spots.DRAWN, "negative in a series with an aneurysm"
     ).value_counts()
     print(f"{len(table)} spots: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items()))
-    for reason, count in dropped.reason.value_counts().items():
-        print(f"{count} localizers dropped: {reason}")
+    for line in dropped_lines(dropped):
+        print(line)
+
+
+def dropped_lines(dropped: pd.DataFrame) -> list[str]:
+    """Return how many localizers were dropped for each reason, and where they are written."""
+    lines_of = dropped.groupby("reason").line.agg(list)
+    return [
+        f"{len(lines)} localizers dropped: {reason} ({lines_text(lines)})"
+        for reason, lines in lines_of.items()
+    ]
 
 
 if __name__ == "__main__":

@@ -75,6 +75,7 @@ def main(config: Config, submit: Callable = run_in_workers) -> pd.DataFrame:
     """
     data = DataFolder(config.data_dir)
     train = read_train(data)
+    survey.check_tables(data, train, config.check)
     part = config.shard or "1/1"
     uids = distributed.share(train.SeriesInstanceUID.tolist(), part)
     if config.check:

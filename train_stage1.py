@@ -28,7 +28,7 @@ from src.artifacts.paths import ArtifactError, DataFolder, RunFolder
 from src.artifacts.tables import fold_settings, read_fold
 from src.device import autocast, choose_device, precision, to_device, use_compiler
 from src.inference.probabilities import predict, predict_spots
-from src.labels import LABELS
+from src.labels import LABELS, NEGATIVE
 from src.networks.slice_cnn import SliceCNN
 from src.sampling.augment import Augmentation, crops
 from src.sampling.loader import make_loader
@@ -156,13 +156,21 @@ def augmentation_of(config: Config) -> Augmentation:
 
 
 def make_datasets(config: Config, tables: SpotTables) -> tuple[SpotDataset, SpotDataset]:
-    """Return the training and the held-out samples. Raise ArtifactError if either is empty."""
+    """Return the training and the held-out samples.
+
+    Raise ArtifactError if either is empty, or no training sample has an aneurysm.
+    """
     training_spots = training_rows(tables.spots, config.fold)
     held_out_spots = held_out_rows(tables.spots, config.fold)
     if training_spots.empty or held_out_spots.empty:
         raise ArtifactError(
             f"fold {config.fold} leaves {len(training_spots)} spots to train on and "
             f"{len(held_out_spots)} to hold out: choose another --fold"
+        )
+    if (training_spots.class_id == NEGATIVE).all():
+        raise ArtifactError(
+            f"fold {config.fold} leaves no spot with an aneurysm to train on: run create_folds.py "
+            "again and read what it says, or choose another --fold"
         )
     augmentation, seed, crop = augmentation_of(config), config.seed, config.crop_size
     training = SpotDataset(tables, training_spots, crop, seed, augmentation, config.sigma_mm)

@@ -21,9 +21,11 @@ from types import ModuleType
 from typing import Any
 
 from src.script import UserError
+from src.text import printable
 
 # Slices are read three times faster into memory of huge pages.
 HUGE_PAGES = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824"
+LONGEST = 1000  # characters of a detail
 RETRIES = 1  # of a task whose worker died, in a fresh worker; none after a timeout
 
 
@@ -192,5 +194,5 @@ def attempt(work: Callable[[Any], Any], item: Any) -> Any:
         if type(error).__name__ == "OutOfMemoryError":  # torch's; no torch here
             raise
         if type(error).__name__ == "DicomError":  # of src.dicom, which lies above this module
-            return Failure(error.reason, str(error))
-        return Failure("unexpected", f"{type(error).__name__}: {error}")
+            return Failure(error.reason, printable(error, LONGEST))
+        return Failure("unexpected", printable(f"{type(error).__name__}: {error}", LONGEST))

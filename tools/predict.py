@@ -42,6 +42,7 @@ from src.labels import LABELS
 from src.preprocess.images import PreparedSeries
 from src.progress import in_thread, progress
 from src.script import OK, SOME_FAILED, UserError, run_script, versions
+from src.text import printable
 from src.worker_pool import Failure, attempt
 from tools.pages import predict_page
 
@@ -120,10 +121,9 @@ def opened_series(folders: tuple[Path, ...]) -> Iterator[tuple[str, Series | Fai
         except DicomError as error:
             found, strangers = [("", error)], []
         for reason, count in Counter(reason for _, reason in strangers).items():
-            print(f"{folder}: {count} files belong to no series ({reason})")
+            print(f"{printable(folder)}: {count} files belong to no series ({reason})")
         for uid, series in found:
-            # A folder's name may be no UTF-8.
-            name = uid or str(folder).encode("utf-8", "backslashreplace").decode()
+            name = printable(uid or folder)
             if isinstance(series, DicomError):
                 series = Failure(series.reason, str(series))
             yield name, series

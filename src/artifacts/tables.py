@@ -15,7 +15,7 @@ from src.artifacts.csv_cells import (
 )
 from src.artifacts.files import atomic, read_json, reading
 from src.artifacts.paths import PUT_THE_DATA, ArtifactError, DataFolder
-from src.labels import LABELS, LOCATIONS, NEGATIVE, PRESENT
+from src.labels import LABELS, LOCATIONS, PRESENT
 from src.text import printable, table_cell
 
 TEXTS = ("SeriesInstanceUID", "SOPInstanceUID", "coordinates", "patient_id", "orientation")
@@ -55,19 +55,7 @@ def read_train(data: DataFolder) -> pd.DataFrame:
     table = read_cells(data.train, ("SeriesInstanceUID", "Modality", *LABELS))
     if table.empty:
         raise ArtifactError(f"{data.train} has no rows: {PUT_THE_DATA}")
-    uids = table.SeriesInstanceUID
-    check_uids(data.train, uids)
-    if uids.duplicated().any():
-        line = uids.index[uids.duplicated()][0]
-        before = uids.index[uids == uids[line]][0]
-        raise ArtifactError(
-            f"{data.train}, line {line}: series {uids[line]} appears twice, "
-            f"first in line {before}: delete one"
-        )
-    for label in LABELS:
-        table[label] = _labels(data.train, table[label])
-    _check_present(data.train, table)
-    return table.reset_index(drop=True)
+    return _checked(data.train, table).reset_index(drop=True)
 
 
 def read_localizers(data: DataFolder) -> pd.DataFrame:
@@ -79,6 +67,31 @@ def read_localizers(data: DataFolder) -> pd.DataFrame:
     for name in ("SeriesInstanceUID", "SOPInstanceUID"):
         check_not_scientific(data.localizers, table[name])
     return table.reset_index(names="line")
+
+
+def _checked(path: Path, table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of series with its labels as int. index: lines.
+
+    Raise ArtifactError if a UID is none or is repeated, a label is neither 0 nor 1, or
+    `Aneurysm Present` contradicts the locations.
+    """
+    uids = table.SeriesInstanceUID.fillna("")
+    check_uids(path, uids)
+    for line in uids.index[uids.duplicated()]:
+        first = uids.index[uids == uids[line]][0]
+        raise ArtifactError(
+            f"{path}, line {line}: series {uids[line]} appears twice, "
+            f"first in line {first}: delete one"
+        )
+    for label in LABELS:
+        table[label] = _labels(path, table[label].fillna("").astype(str))
+    contradicts = table[list(LOCATIONS)].any(axis=1) & (table[LABELS[PRESENT]] == 0)
+    if contradicts.any():
+        raise ArtifactError(
+            f"{path}, {lines_text(table.index[contradicts])}: {LABELS[PRESENT]!r} is 0, "
+            "but a location is 1: correct one of them"
+        )
+    return table
 
 
 def _labels(path: Path, cells: pd.Series) -> pd.Series:
@@ -102,25 +115,12 @@ def _label(cell: str) -> int | None:
         return None
 
 
-def _check_present(path: Path, table: pd.DataFrame) -> None:
-    """Raise ArtifactError if a series has an aneurysm at a location, but none. index: lines."""
-    contradicts = table[list(LOCATIONS)].any(axis=1) & (table[LABELS[PRESENT]] == 0)
-    if contradicts.any():
-        raise ArtifactError(
-            f"{path}, {lines_text(table.index[contradicts])}: {LABELS[PRESENT]!r} is 0, "
-            "but a location is 1: correct one of them"
-        )
-
-
 def read_meta(data: DataFolder) -> pd.DataFrame:
     """Return train_meta.csv: a row per prepared series. Raise ArtifactError as read_train."""
     columns = ("SeriesInstanceUID", "length", "h", "w", "mod", "plane", "orientation", *LABELS)
     table = read_table(data.train_meta, columns)
     table.index += 2  # lines
-    for label in LABELS:
-        table[label] = _labels(data.train_meta, table[label].fillna("").astype(str))
-    _check_present(data.train_meta, table)
-    return _fill_texts(table.reset_index(drop=True))
+    return _checked(data.train_meta, _fill_texts(table)).reset_index(drop=True)
 
 
 def read_folds(data: DataFolder) -> pd.DataFrame:
@@ -130,18 +130,9 @@ def read_folds(data: DataFolder) -> pd.DataFrame:
 
 
 def read_spots(data: DataFolder) -> pd.DataFrame:
-    """Return train_stage1_{N}_folds.csv: a row per spot, one of them positive.
-
-    Raise ArtifactError if none is.
-    """
+    """Return train_stage1_{N}_folds.csv: a row per spot."""
     columns = ("SeriesInstanceUID", "location", "fold", "length", "f", "class_id", "x_512", "y_512")
-    path = data.spots(data.fold_count())
-    table = read_table(path, columns)
-    if (table.class_id == NEGATIVE).all():
-        raise ArtifactError(
-            f"{path} has no spot with an aneurysm: run create_folds.py again and read what it says"
-        )
-    return table
+    return read_table(data.spots(data.fold_count()), columns)
 
 
 def read_fold(

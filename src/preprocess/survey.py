@@ -7,14 +7,30 @@ from collections.abc import Iterable
 import pandas as pd
 
 from src.artifacts.paths import DataFolder
-from src.artifacts.tables import read_table, write_table
+from src.artifacts.tables import read_localizers, write_table
+from src.labels import LABELS, PRESENT
 from src.preprocess.series_job import geometry, slice_uids
+from src.sampling import table_check
 from src.sampling.spots import locate_all
+from src.text import printable
 
 COUNTED = ["mod", "plane", "orientation", "storage", "syntax"]  # values of these are counted
 SPACINGS = ["slice_spacing", "row_spacing", "column_spacing"]
 COLUMNS = [*COUNTED, "length", "h", "w", *SPACINGS, "patient_id"]
 QUANTILES = (0, 0.05, 0.5, 0.95, 1)
+
+
+def check_tables(data: DataFolder, train: pd.DataFrame, closely: bool) -> None:
+    """Print what is doubtful about labels and localizers, before hours are spent on the series.
+
+    Raise ArtifactError if no localizer can be used.
+    closely: print the counts, too, and require the localizers of series with an aneurysm.
+    """
+    positives = int(train[LABELS[PRESENT]].sum())
+    if data.localizers.exists() or (closely and positives):
+        table_check.report(data.localizers, read_localizers(data), train, counts=closely)
+    else:
+        print(f"warning: {data.localizers} is missing: create_folds.py needs it")
 
 
 def report(
@@ -78,7 +94,7 @@ def print_patients(table: pd.DataFrame) -> None:
 def print_failures(failed: pd.DataFrame) -> None:
     """Print each reason once, with an example."""
     for reason, count in failed.reason.value_counts().items():
-        example = failed.detail[failed.reason == reason].iloc[0]
+        example = printable(failed.detail[failed.reason == reason].iloc[0])
         print(f"{count} failed: {reason}, for example {example}")
 
 
@@ -86,8 +102,7 @@ def print_lost_localizers(data: DataFolder, train: pd.DataFrame, metadata: dict[
     """Count the localizers that point to no slice or no pixel."""
     if not data.localizers.exists():
         return
-    columns = ("SeriesInstanceUID", "SOPInstanceUID", "coordinates", "location")
-    localizers = read_table(data.localizers, columns)
+    localizers = read_localizers(data)
     localizers = localizers[localizers.SeriesInstanceUID.isin(train.SeriesInstanceUID)]
     meta = pd.DataFrame.from_dict(metadata, orient="index", columns=None)
     found, dropped = locate_all(localizers, meta, slice_uids(metadata), geometry(metadata))
@@ -102,4 +117,6 @@ def kind_of(warning: str) -> str:
 
 def listed(counts: Counter) -> str:
     """Return "value count, value count", the most frequent first."""
-    return ", ".join(f"{value or 'none'} {count}" for value, count in counts.most_common())
+    return ", ".join(
+        f"{printable(value or 'none')} {count}" for value, count in counts.most_common()
+    )

@@ -31,8 +31,10 @@ def deal(series: pd.DataFrame, folds: int, seed: int) -> np.ndarray:
 
     The patients are sorted by presence, modality, sex and labels of their first series and dealt
     round-robin; a hash of (seed, uid) breaks ties.
-    Raise UserError if there are fewer patients than folds.
+    Raise UserError if there are fewer patients than folds, or fewer than two folds.
     """
+    if folds < 2:
+        raise UserError(f"--folds {folds}: give --folds 2 or more, one is held out")
     table = series.assign(
         patient=patients(series, folds),
         tie=series.SeriesInstanceUID.map(lambda uid: seeded_order(uid, seed)),

@@ -13,6 +13,7 @@ from src.sampling.slices import resized_point
 
 PUBLISHED_SIDE = 512  # pixels, side of the images that x_512 and y_512 refer to
 DRAWN = -1  # f of a negative spot whose slice is drawn in training, each epoch another
+UNKNOWN_LOCATION = "unknown location"
 LOCATED = "SeriesInstanceUID SOPInstanceUID coordinates location class_id f x y x_512 y_512".split()
 COLUMNS = (  # of train_stage1_{N}_folds.csv
     "SeriesInstanceUID SOPInstanceUID coordinates location fold length x y f f_rel class_id "
@@ -32,11 +33,9 @@ def parse_coordinates(text: str) -> tuple[float, float, int | None]:
         x, y, frame = float(values["x"]), float(values["y"]), values.get("f")
         whole = None if frame is None else int(frame)
     except Exception as error:  # a strange text raises one of eight kinds
-        raise ValueError(
-            f"coordinates {text[:60]!r} are not a mapping with numbers x and y, perhaps f"
-        ) from error
+        raise ValueError("coordinates are not a mapping with numbers x and y, perhaps f") from error
     if not (math.isfinite(x) and math.isfinite(y)) or isinstance(frame, bool) or frame != whole:
-        raise ValueError(f"coordinates {text[:60]!r} are not finite, or f is not a whole number")
+        raise ValueError("coordinates are not finite, or f is not a whole number")
     return x, y, whole
 
 
@@ -48,7 +47,7 @@ def locate(row: pd.Series, meta: pd.DataFrame, slice_uids: dict, geometry: dict)
     """
     uid = row.SeriesInstanceUID
     if row.location not in LOCATIONS:
-        raise ValueError("unknown location")
+        raise ValueError(UNKNOWN_LOCATION)
     if uid not in meta.index:
         raise ValueError("series without arrays")
     x, y, frame = parse_coordinates(row.coordinates)
@@ -89,9 +88,13 @@ def _slice_of(slices: np.ndarray, frames: np.ndarray, frame: int | None) -> int:
 def locate_all(
     localizers: pd.DataFrame, meta: pd.DataFrame, slice_uids: dict, geometry: dict
 ) -> tuple[list[dict], pd.DataFrame]:
-    """Return the spots and the dropped rows: SeriesInstanceUID, line of the csv, reason."""
+    """Return the spots and the dropped rows: SeriesInstanceUID, line of the csv, reason.
+
+    localizers: if it has no column `line`, its rows begin at line 2.
+    """
     found, dropped = [], []
-    for line, (_, row) in enumerate(localizers.iterrows(), start=2):
+    lines = localizers.get("line", range(2, len(localizers) + 2))
+    for line, (_, row) in zip(lines, localizers.iterrows(), strict=True):
         try:
             found.append(locate(row, meta, slice_uids, geometry))
         except ValueError as error:

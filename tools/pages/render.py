@@ -1,16 +1,33 @@
 """Fill the templates of this folder: pages of one file that load nothing from outside.
 
-Jinja2 escapes every text. The templates are also well-formed XML, which is how the tests read them.
+Jinja2 escapes every text, and `shown` what does not print. The templates are also well-formed XML,
+which is how the tests read them.
 """
 
 from base64 import b64encode
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from src.text import printable
+
+LONGEST = 2000  # characters of a line that holds what does not print
+
+
+def shown(value: Any) -> Any:
+    """Return a text of which every line can be shown; other values as they are."""
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    lines = [line if line.isprintable() else printable(line, LONGEST) for line in value.split("\n")]
+    return "\n".join(lines)
+
 
 templates = Environment(
     loader=FileSystemLoader(Path(__file__).parent),
     autoescape=True,
+    finalize=shown,
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
@@ -18,9 +35,8 @@ templates = Environment(
 
 
 def render(template: str, **content) -> bytes:
-    """Return the page of a template as UTF-8, a character that UTF-8 lacks as its escape."""
-    page = templates.get_template(template).render(content)
-    return page.encode("utf-8", "backslashreplace")
+    """Return the page of a template as UTF-8."""
+    return templates.get_template(template).render(content).encode()
 
 
 def data_uri(picture: bytes, kind: str) -> str:

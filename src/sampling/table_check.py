@@ -1,0 +1,143 @@
+"""Do the labels and the localizers of a data set fit each other? Counts, doubts, or a stop."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from src.artifacts.csv_cells import LISTED, closest, lines_text
+from src.artifacts.paths import ArtifactError
+from src.labels import LABELS, LOCATIONS, PRESENT
+from src.sampling.spots import UNKNOWN_LOCATION, parse_coordinates
+from src.text import printable
+
+SPELLED = "spell each location as docs/own_data.md does"
+SHOWN = 60  # characters of a cell in a message
+STRANGE = "series not in the table of series"
+
+
+def report(path: Path, localizers: pd.DataFrame, series: pd.DataFrame, counts: bool = True) -> None:
+    """Print counts and doubts. Raise ArtifactError if no localizer is left.
+
+    path: the table of localizers. series: a row per series with its labels.
+    """
+    checked = with_faults(localizers, series)
+    if counts:
+        print(count_table(checked, series).to_string())
+    require_positives(path, checked, series)
+    for sentence in doubts(checked, series):
+        print(f"warning: {sentence}")
+
+
+def with_faults(localizers: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
+    """Return the localizers with a column `fault`: why one cannot be used, or ""."""
+    known = set(series.SeriesInstanceUID)
+    return localizers.assign(fault=[_fault(row, known) for row in localizers.itertuples()])
+
+
+def _fault(row: Any, known: set[str]) -> str:
+    if row.location not in LOCATIONS:
+        return UNKNOWN_LOCATION
+    try:
+        parse_coordinates(row.coordinates)
+    except ValueError as error:
+        return str(error)
+    return "" if row.SeriesInstanceUID in known else STRANGE
+
+
+def count_table(checked: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per label: positive series, those without localizer, localizers, those at 0.
+
+    checked: what `with_faults` returns.
+    """
+    good = checked[checked.fault == ""]
+    rows = []
+    for label in LABELS:
+        positive = series.SeriesInstanceUID[series[label] == 1]
+        here = good if label == LABELS[PRESENT] else good[good.location == label]
+        without = ~positive.isin(here.SeriesInstanceUID)
+        at_zero = ~here.SeriesInstanceUID.isin(positive)
+        rows.append((len(positive), without.sum(), len(here), at_zero.sum()))
+    names = ["series", "without localizer", "localizers", "label is 0"]
+    return pd.DataFrame(rows, index=list(LABELS), columns=names)
+
+
+def doubts(checked: pd.DataFrame, series: pd.DataFrame) -> list[str]:
+    """Return what people should look at, one sentence each."""
+    faults = [fault for fault in checked.fault.unique() if fault]
+    found = [_left_out(checked, fault) for fault in faults]
+    counts = count_table(checked, series)
+    without = counts["without localizer"]
+    if without.any():
+        found.append(
+            f"{without.iloc[:PRESENT].sum()} positive locations have no localizer, and "
+            f"{without.iloc[PRESENT]} positive series none at all: stage 1 cannot learn these"
+        )
+    zero = _at_label_zero(checked, series)
+    if len(zero):
+        healthy = counts["label is 0"].iloc[PRESENT]
+        found.append(
+            f"{len(zero)} localizers are at a location whose label is 0, {healthy} of them where "
+            f"{LABELS[PRESENT]!r} is 0: {lines_text(zero.line.tolist())}"
+        )
+    repeated = checked[checked.drop(columns="line").duplicated()]
+    if len(repeated):
+        found.append(
+            f"{len(repeated)} localizers repeat another: {lines_text(repeated.line.tolist())}"
+        )
+    return found + _label_doubts(series)
+
+
+def _label_doubts(series: pd.DataFrame) -> list[str]:
+    present = series[LABELS[PRESENT]] == 1
+    nowhere = present & (series[list(LOCATIONS)] == 0).all(axis=1)
+    found = []
+    if nowhere.any():
+        found.append(f"{nowhere.sum()} series have an aneurysm at no location")
+    if not present.any():
+        found.append("no series has an aneurysm: networks cannot be trained on them")
+    return found
+
+
+def _at_label_zero(checked: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
+    labels = series.set_index("SeriesInstanceUID")
+    good = checked[checked.fault == ""]
+    zero = [labels.at[row.SeriesInstanceUID, row.location] == 0 for row in good.itertuples()]
+    return good[zero]
+
+
+def _left_out(checked: pd.DataFrame, fault: str) -> str:
+    """Return how many localizers have a fault, in which lines, and what is written there."""
+    faulty = checked[checked.fault == fault]
+    said = f"{len(faulty)} localizers are left out, {fault}: "
+    if fault == STRANGE:
+        return said + lines_text(faulty.line.tolist())
+    column = "location" if fault == UNKNOWN_LOCATION else "coordinates"
+    lines_of = faulty.groupby(column, sort=False).line.agg(list)
+    quoted = [_quoted(cell, lines, column) for cell, lines in lines_of.iloc[:LISTED].items()]
+    more = f" and {len(lines_of) - LISTED} other texts" if len(lines_of) > LISTED else ""
+    return said + "; ".join(quoted) + more
+
+
+def _quoted(cell: str, lines: list[int], column: str) -> str:
+    guess = closest(cell, LOCATIONS) if column == "location" else None
+    question = f", did you mean '{guess}'?" if guess else ""
+    return f"'{printable(cell, SHOWN)}' ({lines_text(lines)}{question})"
+
+
+def require_positives(path: Path, checked: pd.DataFrame, series: pd.DataFrame) -> None:
+    """Raise ArtifactError if no localizer can be used although there should be some.
+
+    path: the table of localizers.
+    """
+    positives = int(series[LABELS[PRESENT]].sum())
+    if (checked.fault == "").any() or not (positives or len(checked)):
+        return
+    if checked.empty:
+        raise ArtifactError(f"{path} has no rows, but {positives} series have an aneurysm")
+    fault = checked.fault.value_counts().index[0]
+    advice = f"; {SPELLED}" if fault == UNKNOWN_LOCATION else ""
+    raise ArtifactError(
+        f"{path} leaves no aneurysm to train on: of its {len(checked)} localizers "
+        f"{_left_out(checked, fault)}{advice}"
+    )
