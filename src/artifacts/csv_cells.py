@@ -13,6 +13,7 @@ from src.artifacts.paths import PUT_THE_DATA, UID, ArtifactError
 
 SEPARATORS = {";": "semicolons (;)", "\t": "tabs", "|": "bars (|)"}
 SAVE = 'save it as comma-separated UTF-8 text (in a spreadsheet: "CSV UTF-8")'
+NO_COMMAS = f"is separated by {{}}, not by commas: {SAVE}"
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 ZIP = b"PK\x03\x04"  # a workbook begins so
 INVISIBLE = "\ufeff\u200b"  # byte order mark, blank of no width
@@ -78,28 +79,25 @@ def require_columns(path: Path, header: list[str], columns: tuple[str, ...], lin
     missing = [name for name in columns if name not in header]
     if not missing:
         return
-    separator = separator_of(header)
-    if separator and any(name in header[0] for name in columns):
-        raise ArtifactError(f"{path}, line {line} is separated by {separator}, not commas: {SAVE}")
-    if len(missing) == len(columns):
-        raise ArtifactError(
-            f"{path}, line {line} must name the columns, but has none of {', '.join(columns)}"
-        )
-    others = [name for name in header if name not in columns]
-    guess = closest(missing[0], others)
-    advice = f"rename {guess!r}" if guess else f"it needs {', '.join(columns)}"
-    raise ArtifactError(f"{path}, line {line} has no column {missing[0]!r}: {advice}")
+    for character, separator in SEPARATORS.items():
+        names = [name.strip(' "') for name in ",".join(header).split(character)]
+        if not set(missing).isdisjoint(names):
+            raise ArtifactError(f"{path}, line {line} {NO_COMMAS.format(separator)}")
+    guess = closest(missing[0], [name for name in header if name not in columns])
+    advice = f"rename {guess!r}" if guess else "the first line must name it, spelled so"
+    more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+    raise ArtifactError(f"{path}, line {line} has no column {missing[0]!r}{more}: {advice}")
 
 
 def row_of(path: Path, line: int, cells: list[str], count: int) -> list[str]:
     """Return exactly `count` cells: spreadsheets omit empty cells at the end, or add some."""
     separator = separator_of(cells)
     if separator and count > 1:
-        raise ArtifactError(f"{path}, line {line} is separated by {separator}, not commas: {SAVE}")
+        raise ArtifactError(f"{path}, line {line} {NO_COMMAS.format(separator)}")
     if any(cells[count:]):
         raise ArtifactError(
             f"{path}, line {line} has {len(cells)} cells under {count} names of columns: "
-            'put a cell that holds a comma between double quotes ("), name every column'
+            'put a cell that holds a comma between double quotes ("), or name every column'
         )
     return (cells + [""] * count)[:count]
 
@@ -122,7 +120,7 @@ def check_uids(path: Path, uids: pd.Series) -> None:
             continue
         check_not_scientific(path, uids[[line]])
         raise ArtifactError(
-            f"{place}: what is written there is not a DICOM UID (digits and points, 1 to 64)"
+            f"{place}: what is written there is not a DICOM UID (digits and points, at most 64)"
         )
 
 
@@ -132,7 +130,7 @@ def check_not_scientific(path: Path, uids: pd.Series) -> None:
     if len(changed):
         raise ArtifactError(
             f"{path}, column {uids.name!r}, {lines_text(changed.index)}: {changed.iloc[0]} was a "
-            "UID before a spreadsheet made it a number: restore the file, import the column as text"
+            "UID before a spreadsheet made it a number: import this column of the original as text"
         )
 
 

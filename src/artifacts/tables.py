@@ -100,7 +100,7 @@ def _labels(path: Path, cells: pd.Series) -> pd.Series:
     for line in labels.index[labels.isna()]:
         found = f"'{printable(cells[line], 40)}'" if cells[line] else "an empty cell"
         raise ArtifactError(
-            f"{path}, column {cells.name!r}, line {line}: {found} is neither 0 nor 1"
+            f"{path}, column {cells.name!r}, line {line}: {found} is neither 0 nor 1, correct it"
         )
     return labels.astype(int)
 

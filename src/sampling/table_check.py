@@ -3,17 +3,20 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from src.artifacts.csv_cells import LISTED, closest, lines_text
+from src.artifacts.csv_cells import closest, lines_text
 from src.artifacts.paths import ArtifactError
 from src.labels import LABELS, LOCATIONS, PRESENT
 from src.sampling.spots import UNKNOWN_LOCATION, parse_coordinates
 from src.text import printable
 
-SPELLED = "spell each location as docs/own_data.md does"
+SPELLED = "docs/own_data.md says how to write it"
+QUOTED = 3  # texts that a message quotes
 SHOWN = 60  # characters of a cell in a message
 STRANGE = "series not in the table of series"
+NO_LOCALIZER, LABEL_ZERO = "without localizer", "where it is 0"  # columns of `count_table`
 
 
 def report(path: Path, localizers: pd.DataFrame, series: pd.DataFrame, counts: bool = True) -> None:
@@ -23,6 +26,7 @@ def report(path: Path, localizers: pd.DataFrame, series: pd.DataFrame, counts: b
     """
     checked = with_faults(localizers, series)
     if counts:
+        print(f"{len(series)} series, {len(checked)} localizers")
         print(count_table(checked, series).to_string())
     require_positives(path, checked, series)
     for sentence in doubts(checked, series):
@@ -58,33 +62,31 @@ def count_table(checked: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
         without = ~positive.isin(here.SeriesInstanceUID)
         at_zero = ~here.SeriesInstanceUID.isin(positive)
         rows.append((len(positive), without.sum(), len(here), at_zero.sum()))
-    names = ["series", "without localizer", "localizers", "label is 0"]
+    names = ["positive series", NO_LOCALIZER, "localizers", LABEL_ZERO]
     return pd.DataFrame(rows, index=list(LABELS), columns=names)
 
 
 def doubts(checked: pd.DataFrame, series: pd.DataFrame) -> list[str]:
-    """Return what people should look at, one sentence each."""
-    faults = [fault for fault in checked.fault.unique() if fault]
-    found = [_left_out(checked, fault) for fault in faults]
-    counts = count_table(checked, series)
-    without = counts["without localizer"]
+    """Return what people should look at, one line each."""
+    found = [_left_out(checked, fault) for fault in checked.fault.unique() if fault]
+    counts, of_all = count_table(checked, series), f"of {len(checked)} localizers"
+    positives, without = counts["positive series"], counts[NO_LOCALIZER]
     if without.any():
         found.append(
-            f"{without.iloc[:PRESENT].sum()} positive locations have no localizer, and "
-            f"{without.iloc[PRESENT]} positive series none at all: stage 1 cannot learn these"
+            f"{without.iloc[:PRESENT].sum()} of {positives.iloc[:PRESENT].sum()} positive "
+            f"locations and {without.iloc[PRESENT]} of {positives.iloc[PRESENT]} positive series "
+            "without localizer: stage 1 cannot learn these"
         )
     zero = _at_label_zero(checked, series)
     if len(zero):
-        healthy = counts["label is 0"].iloc[PRESENT]
+        healthy = counts[LABEL_ZERO].iloc[PRESENT]
         found.append(
-            f"{len(zero)} localizers are at a location whose label is 0, {healthy} of them where "
-            f"{LABELS[PRESENT]!r} is 0: {lines_text(zero.line.tolist())}"
+            f"{len(zero)} {of_all} at a location whose label is 0, {healthy} of them in series "
+            f"without aneurysm: {lines_text(zero.line.tolist())}"
         )
-    repeated = checked[checked.drop(columns="line").duplicated()]
-    if len(repeated):
-        found.append(
-            f"{len(repeated)} localizers repeat another: {lines_text(repeated.line.tolist())}"
-        )
+    repeated = checked[checked.drop(columns="line").duplicated()].line.tolist()
+    if repeated:
+        found.append(f"{len(repeated)} {of_all} written before: {lines_text(repeated)}")
     return found + _label_doubts(series)
 
 
@@ -93,9 +95,9 @@ def _label_doubts(series: pd.DataFrame) -> list[str]:
     nowhere = present & (series[list(LOCATIONS)] == 0).all(axis=1)
     found = []
     if nowhere.any():
-        found.append(f"{nowhere.sum()} series have an aneurysm at no location")
+        found.append(f"{nowhere.sum()} of {len(series)} series with an aneurysm at no location")
     if not present.any():
-        found.append("no series has an aneurysm: networks cannot be trained on them")
+        found.append("no series has an aneurysm: networks cannot be trained on these")
     return found
 
 
@@ -103,19 +105,19 @@ def _at_label_zero(checked: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
     labels = series.set_index("SeriesInstanceUID")
     good = checked[checked.fault == ""]
     zero = [labels.at[row.SeriesInstanceUID, row.location] == 0 for row in good.itertuples()]
-    return good[zero]
+    return good[np.array(zero, bool)]
 
 
 def _left_out(checked: pd.DataFrame, fault: str) -> str:
     """Return how many localizers have a fault, in which lines, and what is written there."""
     faulty = checked[checked.fault == fault]
-    said = f"{len(faulty)} localizers are left out, {fault}: "
+    said = f"{len(faulty)} of {len(checked)} localizers left out, {fault}: "
     if fault == STRANGE:
         return said + lines_text(faulty.line.tolist())
     column = "location" if fault == UNKNOWN_LOCATION else "coordinates"
     lines_of = faulty.groupby(column, sort=False).line.agg(list)
-    quoted = [_quoted(cell, lines, column) for cell, lines in lines_of.iloc[:LISTED].items()]
-    more = f" and {len(lines_of) - LISTED} other texts" if len(lines_of) > LISTED else ""
+    quoted = [_quoted(cell, lines, column) for cell, lines in lines_of.iloc[:QUOTED].items()]
+    more = f"; and {len(lines_of) - QUOTED} other texts" if len(lines_of) > QUOTED else ""
     return said + "; ".join(quoted) + more
 
 
@@ -136,8 +138,7 @@ def require_positives(path: Path, checked: pd.DataFrame, series: pd.DataFrame) -
     if checked.empty:
         raise ArtifactError(f"{path} has no rows, but {positives} series have an aneurysm")
     fault = checked.fault.value_counts().index[0]
-    advice = f"; {SPELLED}" if fault == UNKNOWN_LOCATION else ""
+    advice = "" if fault == STRANGE else f"; {SPELLED}"
     raise ArtifactError(
-        f"{path} leaves no aneurysm to train on: of its {len(checked)} localizers "
-        f"{_left_out(checked, fault)}{advice}"
+        f"{path} leaves no aneurysm to train on, {_left_out(checked, fault)}{advice}"
     )
