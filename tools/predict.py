@@ -123,7 +123,7 @@ def opened_series(folders: tuple[Path, ...]) -> Iterator[tuple[str, Series | Fai
         for reason, count in Counter(reason for _, reason in strangers).items():
             print(f"{printable(folder)}: {count} files belong to no series ({reason})")
         for uid, series in found:
-            name = printable(uid or folder)
+            name = printable(uid or folder, 1000)
             if isinstance(series, DicomError):
                 series = Failure(series.reason, str(series))
             yield name, series
