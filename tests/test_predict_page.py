@@ -1,6 +1,7 @@
 """The page of a predicted series, and the names of its files."""
 
 import re
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -51,6 +52,20 @@ def test_a_page_asks_for_nothing_from_outside_and_shows_its_findings(prepared, t
 def test_without_maps_the_page_says_so(prepared, tmp_path):
     predict_page.write_page(tmp_path, "1.2", prepared, prediction_with(None))
     assert "Not available" in (tmp_path / "1.2.html").read_text()
+
+
+def test_what_does_not_print_is_written_as_its_code(prepared, tmp_path):
+    """A control character would make the page no XML, a direction mark would turn its text."""
+    odd = "<b>\x1b[31m\u202egpj"
+    warned = replace(prepared, series=replace(prepared.series, warnings=[odd]))
+    page = predict_page.write_page(tmp_path, "1.2", warned, prediction_with(None))
+    page.name, failed = odd, predict.Failed(odd, "empty", odd)
+    predict_page.write_index(tmp_path, [page], [failed])
+    for name in ("1.2.html", "index.html"):
+        text = (tmp_path / name).read_text()
+        shown = "".join(ElementTree.fromstring(text).itertext())
+        assert r"<b>\x1b[31m\u202egpj" in shown
+        assert shown.replace("\n", "").isprintable()
 
 
 def test_names_of_files_are_uids_or_numbers(prepared):

@@ -237,3 +237,15 @@ def test_an_aneurysm_without_a_place_leaves_no_safe_slices():
         meta, [], pd.DataFrame({"SeriesInstanceUID": ["1.2"], "line": [2], "reason": ["x"]}), CONFIG
     )[1]
     assert safe == {} and spot_table([], meta, uids, safe, 0).empty
+
+
+def test_a_localizer_in_a_series_without_aneurysm_leaves_no_negative_slice_of_it():
+    """The slice of a healthy series is evaluated as negative: it may be the aneurysm's."""
+    meta, uids, _ = example()
+    meta.length, uids = 40, {"1.2": [f"1.2.{k}" for k in range(40)]}
+    meta[list(LABELS)] = 0
+    here = [{"SeriesInstanceUID": "1.2", "f": 3, "class_id": 6, "location": LOCATIONS[6]}]
+    nothing_lost = pd.DataFrame({"SeriesInstanceUID": [], "line": [], "reason": []})
+    safe = label_slices(meta, here, nothing_lost, CONFIG)[1]
+    table = spot_table(here, meta, uids, safe, 0)
+    assert table[["class_id", "f"]].to_numpy().tolist() == [[6, 3], [PRESENT, DRAWN]]

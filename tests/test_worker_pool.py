@@ -10,7 +10,7 @@ import pytest
 
 import preprocess_data  # noqa: F401  its workers read the same modules as those of this test
 from src.script import UserError
-from src.worker_pool import Failure, Limits, run_in_workers
+from src.worker_pool import Failure, Limits, attempt, run_in_workers
 
 LIMITS = Limits(seconds=60, gigabytes=8)
 
@@ -74,3 +74,11 @@ def test_no_workers_are_refused(workers, tmp_path):
 def test_an_error_ends_all(tmp_path):
     with pytest.raises(ValueError, match="a message"):
         run([("raise" if k == 1 else "", k, tmp_path) for k in range(50)])
+
+
+def test_a_detail_is_one_clean_line():
+    def broken(_):
+        raise ValueError(f"{object()}\n\x1b[31mred")
+
+    failure = attempt(broken, None)
+    assert failure == Failure("unexpected", "ValueError: <object object> \\x1b[31mred")

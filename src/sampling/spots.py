@@ -147,7 +147,8 @@ def spot_table(
     for spot in found:
         if spot["SeriesInstanceUID"] in safe:
             rows.append({"SeriesInstanceUID": spot["SeriesInstanceUID"], "f": DRAWN} | nothing)
-    healthy = (meta[LABELS[PRESENT]] == 0) & meta.index.isin(list(safe))
+    contradicted = {spot["SeriesInstanceUID"] for spot in found}
+    healthy = (meta[LABELS[PRESENT]] == 0) & meta.index.isin(list(safe.keys() - contradicted))
     for uid, length in lengths[healthy].items():
         f = negative_slice(uid, length, f_rel, seed)
         sop_uid = slice_uids[uid][f]
