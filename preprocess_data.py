@@ -1,6 +1,7 @@
 """Stage 1 of 8: DICOM series to arrays that are ready for the network.
 
 Reads   data/train.csv
+        data/train_localizers.csv              if it exists: only compared with the labels
         data/series/{SeriesInstanceUID}/       any files; DICOM is recognised by its content
 
 Writes  data/npy_sequence/{uid}.npy            (n, size, size) float16, intensities 0..5,
