@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 
+from src.artifacts.paths import RunFolder
 from src.networks.encoder import plan_encoder
 from src.networks.slice_cnn import SliceCNN, build_slice_cnn
 from src.script import UserError
@@ -58,6 +59,13 @@ def test_what_timm_does_not_have_is_one_short_sentence(name, pretrained, no_netw
             build()
         message = str(caught.value)
         assert len(message) < 250 and message.isprintable()
+
+
+@pytest.mark.parametrize("name", ["a" * 1_000_000, "resnet\x00", "a\x1b[31m", "..", ""])
+def test_no_folder_has_such_a_name(name, tmp_path):
+    with pytest.raises(UserError, match="is no name of an encoder") as caught:
+        RunFolder(tmp_path, name, 0)
+    assert len(str(caught.value)) < 250 and str(caught.value).isprintable()
 
 
 def test_a_hub_that_does_not_answer_is_one_sentence(monkeypatch):

@@ -48,8 +48,8 @@ def test_it_runs_forward_and_backward_and_is_as_the_table_says(name):
     count = sum(parameter.numel() for parameter in model.encoder.parameters())
     assert f"{count / 1e6:.0f} M" == millions
     (out.logits.sum() + out.heatmap.sum()).backward()
-    learning = [each.grad is not None for each in model.parameters()]
-    assert sum(learning) > 0.9 * len(learning)
+    # With several GPUs, each parameter must get a gradient.
+    assert [key for key, each in model.named_parameters() if each.grad is None] == []
 
 
 @pytest.mark.parametrize("name", sorted(REFUSED))
