@@ -29,6 +29,7 @@ from src.artifacts.tables import fold_settings, read_fold
 from src.device import autocast, choose_device, precision, to_device, use_compiler
 from src.inference.probabilities import predict, predict_spots
 from src.labels import LABELS, NEGATIVE
+from src.networks.encoder import plan_encoder
 from src.networks.slice_cnn import SliceCNN
 from src.sampling.augment import Augmentation, crops
 from src.sampling.loader import make_loader
@@ -39,7 +40,7 @@ from src.sampling.spot_dataset import (
     read_spot_tables,
     training_rows,
 )
-from src.script import run_script, settings_of
+from src.script import UserError, run_script, settings_of
 from src.training.learner import Learner, fit, scores_or_none
 from src.training.losses import focal_loss, heat_target, heatmap_loss
 from src.training.run_folder import RunLog
@@ -93,6 +94,7 @@ class Config:
 
 def main(config: Config) -> dict | None:
     device = choose_device(config.device)
+    check_encoder(config)
     data = DataFolder(config.data_dir)
     _, held_out_series = read_fold(data, config.fold)
     settings = settings_of(config) | fold_settings(data, held_out_series)
@@ -138,11 +140,23 @@ def main(config: Config) -> dict | None:
     return fit(learner, run, loader, config.epochs, config.accumulate, loss_of, evaluate)
 
 
+def check_encoder(config: Config) -> None:
+    """Raise UserError if the encoder cannot be trained so; takes seconds, loads no weights."""
+    plan = plan_encoder(config.encoder, config.crop_size)
+    if config.checkpointing and not plan.checkpointing:
+        raise UserError(
+            f"the encoder {config.encoder} cannot compute activations twice: "
+            "take --accumulate 4 in place of --checkpointing"
+        )
+
+
 def make_network(config: Config, resumed: bool = False) -> SliceCNN:
     """Return the network before training; a `resumed` run brings its own weights."""
     pretrained, checkpoint = (False, None) if resumed else (config.pretrained, config.checkpoint)
     heatmap = config.heatmap_weight > 0
-    model = SliceCNN(config.encoder, heatmap, pretrained, checkpoint, config.dropout)
+    model = SliceCNN(
+        config.encoder, heatmap, pretrained, checkpoint, config.dropout, config.crop_size
+    )
     if config.checkpointing:
         model.encoder.set_grad_checkpointing()
     return model.to(memory_format=torch.channels_last)

@@ -182,7 +182,7 @@ def test_a_network_that_differs_is_not_written(one, monkeypatch):
 
     def spoilt(model, *arguments):
         larger = build_slice_cnn(
-            {"encoder": "test_resnet", "heatmap_weight": 0.3},
+            {"encoder": "test_resnet", "heatmap_weight": 0.3, "crop_size": CROP},
             {k: v * 1.01 for k, v in model.state_dict().items()},
             CPU,
         )

@@ -11,7 +11,7 @@ CPU = torch.device("cpu")
 
 
 def settings(heatmap_weight=0.3):
-    return {"encoder": "test_convnext", "heatmap_weight": heatmap_weight}
+    return {"encoder": "test_convnext", "heatmap_weight": heatmap_weight, "crop_size": 64}
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +31,35 @@ def test_any_encoder_gives_logits_features_and_heat(encoder, heatmap):
     assert model.channels == model.encoder.head_hidden_size + (HEAT_CHANNELS + 2 if heatmap else 0)
     finest = side // (16 if encoder == "test_vit" else 8)
     assert (out.heatmap is None) if not heatmap else out.heatmap.shape == (2, finest, finest)
+
+
+SMALL = {  # of each kind; side of the images
+    "test_vit": 96,
+    "test_maxvit": 64,
+    "test_mambaout": 64,
+    "eva02_tiny_patch14_224": 56,
+    "levit_128s": 64,
+}
+
+
+@pytest.mark.parametrize("encoder", SMALL)
+def test_encoders_of_fixed_size_learn_in_encoder_and_head(encoder):
+    torch.manual_seed(0)
+    side = SMALL[encoder]
+    model = SliceCNN(encoder, heatmap=True, crop_size=side)
+    out = model(torch.rand(4, 3, side, side) * 5)
+    (out.logits.square().mean() + out.heatmap.square().mean()).backward()
+    for part in (model.encoder, model.heatmap, model.head):
+        gradients = [each.grad for each in part.parameters() if each.grad is not None]
+        assert gradients and all(gradient.isfinite().all() for gradient in gradients)
+        assert any(gradient.any() for gradient in gradients)
+    given = {"encoder": encoder, "heatmap_weight": 0.3, "crop_size": side}
+    images = torch.rand(2, 3, side, side) * 5
+    with torch.no_grad():
+        found = build_slice_cnn(given, model.state_dict(), CPU)(images)
+        expected = model.eval()(images)
+    torch.testing.assert_close(found.logits, expected.logits)
+    assert found.heatmap.isfinite().all() and found.features.shape == (2, model.channels)
 
 
 def test_without_heatmap_it_is_the_published_network():

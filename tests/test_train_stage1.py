@@ -179,6 +179,21 @@ def test_a_killed_loader_process_ends_the_run_and_keeps_its_state(tiny, tmp_path
     assert read_checkpoint(folder.last("stage1"), ("learner",))["epoch"] >= 1
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"encoder": "hf-hub:timm/resnet10t"}, "timm knows no encoder"),
+        ({"encoder": "test_maxvit", "crop_size": 100}, "such as 96 or 128"),
+        ({"encoder": "pit_ti_224", "crop_size": 224, "checkpointing": True}, "--accumulate 4"),
+    ],
+)
+def test_an_encoder_that_cannot_be_used_ends_it_before_data_are_opened(tmp_path, options, says):
+    nothing = tmp_path / "no such folder"
+    with pytest.raises(UserError, match=says):
+        train_stage1.main(Config(data_dir=nothing, model_dir=tmp_path / "model", **options))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_fold_that_was_never_dealt_is_named(tiny, tmp_path):
     with pytest.raises(UserError, match=r"fold 9 is none of .* 0 to 2"):
         train_stage1.main(small(tiny, tmp_path, fold=9))

@@ -4,7 +4,9 @@ import re
 from pathlib import Path
 
 from src.script import UserError
+from src.text import printable
 
+LONGEST_NAME = 200  # characters of a folder's name
 UID = re.compile(r"[0-9.]{1,64}")
 PUT_THE_DATA = "put the challenge's tables and series/ there, or name their folder with --data-dir"
 MADE_BY = {  # stage: the files that it makes, as patterns of pathlib.Path.match
@@ -109,6 +111,11 @@ class EncoderFolder:
     """Paths under --model-dir/{encoder}: what all folds share."""
 
     def __init__(self, model_dir: str | Path, encoder: str):
+        if not encoder.isprintable() or not encoder.strip(".") or len(encoder) > LONGEST_NAME:
+            shown = printable(encoder, 80)
+            raise ArtifactError(
+                f"{shown!r} is no name of an encoder: give the one that was trained"
+            )
         self.root = Path(model_dir) / encoder.replace("/", "_")
         # {"temperatures": {label: t}, "folds": [k], "n_series": n}
         self.temperatures = self.root / "temperatures.json"

@@ -24,17 +24,23 @@ def locate(model: nn.Module, images: Tensor) -> tuple:
 def class_activation(model: nn.Module, final: Tensor, labels: Tensor) -> Tensor | None:
     """Return what each place adds to the logit of labels (B,): (B, h, w) (Zhou et al. 2016).
 
-    final: (B, C, h, w). The mean over the places plus the linear layer's bias is the logit.
+    final: (B, C, h, w), or (B, h, w, C) from an encoder that says so.
+    The mean over the places plus the linear layer's bias is the logit.
     The published head is linear in the pooled features: logit = w . N(mean of x) + b. N is
     nothing, or a LayerNorm z -> g (z - m) / s + c with m and s of the pooled features. Both are
     affine once m and s are known, so w . N(x), with those m and s, has the mean w . N(mean of x).
-    Return None for other heads, such as those of ViTs, which read a token of its own.
+    Return None for other heads, such as those of ViTs, which read a token of its own, or of
+    MobileNetV4, which has layers after the pooling.
     """
     if model.heatmap is not None or final.dim() != 4:
         return None
     final = final.float()
-    pooled = final.mean(dim=(2, 3))  # (B, C)
     features = model.encoder.forward_head(final)  # (B, C)
+    if getattr(model.encoder, "output_fmt", "NCHW") == "NHWC":
+        final = final.permute(0, 3, 1, 2)  # (B, C, h, w)
+    pooled = final.mean(dim=(2, 3))  # (B, C)
+    if pooled.shape != features.shape:
+        return None
     norm = getattr(getattr(model.encoder, "head", None), "norm", None)
     places = final.permute(0, 2, 3, 1)  # (B, h, w, C)
     if not torch.allclose(pooled, features, atol=1e-3, rtol=1e-3):

@@ -9,7 +9,7 @@ from torch.nn.functional import interpolate
 
 from src.labels import LABELS
 from src.networks.class_activation import locate
-from src.networks.encoder import load_encoder, map_indices
+from src.networks.encoder import load_encoder, plan_encoder
 from src.script import UserError
 
 MEAN = 2.5  # subtracted from the prepared intensities, which run from 0 to 5
@@ -72,16 +72,22 @@ class SliceCNN(nn.Module):
         pretrained: bool = False,
         checkpoint: Path | None = None,
         dropout: float = 0.1,
+        crop_size: int | None = None,
     ):
+        """Build the network. Raise UserError if the encoder cannot be used.
+
+        pretrained: load the encoder's weights from the hub, or else from the file `checkpoint`.
+        dropout: rate before the head.
+        crop_size: H and W, pixels; only encoders of fixed size need it, as theirs may be another.
+        """
         super().__init__()
-        self.encoder = load_encoder(encoder, pretrained, checkpoint)
-        self.taps = map_indices(self.encoder)
-        self.channels = self.encoder.head_hidden_size  # C of the features
+        self.plan = plan_encoder(encoder, crop_size)
+        self.encoder = load_encoder(encoder, self.plan, pretrained, checkpoint)
+        self.channels = self.plan.features  # C of the features
         self.heatmap = None
         head = [nn.Dropout(dropout)]
         if heatmap:
-            of_maps = [self.encoder.feature_info[tap]["num_chs"] for tap in self.taps]
-            self.heatmap = HeatmapHead(of_maps)
+            self.heatmap = HeatmapHead(self.plan.channels)
             self.channels += HEAT_CHANNELS + 2
             head += [nn.Linear(self.channels, HEAD_CHANNELS), nn.GELU()]
         head += [nn.Linear(HEAD_CHANNELS if heatmap else self.channels, len(LABELS))]
@@ -95,9 +101,10 @@ class SliceCNN(nn.Module):
         return locate(self, images)
 
     def maps(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Return the encoder's final map and those of stride 8, 16 and 32, each (B, C, h, w)."""
+        """Return the encoder's final output, in its own layout, and its maps, each (B, C, h, w)."""
         shifted = images - MEAN  # (B, 3, H, W)
-        return self.encoder.forward_intermediates(shifted, indices=self.taps, output_fmt="NCHW")
+        taps = self.plan.taps
+        return self.encoder.forward_intermediates(shifted, indices=taps, output_fmt="NCHW")
 
     def output(self, final: Tensor, maps: list[Tensor]) -> SliceOutput:
         """Return the network's output from what `maps` returned."""
@@ -111,7 +118,8 @@ class SliceCNN(nn.Module):
 
 def build_slice_cnn(settings: dict, weights: dict[str, Tensor], device: torch.device) -> SliceCNN:
     """Return the trained network of a checkpoint. Raise UserError if the weights do not fit."""
-    model = SliceCNN(settings["encoder"], heatmap=settings["heatmap_weight"] > 0)
+    heatmap = settings["heatmap_weight"] > 0
+    model = SliceCNN(settings["encoder"], heatmap, crop_size=settings["crop_size"])
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

@@ -136,7 +136,7 @@ def network_case(
 def random_weights(config: Extract | EndToEnd) -> dict:
     """Return what train_stage2.py writes as weights_inference.pth, untrained."""
     torch.manual_seed(0)
-    stage1 = SliceCNN(config.encoder, heatmap=True)
+    stage1 = SliceCNN(config.encoder, heatmap=True, crop_size=config.crop_size)
     stage2 = settings_of(train_stage2.Config()) | {"channels": stage1.channels, "step": 2}
     return {
         "stage1": stage1.state_dict(),
@@ -154,7 +154,7 @@ def random_weights(config: Extract | EndToEnd) -> dict:
 
 def plain_network(config: Extract | EndToEnd, joined: dict, device: torch.device) -> SliceCNN:
     """Return stage 1's network as torch makes it, channels first."""
-    model = SliceCNN(config.encoder, heatmap=True)
+    model = SliceCNN(config.encoder, heatmap=True, crop_size=config.crop_size)
     model.load_state_dict(joined["stage1"])
     return model.to(device).eval()
 

@@ -73,8 +73,8 @@ def look(run: RunFolder, tables: SpotTables, uid: str, device: torch.device) -> 
         probabilities=expit(out.logits[0].float().cpu().numpy()),
         truth=dataset.truth().loc[0, list(LABELS)].to_numpy(float),
         encoder=settings["encoder"],
-        widths=(model.encoder.head_hidden_size, model.channels),
-        strides=[model.encoder.feature_info[tap]["reduction"] for tap in model.taps],
+        widths=(model.plan.features, model.channels),
+        strides=model.plan.strides,
         series=series,
     )
 

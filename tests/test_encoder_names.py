@@ -1,0 +1,67 @@
+"""Encoders that people try, at 448 on torch's meta device; docs/encoders.md says the same."""
+
+import re
+from contextlib import nullcontext
+
+import pytest
+import torch
+
+from src.networks.encoder import plan_encoder
+from src.networks.slice_cnn import SliceCNN
+from src.script import UserError
+from tools.experiments.list_encoders import CROP_SIZE, PAGE, names_of, row_of
+
+NAMES = names_of(PAGE)
+ROWS = [line for line in PAGE.read_text().splitlines() if line.startswith("| `")]
+FAMILIES = (
+    "convnext_base.dinov3 convnextv2 vit_base_patch16_dinov3 vit_small_patch14_dinov2 "
+    "vit_base_patch16_224 vit_base_patch16_clip vit_so400m deit3 swin_ swinv2_ swinv2_cr maxvit "
+    "coatnet eva02 efficientnet tf_efficientnetv2 regnety resnet50 resnext mobilenetv4_conv "
+    "mobilenetv4_hybrid mobilenetv3 edgenext hiera beit_ beitv2 fastvit caformer nfnet davit "
+    "focalnet efficientvit tiny_vit pvt_v2 levit xcit volo mambaout"
+).split()
+REFUSED = {"halonet26t", "efficientformer_l1"}  # at 448
+
+
+@pytest.fixture(autouse=True)
+def no_autocast(monkeypatch):
+    """The meta device knows none; nothing else here computes."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+
+
+def test_all_families_are_in_the_table():
+    for family in FAMILIES:
+        assert any(name.startswith(family) for name in NAMES), family
+    assert len(NAMES) >= 36 and len(set(NAMES)) == len(NAMES)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in REFUSED])
+def test_it_runs_forward_and_backward_and_is_as_the_table_says(name):
+    with torch.device("meta"):
+        model = SliceCNN(name, heatmap=True, crop_size=CROP_SIZE)
+        out = model(torch.zeros(2, 3, CROP_SIZE, CROP_SIZE))
+    row = ROWS[NAMES.index(name)]
+    _, _, millions, features, strides, *_ = (cell.strip() for cell in row.split("|"))
+    finest = CROP_SIZE // int(strides.split(",")[0])
+    assert out.features.shape == (2, int(features) + 66)
+    assert out.heatmap.shape == (2, finest, finest)
+    count = sum(parameter.numel() for parameter in model.encoder.parameters())
+    assert f"{count / 1e6:.0f} M" == millions
+    (out.logits.sum() + out.heatmap.sum()).backward()
+    # With several GPUs, each parameter must get a gradient.
+    assert [key for key, each in model.named_parameters() if each.grad is None] == []
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED))
+def test_it_is_refused_with_crop_sizes_that_work(name):
+    with pytest.raises(UserError, match=r"no images of 448 x 448 .*, such as \d+") as caught:
+        plan_encoder(name, CROP_SIZE)
+    for size in map(int, re.findall(r"\d+", str(caught.value).rpartition("such as")[2])):
+        with torch.device("meta"):
+            out = SliceCNN(name, heatmap=True, crop_size=size)(torch.zeros(2, 3, size, size))
+        assert out.logits.shape == (2, 14)
+
+
+def test_the_table_is_that_of_the_tool():
+    for name in ("convnext_tiny", "vit_small_patch14_dinov2", *REFUSED):
+        assert row_of(name) in ROWS
