@@ -69,6 +69,9 @@ def make_loader(
         sampler=EpochSampler(len(dataset), batch_size, shuffle_seed),
         num_workers=workers,
         collate_fn=collate,
+        # Else a loader draws from the global one, with processes only in its first epoch: dropout
+        # would depend on their number and on where a run was resumed.
+        generator=torch.Generator(),
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
     )
