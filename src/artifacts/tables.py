@@ -8,6 +8,7 @@ import pandas as pd
 
 from src.artifacts.files import atomic, read_json, reading
 from src.artifacts.paths import PUT_THE_DATA, ArtifactError, DataFolder, checked_uid
+from src.artifacts.plausible import require_spacings
 from src.labels import LABELS
 
 TEXTS = ("SeriesInstanceUID", "SOPInstanceUID", "coordinates", "patient_id", "orientation")
@@ -60,7 +61,8 @@ def read_meta(data: DataFolder) -> pd.DataFrame:
 def read_folds(data: DataFolder) -> pd.DataFrame:
     """Return train_{N}_folds.csv: train_meta.csv and the fold of each series."""
     columns = ("SeriesInstanceUID", "fold", "length", *LABELS)
-    return _fill_texts(read_table(data.folds(data.fold_count()), columns))
+    path = data.folds(data.fold_count())
+    return require_spacings(_fill_texts(read_table(path, columns)), data, path)
 
 
 def read_spots(data: DataFolder) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset, default_collate
 
 from src.artifacts.files import array_layout, read_pickle, read_slices
 from src.artifacts.paths import ArtifactError, DataFolder
+from src.artifacts.plausible import require_finite
 from src.artifacts.tables import read_folds, read_spots
 from src.labels import LABELS, MIRROR, NEGATIVE
 from src.orientation import canonical_shape
@@ -87,7 +88,8 @@ class SpotDataset(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> dict:
         sample, path, triplet = self._describe(key)
-        return sample | {"images": read_slices(path, triplet)}  # (3, S, S) float16
+        images = require_finite(read_slices(path, triplet), path)
+        return sample | {"images": images}  # (3, S, S) float16
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> dict[str, torch.Tensor]:
         """Return a whole batch, its images read directly into the memory of the batch."""
@@ -95,9 +97,12 @@ class SpotDataset(Dataset):
         samples = []
         for key, out in zip(keys, images.numpy(), strict=True):
             sample, path, triplet = self._describe(key)
-            read_slices(path, triplet, out)
+            require_finite(read_slices(path, triplet, out), path)
             samples.append(sample)
         return default_collate(samples) | {"images": images}
+
+    def uid_of(self, row: int) -> str:
+        return self.rows[row]["SeriesInstanceUID"]
 
     def _describe(self, key: tuple[int, int]) -> tuple[dict, Path, np.ndarray]:
         """Return a sample without its images, their array and their slices (3,)."""
