@@ -1,16 +1,13 @@
 """Numbers that are none, in any file between the stages: one sentence with series and file."""
 
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
-import create_folds
 import eval_end_to_end
 import eval_stage1
 import eval_stage2
@@ -19,38 +16,23 @@ import train_stage1
 import train_stage2
 from src.artifacts.checkpoints import read_checkpoint, write_checkpoint
 from src.artifacts.files import (
-    array_layout,
     read_array,
     read_pickle,
     write_array,
     write_json,
-    write_pickle,
 )
-from src.artifacts.paths import ArtifactError, DataFolder, RunFolder
-from src.artifacts.plausible import all_finite
+from src.artifacts.paths import ArtifactError, RunFolder
 from src.artifacts.provenance import fingerprint
-from src.artifacts.tables import read_fold, read_folds, read_table, write_table
+from src.artifacts.tables import read_fold, read_folds, read_table
 from src.inference.probabilities import NotFinite
 from src.networks.sequence_transformer import SequenceTransformer
 from src.preprocess.images import PreparedSeries
-from src.sampling import sequence_dataset
 from src.script import UserError
-from tests.conftest import CROP, FOLDS, ROOT
+from tests.conftest import CROP, ROOT
 from tests.networks import ENCODER, write_both, write_random_features, write_stage1
 from tools import mine_hard_negatives, predict
 
-NUMBERLESS = [np.inf, -np.inf, np.nan, -np.nan]
 MADE_UP = "made_up"
-
-
-@pytest.fixture
-def data(tiny, tmp_path) -> DataFolder:
-    """The tiny data set without DICOM, to spoil."""
-    root = tmp_path / "data"
-    shutil.copytree(tiny.root, root, ignore=shutil.ignore_patterns("series"))
-    array_layout.cache_clear()
-    sequence_dataset.require_finite_file.cache_clear()
-    return DataFolder(root)
 
 
 def uids_of(data, fold=0):
@@ -76,32 +58,6 @@ def spoil(path, value, place=-1):
     write_array(path, array)
 
 
-@pytest.mark.parametrize("value", NUMBERLESS)
-@pytest.mark.parametrize("dtype", [np.float16, np.float32])
-def test_all_finite_is_what_numpy_says(value, dtype):
-    values = np.array([[-6e4, -0.0, 0.0, 6e-8], [6e4, 1.0, -1.0, -6e-8]], dtype)
-    assert all_finite(values)
-    for place in range(values.size):
-        broken = values.copy()
-        broken.flat[place] = value
-        assert not all_finite(broken)
-
-
-@pytest.mark.parametrize("position", [1e39, -np.inf, 3e5])
-def test_a_position_that_no_scanner_reaches_is_refused(data, tmp_path, position):
-    uid, _ = uids_of(data)
-    run = write_random_features(data, tmp_path / "model", MADE_UP)
-    geometry = read_pickle(data.geometry)
-    geometry[uid]["positions"][1] = position
-    write_pickle(data.geometry, geometry)
-    said = rf"series {uid}: .*slice_geometry_dict\.pkl .* mm from .*delete .*{uid}\.json"
-    with pytest.raises(ArtifactError, match=said):
-        train2(data, tmp_path / "model")
-    assert not run.last("stage2").exists()
-    with pytest.raises(ArtifactError, match=said):
-        create_folds.main(create_folds.Config(data_dir=data.root, folds=FOLDS))
-
-
 @pytest.mark.parametrize("far", [1e38, 3.4e38, np.inf, np.nan])
 def test_no_position_is_beyond_the_transformer(far):
     """Neither an IndexError nor a number that is taken for a result."""
@@ -116,45 +72,49 @@ def test_no_position_is_beyond_the_transformer(far):
 @pytest.mark.parametrize("value", [np.inf, np.nan])
 @pytest.mark.parametrize("kind", ["feature", "logit"])
 @pytest.mark.parametrize("held_out", [False, True])
-def test_features_and_logits_that_are_not_finite_are_refused(data, tmp_path, value, kind, held_out):
-    run = write_random_features(data, tmp_path / "model", MADE_UP)
-    uid = uids_of(data)[held_out]
+def test_features_and_logits_that_are_not_finite_are_refused(
+    copied, tmp_path, value, kind, held_out
+):
+    run = write_random_features(copied, tmp_path / "model", MADE_UP)
+    uid = uids_of(copied)[held_out]
     path = getattr(run, kind)(uid)
     spoil(path, value)
     with pytest.raises(ArtifactError, match=f"series {uid}: {path} holds .* not finite: .*extract"):
-        train2(data, tmp_path / "model")
+        train2(copied, tmp_path / "model")
     assert not run.last("stage2").exists()
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_array_that_is_not_finite_is_refused_from_a_loader_process_too(data, tmp_path, workers):
-    uid = uids_of(data)[0]
-    path = data.sequence(uid)
+def test_an_array_that_is_not_finite_is_refused_from_a_loader_process_too(
+    copied, tmp_path, workers
+):
+    uid = uids_of(copied)[0]
+    path = copied.sequence(uid)
     write_array(path, np.full_like(read_array(path), np.nan))
     with pytest.raises(ArtifactError) as refused:
-        train1(data, tmp_path / "model", workers=workers)
+        train1(copied, tmp_path / "model", workers=workers)
     said = f"series {uid}: {path} holds values that are not finite: delete it and "
     assert str(refused.value) == f"{said}run preprocess_data.py first"
 
 
-def test_a_script_says_it_in_one_line(data, tmp_path):
-    uid = uids_of(data)[1]
-    spoil(data.sequence(uid), np.nan, place=slice(None))
-    write_stage1(data, tmp_path / "model")
-    command = [sys.executable, ROOT / "eval_stage1.py", "--data-dir", data.root, "--model-dir"]
+def test_a_script_says_it_in_one_line(copied, tmp_path):
+    uid = uids_of(copied)[1]
+    spoil(copied.sequence(uid), np.nan, place=slice(None))
+    write_stage1(copied, tmp_path / "model")
+    command = [sys.executable, ROOT / "eval_stage1.py", "--data-dir", copied.root, "--model-dir"]
     command += [tmp_path / "model", "--encoder", ENCODER, "--device", "cpu", "--workers", 1]
     ended = subprocess.run([str(word) for word in command], capture_output=True, text=True)
     assert ended.returncode == 1
-    assert ended.stderr.startswith(f"error: series {uid}: {data.sequence(uid)} holds values")
+    assert ended.stderr.startswith(f"error: series {uid}: {copied.sequence(uid)} holds values")
     assert len(ended.stderr.splitlines()) == 1
 
 
-def test_arrays_are_checked_before_their_features_are_written(data, tmp_path):
-    run = write_stage1(data, tmp_path / "model")
-    uid = uids_of(data)[0]
-    spoil(data.sequence(uid), np.inf)
-    with pytest.raises(ArtifactError, match=f"series {uid}: {data.sequence(uid)} holds"):
-        extract(data, tmp_path / "model")
+def test_arrays_are_checked_before_their_features_are_written(copied, tmp_path):
+    run = write_stage1(copied, tmp_path / "model")
+    uid = uids_of(copied)[0]
+    spoil(copied.sequence(uid), np.inf)
+    with pytest.raises(ArtifactError, match=f"series {uid}: {copied.sequence(uid)} holds"):
+        extract(copied, tmp_path / "model")
     assert not run.logit(uid).exists() and not run.feature(uid).exists()
 
 
@@ -171,27 +131,27 @@ def overflow(path, part, name):
     write_checkpoint(path, content)
 
 
-def test_features_that_float16_cannot_hold_are_not_written(data, tmp_path):
-    run = write_stage1(data, tmp_path / "model")
+def test_features_that_float16_cannot_hold_are_not_written(copied, tmp_path):
+    run = write_stage1(copied, tmp_path / "model")
     weights = read_checkpoint(run.best("stage1"), ())["weights"]
     overflow(run.best("stage1"), "weights", next(name for name in weights if "head" in name))
-    uid = read_folds(data).SeriesInstanceUID[0]
+    uid = read_folds(copied).SeriesInstanceUID[0]
     with pytest.raises(NotFinite, match=f"series {uid}: .*{uid}.npy would not be finite"):
-        extract(data, tmp_path / "model")
+        extract(copied, tmp_path / "model")
     assert not any(run.logits.glob("*.npy")) and not any(run.features.glob("*.npy"))
 
 
-def test_stage_2_names_the_series_that_gets_no_numbers(data, tmp_path):
-    run = write_both(data, tmp_path / "model")
-    for row in read_folds(data).itertuples():
+def test_stage_2_names_the_series_that_gets_no_numbers(copied, tmp_path):
+    run = write_both(copied, tmp_path / "model")
+    for row in read_folds(copied).itertuples():
         width = read_checkpoint(run.best("stage2"), ())["settings"]["channels"]
         write_array(run.logit(row.SeriesInstanceUID), np.zeros((2, row.length, 14), np.float16))
         ones = np.ones((2, row.length, width), np.float16)
         write_array(run.feature(row.SeriesInstanceUID), ones)
     write_json(run.feature_settings, {"weights": fingerprint(run.best("stage1"))})
     overflow(run.best("stage2"), "weights", "project.0.weight")
-    _, held_out = read_fold(data, 0)
-    config = eval_stage2.Config(data.root, tmp_path / "model", encoder=ENCODER, device="cpu")
+    _, held_out = read_fold(copied, 0)
+    config = eval_stage2.Config(copied.root, tmp_path / "model", encoder=ENCODER, device="cpu")
     first = held_out.SeriesInstanceUID[0]
     said = f"series {first}: its probabilities are not finite, as are those of 8 of 8 held-out"
     with pytest.raises(NotFinite, match=said):
@@ -199,12 +159,12 @@ def test_stage_2_names_the_series_that_gets_no_numbers(data, tmp_path):
     assert not run.predictions("stage2").exists()
 
 
-def test_stage_1_names_the_series_that_gets_no_numbers(data, tmp_path):
-    run = write_stage1(data, tmp_path / "model")
+def test_stage_1_names_the_series_that_gets_no_numbers(copied, tmp_path):
+    run = write_stage1(copied, tmp_path / "model")
     weights = read_checkpoint(run.best("stage1"), ())["weights"]
     overflow(run.best("stage1"), "weights", next(name for name in weights if "stem" in name))
     config = eval_stage1.Config(
-        data.root, tmp_path / "model", encoder=ENCODER, device="cpu", workers=0
+        copied.root, tmp_path / "model", encoder=ENCODER, device="cpu", workers=0
     )
     with pytest.raises(NotFinite, match=r"series .*: its probabilities are not finite"):
         eval_stage1.main(config)
@@ -253,31 +213,15 @@ def test_predict_goes_on_with_the_others(tiny, tmp_path, one_dark_series):
         )
 
 
-def test_mining_does_not_pass_over_logits_that_are_not_finite(data, tmp_path):
-    for row in read_folds(data).itertuples():
+def test_mining_does_not_pass_over_logits_that_are_not_finite(copied, tmp_path):
+    for row in read_folds(copied).itertuples():
         run = RunFolder(tmp_path / "model", ENCODER, row.fold)
         write_array(run.logit(row.SeriesInstanceUID), np.ones((2, row.length, 14), np.float16))
-    uid = next(iter(read_pickle(data.safe_slices)))
-    fold = read_folds(data).set_index("SeriesInstanceUID").fold[uid]
+    uid = next(iter(read_pickle(copied.safe_slices)))
+    fold = read_folds(copied).set_index("SeriesInstanceUID").fold[uid]
     path = RunFolder(tmp_path / "model", ENCODER, fold).logit(uid)
     spoil(path, np.nan)
     with pytest.raises(ArtifactError, match=f"series {uid}: {path} holds"):
         mine_hard_negatives.main(
-            mine_hard_negatives.Config(data.root, tmp_path / "model", ENCODER, montage=0)
+            mine_hard_negatives.Config(copied.root, tmp_path / "model", ENCODER, montage=0)
         )
-
-
-@pytest.mark.parametrize("value", [1e-20, 0.0, -0.5, np.inf, 1e9])
-@pytest.mark.parametrize("column", ["slice_spacing", "row_spacing", "column_spacing"])
-def test_a_stored_spacing_that_nothing_has_is_refused(data, value, column):
-    path = data.folds(FOLDS)
-    table = read_table(path)
-    table[column] = table[column].astype(float)
-    table.loc[4, column] = value
-    write_table(path, table)
-    uid = table.SeriesInstanceUID[4]
-    with pytest.raises(ArtifactError, match=f"series {uid}: {path} holds {column} .* mm"):
-        read_folds(data)
-    table.loc[4, column] = pd.NA
-    write_table(path, table)
-    assert pd.isna(read_folds(data)[column][4])

@@ -7,6 +7,7 @@ import pandas as pd
 
 from src.artifacts.files import read_pickle, reading
 from src.artifacts.paths import ArtifactError, DataFolder, remedy
+from src.labels import LABELS, NEGATIVE
 from src.text import printable
 
 FARTHEST = 1e5  # mm; largest distance of a slice from the scanner's origin, as in src/dicom
@@ -53,11 +54,19 @@ def read_geometry(data: DataFolder) -> dict[str, dict[str, np.ndarray]]:
     return geometry
 
 
-def require_spacings(series: pd.DataFrame, data: DataFolder, path: Path) -> pd.DataFrame:
-    """Return a table of series; raise ArtifactError if a spacing is neither empty nor plausible.
+def require_plausible(series: pd.DataFrame, data: DataFolder, path: Path) -> pd.DataFrame:
+    """Return a table of series that was read from `path`.
 
-    path: where it was read.
+    Raise ArtifactError if a label is neither 0 nor 1, or a spacing is neither empty nor plausible.
     """
+    for label in LABELS:
+        wrong = ~series[label].isin([0, 1])
+        if wrong.any():
+            row = series[wrong].iloc[0]
+            raise ArtifactError(
+                f"series {row.SeriesInstanceUID}: {path} holds {printable(row[label], 20)} as "
+                f"{label!r}, neither 0 nor 1: run create_folds.py again"
+            )
     for column in SPACING_COLUMNS:
         if column not in series:
             continue
@@ -70,6 +79,19 @@ def require_spacings(series: pd.DataFrame, data: DataFolder, path: Path) -> pd.D
                 f"{printable(row[column], 20)} mm: {_again(data, row.SeriesInstanceUID)}"
             )
     return series
+
+
+def require_points(spots: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Return a table of spots; raise ArtifactError if an aneurysm's point is inf or NaN."""
+    columns = ["f", "x_512", "y_512"]
+    wrong = (spots.class_id != NEGATIVE) & ~np.isfinite(spots[columns].astype(float)).all(axis=1)
+    if wrong.any():
+        uid = spots.SeriesInstanceUID[wrong].iloc[0]
+        raise ArtifactError(
+            f"series {uid}: {path} holds an aneurysm without a finite point: "
+            "run create_folds.py again"
+        )
+    return spots
 
 
 def _again(data: DataFolder, uid: str) -> str:

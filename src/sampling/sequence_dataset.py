@@ -53,6 +53,10 @@ class SequenceDataset(Dataset):
         """
         widths = set()
         for uid in self.uids:
+            if uid not in self.geometry:
+                raise ArtifactError(
+                    f"series {uid} is not in slice_geometry_dict.pkl: run preprocess_data.py again"
+                )
             length = len(self.geometry[uid]["positions"])
             for path in (self.run.logit(uid), self.run.feature(uid)):
                 _, shape, _ = array_layout(path)
