@@ -1,9 +1,12 @@
 """Runs that were killed end bit for bit as runs that were not, however many loader processes."""
 
+import multiprocessing
 import os
+import runpy
 import signal
-import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from functools import partialmethod
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,8 @@ from src.artifacts.checkpoints import read_checkpoint
 from src.artifacts.files import read_json_lines
 from src.artifacts.paths import RunFolder
 from src.sampling.loader import batches_of, make_loader
+from src.training import run_folder
+from src.training.learner import Learner
 from tests.conftest import CROP, ROOT
 from tests.networks import write_random_features
 from tests.small_run import assert_same, one_thread  # noqa: F401
@@ -27,40 +32,59 @@ FLAGS = {
 }
 ENCODERS = {"stage1": "test_resnet", "stage2": "made_up"}
 KILLED_AFTER = {"stage1": {0: 13, 1: 15, 2: 17}, "stage2": {0: 9, 1: 10, 2: 11}}  # steps
-# SIGKILL from inside hits the moment that is meant, however busy the machine is.
-KILL = """
-import os, runpy, signal, sys
-from src.training.learner import Learner
-script, after = sys.argv.pop(1), int(sys.argv.pop(1))
-step = Learner.step
-def step_or_die(learner, losses):
+
+
+def no_picture(*_) -> None:
+    """Drawn after each epoch, it would take most of the time."""
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    monkeypatch.setattr(run_folder, "draw_progress", no_picture)
+
+
+@pytest.fixture(scope="module")
+def clean_process():
+    """A process that has imported everything and computed nothing: its forks are new processes."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        yield pool
+
+
+def run_scripts(jobs: list[tuple]) -> list[int]:
+    """Run scripts side by side, each in its own process; return their exit codes."""
+    import torch._dynamo  # noqa: F401 - else the optimizer of each fork imports it, for seconds
+
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=run_script, args=job) for job in jobs]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    return [process.exitcode for process in processes]
+
+
+def run_script(stage: str, data: Path, model_dir: Path, workers: int, flags: str, kill_after=None):
+    """Run a script as the shell would; what it prints goes to printed.txt.
+
+    kill_after: step in which SIGKILL comes, from inside: however busy the machine is, it hits
+        the moment that is meant.
+    """
+    torch.set_num_threads(1)
+    run_folder.draw_progress = no_picture
+    if kill_after is not None:
+        Learner.step = partialmethod(step_or_die, step=Learner.step, after=kill_after)
+    printed = os.open(model_dir / "printed.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(printed, 1), os.dup2(printed, 2)
+    script = str(ROOT / f"train_{stage}.py")
+    sys.argv = [script, *FLAGS[stage].split(), *flags.split(), "--device", "cpu"]
+    sys.argv += ["--data-dir", str(data), "--model-dir", str(model_dir), "--workers", str(workers)]
+    runpy.run_path(script, run_name="__main__")
+
+
+def step_or_die(learner: Learner, losses: list, step, after: int) -> torch.Tensor:
     if learner.steps == after:
         os.kill(os.getpid(), signal.SIGKILL)
     return step(learner, losses)
-Learner.step = step_or_die
-sys.argv[0] = script
-runpy.run_path(script, run_name="__main__")
-"""
-
-
-def start(stage: str, data: Path, model_dir: Path, workers: int, *flags, kill_after=None):
-    script = ROOT / f"train_{stage}.py"
-    program = [script] if kill_after is None else ["-c", KILL, script, kill_after]
-    flags = [*FLAGS[stage].split(), "--workers", workers, "--device", "cpu", *flags]
-    command = [sys.executable, *program, "--data-dir", data, "--model-dir", model_dir, *flags]
-    return subprocess.Popen(
-        [str(word) for word in command],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def ends(process: subprocess.Popen, code: int) -> str:
-    printed = process.communicate(timeout=600)[0]
-    assert process.returncode == code, printed
-    return printed
 
 
 def assert_same_run(folder: RunFolder, expected: RunFolder, stage: str) -> None:
@@ -95,30 +119,24 @@ def new_runs(stage: str, tiny, root: Path, names: tuple) -> dict[object, RunFold
 
 
 @pytest.mark.parametrize("stage", ["stage1", "stage2"])
-def test_4_epochs_are_2_and_a_kill_and_a_resume_in_a_new_process(tiny, tmp_path, stage):
+def test_4_epochs_are_2_and_a_kill_and_a_resume_in_a_new_process(
+    tiny, tmp_path, stage, clean_process
+):
     runs = new_runs(stage, tiny, tmp_path, ("straight", *WORKERS))
-
-    def start_all(*flags, kill_after=None):
-        return {
-            n: start(
-                stage,
-                tiny.root,
-                tmp_path / str(n),
-                n,
-                *flags,
-                kill_after=kill_after and kill_after[n],
-            )
-            for n in WORKERS
-        }
-
-    killed = start_all("--epochs", 4, kill_after=KILLED_AFTER[stage])
+    killed, resumed = [], []
+    for n in WORKERS:
+        (tmp_path / str(n)).mkdir(exist_ok=True)
+        job = (stage, tiny.root, tmp_path / str(n), n)
+        killed.append((*job, "--epochs 4", KILLED_AFTER[stage][n]))
+        resumed.append((*job, "--epochs 4 --resume"))
+    assert clean_process.submit(run_scripts, killed).result() == [-signal.SIGKILL] * 3
+    for n in WORKERS:
+        assert read_checkpoint(runs[n].last(stage), ())["epoch"] == 2
+    assert clean_process.submit(run_scripts, resumed).result() == [0] * 3
     train_here(stage, tiny.root, tmp_path / "straight", 2, 4)
-    for workers, process in killed.items():
-        ends(process, -signal.SIGKILL)
-        assert read_checkpoint(runs[workers].last(stage), ())["epoch"] == 2
-    for workers, process in start_all("--epochs", 4, "--resume").items():
-        assert "resuming after epoch 2 of 4" in ends(process, 0)
-        assert_same_run(runs[workers], runs["straight"], stage)
+    for n in WORKERS:
+        assert "resuming after epoch 2 of 4" in (tmp_path / str(n) / "printed.txt").read_text()
+        assert_same_run(runs[n], runs["straight"], stage)
 
 
 @pytest.mark.parametrize("stage", ["stage1", "stage2"])
