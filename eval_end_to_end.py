@@ -33,7 +33,7 @@ from src.progress import Clock, in_thread, progress
 from src.script import OK, SOME_FAILED, UserError, run_script
 from src.worker_pool import Failure, attempt
 
-NOT_FINITE = Failure("not_finite", f"its probabilities are not finite: {BROKEN_WEIGHTS}")
+NO_PREDICTION = Failure("no_prediction", f"its probabilities are not finite: {BROKEN_WEIGHTS}")
 
 
 @dataclass
@@ -135,7 +135,7 @@ def predict_all(
             if np.isfinite(probabilities).all():
                 predicted.append((uid, probabilities))
             else:
-                failed[uid] = NOT_FINITE
+                failed[uid] = NO_PREDICTION
     return predicted
 
 

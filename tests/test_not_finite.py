@@ -191,7 +191,7 @@ def test_end_to_end_the_others_are_scored(tiny, tmp_path, one_dark_series):
     config = eval_end_to_end.Config(tiny.root, tmp_path, encoder=ENCODER, device="cpu")
     _, failed = eval_end_to_end.main(config)
     assert failed.SeriesInstanceUID.tolist() == [one_dark_series]
-    assert failed.reason.tolist() == ["not_finite"]
+    assert failed.reason.tolist() == ["no_prediction"]
     predictions = read_table(run.predictions("end_to_end"))
     assert len(predictions) == 7 and np.isfinite(predictions.iloc[:, 1:]).all(axis=None)
 
@@ -203,7 +203,7 @@ def test_predict_goes_on_with_the_others(tiny, tmp_path, one_dark_series):
         predict.Config(folders, tmp_path / "out", tmp_path, ENCODER, device="cpu")
     )
     assert len(predictions) == 3 and len(failed) == 1
-    assert failed.reason.tolist() == ["not_finite"]
+    assert failed.reason.tolist() == ["no_prediction"]
     assert one_dark_series in failed.detail[0]
     with pytest.raises(UserError, match="no series could be predicted"):
         predict.main(

@@ -10,6 +10,7 @@ from src.artifacts.paths import ArtifactError
 from src.artifacts.plausible import all_finite
 from src.artifacts.tables import read_folds, read_table, write_table
 from src.labels import NEGATIVE
+from src.sampling.slices import spacing_or_default
 from tests.conftest import FOLDS
 from tests.networks import write_random_features
 from tests.test_not_finite import MADE_UP, train1, train2, uids_of
@@ -87,3 +88,19 @@ def test_an_aneurysm_without_a_point_is_refused(copied, tmp_path, column, value)
 def test_a_heatmap_without_width_is_refused(copied, tmp_path, sigma):
     with pytest.raises(ArtifactError, match=r"series .* pixels: give another --sigma-mm"):
         train1(copied, tmp_path / "model", sigma_mm=sigma)
+
+
+def test_a_series_that_a_pickle_lacks_is_named(copied, tmp_path):
+    uid, _ = uids_of(copied)
+    write_random_features(copied, tmp_path / "model", MADE_UP)
+    for path, train in ((copied.geometry, train2), (copied.labels, train1)):
+        content = read_pickle(path)
+        del content[uid]
+        write_pickle(path, content)
+        with pytest.raises(ArtifactError, match=f"series .* is not in .*{path.name}: run "):
+            train(copied, tmp_path / "model")
+
+
+@pytest.mark.parametrize("spacing", [None, np.nan, 0.0, -1.0, 1e-20, 1e9, np.inf])
+def test_a_spacing_that_is_none_is_the_default(spacing):
+    assert spacing_or_default((spacing, 0.4, spacing)) == (1.0, 0.4, 0.5)

@@ -140,7 +140,7 @@ def predict_one(
     try:
         prediction = predictor.explain(prepared, config.batch_size, rules)
     except NotFinite as error:  # of one series; the next may be well
-        return Failure("not_finite", str(error))
+        return Failure("no_prediction", str(error))
     name = file_name(prepared.series, taken)
     write_json(config.out / f"{name}.json", as_json(config, prepared, prediction), sync=False)
     return predict_page.write_page(config.out, name, prepared, prediction, config.descriptions)
