@@ -5,6 +5,7 @@ import sys
 from dataclasses import replace
 
 import numpy as np
+import pydicom
 import pytest
 import torch
 
@@ -21,14 +22,17 @@ from src.artifacts.files import (
     write_array,
     write_json,
 )
-from src.artifacts.paths import ArtifactError, RunFolder
+from src.artifacts.paths import ArtifactError, DataFolder, RunFolder
 from src.artifacts.provenance import fingerprint
 from src.artifacts.tables import read_fold, read_folds, read_table
+from src.inference.ensemble import Predictor
 from src.inference.probabilities import NotFinite
 from src.networks.sequence_transformer import SequenceTransformer
 from src.preprocess.images import PreparedSeries
+from src.progress import Clock
 from src.script import UserError
 from tests.conftest import CROP, ROOT
+from tests.dicom_files import volume, write_axial
 from tests.networks import ENCODER, write_both, write_random_features, write_stage1
 from tools import mine_hard_negatives, predict
 
@@ -194,6 +198,23 @@ def test_end_to_end_the_others_are_scored(tiny, tmp_path, one_dark_series):
     assert failed.reason.tolist() == ["no_prediction"]
     predictions = read_table(run.predictions("end_to_end"))
     assert len(predictions) == 7 and np.isfinite(predictions.iloc[:, 1:]).all(axis=None)
+
+
+@pytest.mark.parametrize("far", ["1e39", "-1e39", "1e300", "1e37"])
+def test_a_slice_beyond_all_bounds_does_not_end_the_evaluation(tiny, tmp_path, far):
+    """The series is refused, or predicted without that slice."""
+    write_both(tiny, tmp_path / "model")
+    data = DataFolder(tmp_path / "data")
+    write_axial(data.series("1.2"), volume((6, 12, 12)))
+    path = max(data.series("1.2").iterdir())
+    slice_ = pydicom.dcmread(path)
+    slice_.ImagePositionPatient = ["0", "0", far]
+    slice_.save_as(path)
+    predictor = Predictor(tmp_path / "model", ENCODER, (0,), torch.device("cpu"))
+    failed = {}
+    found = eval_end_to_end.predict_all(predictor, data, ["1.2"], 64, Clock(), failed)
+    assert len(found) + len(failed) == 1
+    assert all(np.isfinite(probabilities).all() for _, probabilities in found)
 
 
 def test_predict_goes_on_with_the_others(tiny, tmp_path, one_dark_series):
