@@ -44,9 +44,13 @@ def test_a_position_that_no_scanner_reaches_is_refused(copied, tmp_path, positio
         create_folds.main(create_folds.Config(data_dir=copied.root, folds=FOLDS))
 
 
-@pytest.mark.parametrize("value", [1e-20, 0.0, -0.5, np.inf, 1e9])
-@pytest.mark.parametrize("column", ["slice_spacing", "row_spacing", "column_spacing"])
-def test_a_stored_spacing_that_nothing_has_is_refused(copied, value, column):
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("slice_spacing", value) for value in (-0.5, np.inf, 1e9)]
+    + [("row_spacing", value) for value in (1e-20, 0.0, -0.5, 150.0, np.inf)]
+    + [("column_spacing", value) for value in (1e-20, 1e9)],
+)
+def test_a_stored_spacing_that_nothing_has_is_refused(copied, column, value):
     path = copied.folds(FOLDS)
     table = read_table(path)
     table[column] = table[column].astype(float)
@@ -101,6 +105,11 @@ def test_a_series_that_a_pickle_lacks_is_named(copied, tmp_path):
             train(copied, tmp_path / "model")
 
 
-@pytest.mark.parametrize("spacing", [None, np.nan, 0.0, -1.0, 1e-20, 1e9, np.inf])
+@pytest.mark.parametrize("spacing", [None, np.nan, 0.0, -1.0, 1e9, np.inf])
 def test_a_spacing_that_is_none_is_the_default(spacing):
     assert spacing_or_default((spacing, 0.4, spacing)) == (1.0, 0.4, 0.5)
+
+
+def test_slices_may_be_far_apart_but_no_pixels():
+    """Two slices of a survey: what the reader says of them must not be refused for ever."""
+    assert spacing_or_default((150.0, 150.0, 1e-20)) == (150.0, 0.5, 0.5)

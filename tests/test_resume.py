@@ -118,6 +118,7 @@ def new_runs(stage: str, tiny, root: Path, names: tuple) -> dict[object, RunFold
     return {name: RunFolder(root / str(name), ENCODERS[stage], 0) for name in names}
 
 
+@pytest.mark.timeout(600)  # 6 processes a stage; a few seconds where nothing else runs
 @pytest.mark.parametrize("stage", ["stage1", "stage2"])
 def test_4_epochs_are_2_and_a_kill_and_a_resume_in_a_new_process(
     tiny, tmp_path, stage, clean_process

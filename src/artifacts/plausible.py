@@ -10,9 +10,10 @@ from src.artifacts.paths import ArtifactError, DataFolder, remedy
 from src.labels import LABELS, NEGATIVE
 from src.text import printable
 
-FARTHEST = 1e5  # mm; largest distance of a slice from the scanner's origin, as in src/dicom
-SPACINGS = (1e-3, 100.0)  # mm; smallest and largest between pixels or slices, as in src/dicom
-SPACING_COLUMNS = ("slice_spacing", "row_spacing", "column_spacing")
+FARTHEST = 2e5  # mm from the scanner's origin; src/dicom lets no coordinate exceed 1e5
+PIXELS = (1e-3, 100.0)  # mm; smallest and largest distance of pixels, as in src/dicom
+SLICES = (0.0, 2 * FARTHEST)  # mm; a series may be a few slices far from each other
+SPACINGS = {"slice_spacing": SLICES, "row_spacing": PIXELS, "column_spacing": PIXELS}
 INFINITY, NEGATIVE_INFINITY = 0x7C00, 0xFC00  # float16; what has a larger code is NaN
 
 
@@ -67,11 +68,11 @@ def require_plausible(series: pd.DataFrame, data: DataFolder, path: Path) -> pd.
                 f"series {row.SeriesInstanceUID}: {path} holds {printable(row[label], 20)} as "
                 f"{label!r}, neither 0 nor 1: run create_folds.py again"
             )
-    for column in SPACING_COLUMNS:
+    for column, limits in SPACINGS.items():
         if column not in series:
             continue
         spacing = pd.to_numeric(series[column], errors="coerce")
-        wrong = series[column].notna() & ~spacing.between(*SPACINGS)
+        wrong = series[column].notna() & ~spacing.between(*limits)
         if wrong.any():
             row = series[wrong].iloc[0]
             raise ArtifactError(

@@ -16,9 +16,11 @@ def spacing_or_default(spacing: Sequence[float | None]) -> tuple[float, float, f
 
     DEFAULT_SPACING replaces what is missing or not plausible.
     """
-    least, most = SPACINGS
-    known = zip(spacing, DEFAULT_SPACING, strict=True)
-    return tuple(value if value and least <= value <= most else default for value, default in known)
+    known = zip(spacing, SPACINGS.values(), DEFAULT_SPACING, strict=True)
+    return tuple(
+        value if value and least <= value <= most else default
+        for value, (least, most), default in known
+    )
 
 
 def resized_point(position, length: int, size: int):
