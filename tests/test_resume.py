@@ -148,20 +148,20 @@ def test_3_epochs_do_not_depend_on_the_number_of_loader_processes(tiny, tmp_path
         assert_same_run(runs[workers], runs[0], stage)
 
 
-class Keys(list):
+class Rows(list):
     """A data set of `length` samples, each its own row."""
 
     def __init__(self, length: int):
         super().__init__(range(length))
 
-    def __getitem__(self, key: tuple[int, int]) -> int:
-        return key[1]
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, int]:
+        return {"index": key[1]}
 
 
 def test_a_loader_leaves_the_global_random_numbers_alone():
     """Else what is drawn after it, such as dropout, depends on the number of its processes."""
     for workers in (0, 1):
-        loader = make_loader(Keys(6), 2, workers, shuffle_seed=1)
+        loader = make_loader(Rows(6), 2, workers, shuffle_seed=1)
         before = torch.get_rng_state()
         for _ in range(2):
             assert len(list(batches_of(loader))) == 3
