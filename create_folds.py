@@ -18,6 +18,7 @@ import pandas as pd
 from src.artifacts.csv_cells import lines_text
 from src.artifacts.files import read_pickle, write_pickle
 from src.artifacts.paths import ArtifactError, DataFolder
+from src.artifacts.plausible import read_geometry
 from src.artifacts.tables import read_localizers, read_meta, remove_fold_tables, write_table
 from src.labels import LABELS, LOCATIONS, NEGATIVE, PRESENT
 from src.sampling import folds, spots, table_check
@@ -37,7 +38,7 @@ class Config:
 def main(config: Config) -> pd.DataFrame:
     data = DataFolder(config.data_dir)
     meta = read_meta(data)
-    slice_uids, geometry = read_pickle(data.slice_uids), read_pickle(data.geometry)
+    slice_uids, geometry = read_pickle(data.slice_uids), read_geometry(data)
     localizers = read_localizers(data)
     meta = only_prepared(data, meta)
     meta["fold"] = folds.deal(meta, config.folds, config.seed)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -25,11 +26,14 @@ from src.device import choose_device
 from src.dicom import open_series
 from src.evaluation.score_report import report_series, title_of
 from src.inference.ensemble import Predictor
+from src.inference.probabilities import BROKEN_WEIGHTS
 from src.labels import LABELS
 from src.preprocess.images import PreparedSeries
 from src.progress import Clock, in_thread, progress
 from src.script import OK, SOME_FAILED, UserError, run_script
 from src.worker_pool import Failure, attempt
+
+NO_PREDICTION = Failure("no_prediction", f"its probabilities are not finite: {BROKEN_WEIGHTS}")
 
 
 @dataclass
@@ -63,7 +67,7 @@ def main(config: Config) -> tuple[dict, pd.DataFrame]:
         print(f"{count} series failed: {reason}{', predicted by the prior' * config.prior}")
     if len(failed) == len(truth):
         raise UserError(
-            f"none of the {len(truth)} series could be read: {run.failed_series()} says why"
+            f"none of the {len(truth)} series could be predicted: {run.failed_series()} says why"
         )
     print(time_line(clock, len(truth)))
     read = truth[truth.SeriesInstanceUID.isin(predictions.SeriesInstanceUID)]
@@ -108,7 +112,7 @@ def predict_all(
     clock: Clock,
     failed: dict[str, Failure],
 ) -> list[tuple]:
-    """Return (uid, probabilities (14,)) of the series that can be read; fill `failed`."""
+    """Return (uid, probabilities (14,)) of the series that can be predicted; fill `failed`."""
 
     def read(uid: str) -> PreparedSeries:
         with clock.part("read"):
@@ -125,8 +129,14 @@ def predict_all(
             else:
                 yield uid, outcome
 
+    predicted = []
     with clock.part("all"):
-        return list(predictor.predict(readable(), batch_size, clock))
+        for uid, probabilities in predictor.predict(readable(), batch_size, clock):
+            if np.isfinite(probabilities).all():
+                predicted.append((uid, probabilities))
+            else:
+                failed[uid] = NO_PREDICTION
+    return predicted
 
 
 def time_line(clock: Clock, count: int) -> str:

@@ -18,8 +18,8 @@ import pandas as pd
 import torch
 
 from src.artifacts.checkpoints import read_trained
-from src.artifacts.files import read_pickle
 from src.artifacts.paths import ArtifactError, DataFolder, RunFolder
+from src.artifacts.plausible import read_geometry
 from src.artifacts.provenance import fingerprint, require_features_of
 from src.artifacts.tables import folds_of, read_fold
 from src.device import choose_device
@@ -73,7 +73,7 @@ def predict_fold(
             f"{run.best('stage1').name}: run train_stage2.py again"
         )
     cut, step = settings["cut"], settings["step"]
-    dataset = SequenceDataset(run, held_out, read_pickle(data.geometry), cut, seed=0, step=step)
+    dataset = SequenceDataset(run, held_out, read_geometry(data), cut, seed=0, step=step)
     if dataset.channels != settings["channels"]:
         raise ArtifactError(
             f"the features are {dataset.channels} wide, the transformer reads "

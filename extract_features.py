@@ -24,10 +24,12 @@ from src import distributed
 from src.artifacts.checkpoints import read_checkpoint
 from src.artifacts.files import has_features, read_array, write_array
 from src.artifacts.paths import DataFolder, RunFolder
+from src.artifacts.plausible import all_finite, require_finite
 from src.artifacts.provenance import fingerprint, keep_features_of
 from src.artifacts.tables import read_fold
 from src.device import choose_device, precision
 from src.inference.encode import as_volume, encode_series
+from src.inference.probabilities import BROKEN_WEIGHTS, NotFinite
 from src.networks.slice_cnn import SliceCNN, build_slice_cnn
 from src.progress import in_thread, progress
 from src.sampling.slices import STEPS, neighbours
@@ -97,17 +99,26 @@ def read_series(
     data: DataFolder, uid: str, crop_size: int, device: torch.device
 ) -> tuple[str, torch.Tensor, np.ndarray]:
     """Return a series for `encode_series`: UID, volume, triplets (2 n, 3): n of each step."""
-    volume = as_volume(read_array(data.sequence(uid)), crop_size, device)
+    path = data.sequence(uid)
+    volume = as_volume(require_finite(read_array(path), path), crop_size, device)
     length = len(volume)
     triplets = [neighbours(np.arange(length), step, length) for step in STEPS]  # (n, 3) each
     return uid, volume, np.concatenate(triplets)
 
 
 def write_series(run: RunFolder, uid: str, features: torch.Tensor, logits: torch.Tensor) -> int:
-    """Write features (2 n, C) and logits (2 n, 14) of a series; return its number of slices."""
+    """Write features (2 n, C) and logits (2 n, 14) of a series; return its number of slices.
+
+    Raise NotFinite if float16 cannot hold them.
+    """
     length = len(features) // len(STEPS)
-    write_array(run.logit(uid), logits.half().view(len(STEPS), length, -1).cpu().numpy())
-    write_array(run.feature(uid), features.half().view(len(STEPS), length, -1).cpu().numpy())
+    arrays = {}
+    for path, values in ((run.logit(uid), logits), (run.feature(uid), features)):
+        arrays[path] = values.half().view(len(STEPS), length, -1).cpu().numpy()
+        if not all_finite(arrays[path]):
+            raise NotFinite(f"series {uid}: {path} would not be finite: {BROKEN_WEIGHTS}")
+    for path, array in arrays.items():
+        write_array(path, array)
     return length
 
 

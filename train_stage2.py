@@ -22,8 +22,8 @@ import torch
 
 from src import distributed
 from src.artifacts.checkpoints import read_checkpoint, write_checkpoint
-from src.artifacts.files import read_pickle
 from src.artifacts.paths import DataFolder, RunFolder
+from src.artifacts.plausible import read_geometry
 from src.artifacts.provenance import fingerprint, require_features_of
 from src.artifacts.tables import fold_settings, read_fold
 from src.device import autocast, choose_device, precision, to_device
@@ -74,7 +74,7 @@ def main(config: Config) -> dict | None:
     folder = RunFolder(config.model_dir, config.encoder, config.fold)
     stage1 = read_checkpoint(folder.best("stage1"), ("weights", "settings"))
     series, inside = read_fold(data, config.fold, stage1["settings"])
-    geometry = read_pickle(data.geometry)
+    geometry = read_geometry(data)
     weights = fingerprint(folder.best("stage1"))
     require_features_of(folder, weights)
 

@@ -61,3 +61,11 @@ def tiny(tiny_dicom, tmp_path_factory) -> DataFolder:
     )
     create_folds.main(create_folds.Config(data_dir=root, folds=FOLDS))
     return DataFolder(root)
+
+
+@pytest.fixture
+def copied(tiny, tmp_path) -> DataFolder:
+    """The tiny data set without DICOM, to spoil."""
+    root = tmp_path / "data"
+    shutil.copytree(tiny.root, root, ignore=shutil.ignore_patterns("series"))
+    return DataFolder(root)

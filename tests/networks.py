@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from src.artifacts.checkpoints import read_checkpoint, write_checkpoint
+from src.artifacts.files import write_array, write_json
 from src.artifacts.paths import DataFolder, RunFolder
 from src.artifacts.provenance import fingerprint
 from src.artifacts.tables import fold_settings, read_fold, read_folds
@@ -28,6 +30,21 @@ def write_stage1(data: DataFolder, model_dir: Path, fold: int = 0, seed: int = 0
     }
     weights = SliceCNN(ENCODER, heatmap=True).state_dict()
     write_checkpoint(run.best("stage1"), {"weights": weights, "settings": settings, "epoch": 1})
+    return run
+
+
+def write_random_features(data: DataFolder, model_dir: Path, encoder: str = "made_up") -> RunFolder:
+    """A stage 1 that never was, with random features and logits of all series."""
+    series, held_out = read_fold(data, 0)
+    run = RunFolder(model_dir, encoder, 0)
+    generator = np.random.default_rng(0)
+    for row in series.itertuples():
+        for path, width in ((run.feature, 12), (run.logit, len(LABELS))):
+            values = generator.normal(size=(2, row.length, width)).astype(np.float16)
+            write_array(path(row.SeriesInstanceUID), values)
+    settings = fold_settings(data, held_out)
+    write_checkpoint(run.best("stage1"), {"weights": {}, "settings": settings})
+    write_json(run.feature_settings, {"weights": fingerprint(run.best("stage1"))})
     return run
 
 

@@ -8,11 +8,13 @@ import torch
 from torch import nn
 
 from src.artifacts.checkpoints import read_checkpoint
+from src.artifacts.files import read_json_lines
 from src.artifacts.paths import RunFolder
 from src.script import UserError
 from src.training.learner import MOST_BROKEN_STEPS, fit, scores_or_none
 from src.training.run_folder import RunLog
 from tests.small_run import (
+    Batches,
     assert_same,
     batches,
     loss_of,
@@ -129,3 +131,32 @@ def test_the_average_is_updated_at_the_first_step_and_every_nth_after_it(every):
     for batch in batches():
         step(learner, batch)
     assert learner.state_dict()["average"]["updates"] == {1: 5, 2: 3}[every]
+
+
+def fit_batches(tmp_path, chosen):
+    """One epoch of these batches; returns the folder."""
+    folder = RunFolder(tmp_path, "net", 0)
+    run = RunLog(folder, "stage1", {"seed": 3}, Path(__file__), resume=False)
+    fit(new_learner(), run, Batches(chosen), 1, 1, loss_of, lambda _: (scores(0.5), {}))
+    return folder
+
+
+def test_broken_steps_of_an_epoch_are_said_on_screen_and_in_the_log(tmp_path, capsys):
+    good = batches()
+    folder = fit_batches(tmp_path, [good[0], poisoned(), good[1], poisoned() * torch.inf])
+    said = "epoch 1: the loss or its gradient was not finite in 2 of 4 steps, which were skipped"
+    assert said in capsys.readouterr().out
+    assert said in folder.log("stage1").read_text()
+    (row,) = read_json_lines(folder.metrics("stage1"))
+    assert row["broken_steps"] == 2 and np.isfinite(row["loss"])
+
+
+def test_an_epoch_without_broken_steps_says_nothing_of_them(tmp_path, capsys):
+    fit_batches(tmp_path, batches())
+    assert "finite" not in capsys.readouterr().out
+
+
+def test_an_epoch_in_which_every_step_is_broken_ends_the_run(tmp_path):
+    with pytest.raises(UserError, match="not finite in 3 of 3 steps: lower --lr, or look"):
+        fit_batches(tmp_path, [poisoned()] * 3)
+    assert not RunFolder(tmp_path, "net", 0).last("stage1").exists()

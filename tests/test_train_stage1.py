@@ -115,25 +115,6 @@ def test_checkpointing_changes_nothing(tiny, tmp_path):
         torch.testing.assert_close(weights[1][key], value, atol=3e-3, rtol=0.02, msg=key)
 
 
-def test_weights_do_not_depend_on_the_number_of_loader_processes(tiny, tmp_path):
-    weights = []
-    for workers in (0, 1, 2):
-        train_stage1.main(small(tiny, tmp_path / str(workers), workers=workers))
-        weights.append(
-            read_checkpoint(
-                RunFolder(tmp_path / str(workers), "test_convnext", 0).last("stage1"), ("learner",)
-            )["learner"]
-        )
-    for other in weights[1:]:
-        for part in ("model", "average"):
-            for name, value in flat(weights[0][part]).items():
-                assert torch.equal(flat(other[part])[name], value), name
-
-
-def flat(state: dict) -> dict[str, torch.Tensor]:
-    return state.get("module", state)
-
-
 def test_a_killed_loader_process_ends_the_run_and_keeps_its_state(tiny, tmp_path):
     flags = [
         "--encoder",

@@ -4,18 +4,14 @@ import os
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import tyro
 
 import train_stage2
-from src.artifacts.checkpoints import write_checkpoint
-from src.artifacts.files import read_json_lines, write_array, write_json
+from src.artifacts.files import read_json_lines
 from src.artifacts.paths import RunFolder
-from src.artifacts.provenance import fingerprint
-from src.artifacts.tables import fold_settings, read_fold
-from src.labels import LABELS
 from tests.conftest import ROOT
+from tests.networks import write_random_features
 from train_stage2 import Config
 
 ENCODER = "made_up"
@@ -23,18 +19,9 @@ ENCODER = "made_up"
 
 @pytest.fixture
 def extracted(tiny, tmp_path):
-    """A stage 1 that never was, with random features and logits of the tiny set."""
-    series, held_out = read_fold(tiny, 0)
+    """Random features of the tiny set in two folders."""
     for name in ("one", "two"):
-        run = RunFolder(tmp_path / name, ENCODER, 0)
-        generator = np.random.default_rng(0)
-        for row in series.itertuples():
-            for path, width in ((run.feature, 12), (run.logit, len(LABELS))):
-                values = generator.normal(size=(2, row.length, width)).astype(np.float16)
-                write_array(path(row.SeriesInstanceUID), values)
-        settings = fold_settings(tiny, held_out)
-        write_checkpoint(run.best("stage1"), {"weights": {}, "settings": settings})
-        write_json(run.feature_settings, {"weights": fingerprint(run.best("stage1"))})
+        write_random_features(tiny, tmp_path / name, ENCODER)
     return tmp_path
 
 

@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from src.artifacts.files import atomic, read_array, read_pickle, read_slices, write_pickle
 from src.artifacts.paths import ArtifactError, DataFolder, RunFolder
+from src.artifacts.plausible import require_finite
 from src.artifacts.tables import read_folds
 from src.labels import LABELS
 from src.preprocess.intensity import TOP
@@ -71,7 +72,7 @@ def main(config: Config) -> dict[str, np.ndarray]:
 def highest(config: Config, row, safe: np.ndarray) -> pd.DataFrame:
     """Return the highest probability and its label for each safe slice of a series."""
     path = RunFolder(config.model_dir, config.encoder, row.fold).logit(row.SeriesInstanceUID)
-    logits = read_array(path).astype(np.float32)  # (2, n, 14)
+    logits = require_finite(read_array(path), path).astype(np.float32)  # (2, n, 14)
     if logits.shape != (2, row.length, len(LABELS)):
         raise ArtifactError(
             f"{path} holds {logits.shape}, not 2 steps of {row.length} slices: "

@@ -38,6 +38,7 @@ from src.device import choose_device
 from src.dicom import DicomError, Series, open_all
 from src.inference.ensemble import Prediction, Predictor
 from src.inference.findings import FindingRules
+from src.inference.probabilities import NotFinite
 from src.labels import LABELS
 from src.preprocess.images import PreparedSeries
 from src.progress import in_thread, progress
@@ -108,7 +109,9 @@ def main(config: Config) -> tuple[pd.DataFrame, pd.DataFrame]:
     finally:  # also if somebody stops it
         predictions, failures = write_tables(config.out, pages, failed)
     if not pages:
-        raise UserError(f"no series could be read: {config.out / 'failed_series.csv'} says why")
+        raise UserError(
+            f"no series could be predicted: {config.out / 'failed_series.csv'} says why"
+        )
     print(f"{len(pages)} series, {len(failed)} failed: {config.out / 'index.html'}")
     return predictions, failures
 
@@ -131,10 +134,13 @@ def opened_series(folders: tuple[Path, ...]) -> Iterator[tuple[str, Series | Fai
 
 def predict_one(
     config: Config, predictor: Predictor, taken: list[str], prepared: PreparedSeries
-) -> predict_page.Page:
+) -> predict_page.Page | Failure:
     """Predict a series and write its json and its page."""
     rules = FindingRules(config.threshold, config.peaks, config.reach)
-    prediction = predictor.explain(prepared, config.batch_size, rules)
+    try:
+        prediction = predictor.explain(prepared, config.batch_size, rules)
+    except NotFinite as error:  # of one series; the next may be well
+        return Failure("no_prediction", str(error))
     name = file_name(prepared.series, taken)
     write_json(config.out / f"{name}.json", as_json(config, prepared, prediction), sync=False)
     return predict_page.write_page(config.out, name, prepared, prediction, config.descriptions)

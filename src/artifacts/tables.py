@@ -15,6 +15,7 @@ from src.artifacts.csv_cells import (
 )
 from src.artifacts.files import atomic, read_json, reading
 from src.artifacts.paths import PUT_THE_DATA, ArtifactError, DataFolder
+from src.artifacts.plausible import require_plausible, require_points
 from src.labels import LABELS, LOCATIONS, PRESENT
 from src.text import printable, table_cell
 
@@ -126,13 +127,15 @@ def read_meta(data: DataFolder) -> pd.DataFrame:
 def read_folds(data: DataFolder) -> pd.DataFrame:
     """Return train_{N}_folds.csv: train_meta.csv and the fold of each series."""
     columns = ("SeriesInstanceUID", "fold", "length", *LABELS)
-    return _fill_texts(read_table(data.folds(data.fold_count()), columns))
+    path = data.folds(data.fold_count())
+    return require_plausible(_fill_texts(read_table(path, columns)), data, path)
 
 
 def read_spots(data: DataFolder) -> pd.DataFrame:
     """Return train_stage1_{N}_folds.csv: a row per spot."""
     columns = ("SeriesInstanceUID", "location", "fold", "length", "f", "class_id", "x_512", "y_512")
-    return read_table(data.spots(data.fold_count()), columns)
+    path = data.spots(data.fold_count())
+    return require_points(read_table(path, columns), path)
 
 
 def read_fold(

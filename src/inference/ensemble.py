@@ -19,8 +19,10 @@ from src.dicom import Series
 from src.evaluation.calibration import logit, sigmoid
 from src.inference.both_stages import BothStages
 from src.inference.findings import Finding, FindingRules, find
+from src.inference.probabilities import BROKEN_WEIGHTS, NotFinite
 from src.preprocess.images import PreparedSeries, prepare
 from src.progress import Clock
+from src.text import printable
 
 
 @dataclass
@@ -107,6 +109,7 @@ class Predictor:
     ) -> Iterator[tuple[Any, np.ndarray]]:
         """Yield (key, probabilities (14,)) of each (key, series), in order, and nothing else.
 
+        They are NaN if the networks give no numbers.
         Batches are full across series. The clock counts what the transformers take.
         """
         # One model needs no tee, which keeps up to 57 items even for one consumer.
@@ -121,13 +124,20 @@ class Predictor:
             yield key, self._calibrated(mean)
 
     def explain(self, prepared: PreparedSeries, batch_size: int, rules: FindingRules) -> Prediction:
-        """Return the probabilities of one series, and why: slices, heat and findings."""
+        """Return the probabilities of one series, and why: slices, heat and findings.
+
+        Raise NotFinite if they are no numbers.
+        """
         series = prepared.series
         explained = [model.explain(prepared, batch_size) for model in self.models]
         probabilities = np.mean([series_wide for series_wide, _, _ in explained], axis=0)
         slices = np.mean([of_slices for _, of_slices, _ in explained], axis=0)
         heats = [heat for _, _, heat in explained if heat is not None]
         heat = torch.stack(heats).mean(dim=0) if heats else None
+        for values in (probabilities, slices, heat):
+            if values is not None and not np.isfinite(np.asarray(values)).all():
+                uid = printable(series.slices[0].file.series_uid, 64)
+                raise NotFinite(f"series {uid}: its probabilities are not finite: {BROKEN_WEIGHTS}")
         tokens = self.models[0].tokens(len(series.slices))
         size, crop = self.settings["image_size"], self.settings["crop_size"]
         findings = []

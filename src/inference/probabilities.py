@@ -12,6 +12,13 @@ from src.labels import LABELS
 from src.progress import progress
 from src.sampling.augment import crops
 from src.sampling.loader import batches_of
+from src.script import UserError
+
+BROKEN_WEIGHTS = "the weights are broken, train again with a lower --lr"
+
+
+class NotFinite(UserError):
+    """The networks say of a series what is no number."""
 
 
 @torch.inference_mode()
@@ -20,7 +27,7 @@ def predict(
 ) -> np.ndarray:
     """Return the probabilities (N, 14) float32 of all samples of a loader, in row order.
 
-    Ranks share the work, and each gets the whole.
+    Ranks share the work, and each gets the whole. Raise NotFinite if one is inf or NaN.
 
     probabilities_of: batch -> (B, 14).
     what: the name of the progress bar.
@@ -28,7 +35,14 @@ def predict(
     out = torch.zeros(len(loader.dataset), len(LABELS), device=device)
     for batch in progress(batches_of(loader), what, " batches", total=len(loader), leave=False):
         out[batch["index"].to(device)] = probabilities_of(batch).float()
-    return distributed.total(out).cpu().numpy()
+    found = distributed.total(out).cpu().numpy()
+    broken = np.flatnonzero(~np.isfinite(found).all(axis=1))
+    if len(broken):
+        raise NotFinite(
+            f"series {loader.dataset.uid_of(broken[0])}: its probabilities are not finite, as are "
+            f"those of {len(broken)} of {len(found)} {what}: {BROKEN_WEIGHTS}"
+        )
+    return found
 
 
 def predict_spots(

@@ -33,7 +33,8 @@ class DistanceBias(nn.Module):
         place = (place + 1) / 2 * (DISTANCE_KNOTS - 1)  # (B, T, T), 0 is the first knot
         left = place.floor().clamp(max=DISTANCE_KNOTS - 2)  # (B, T, T)
         fraction = place - left  # (B, T, T)
-        low, high = self._lookup(left.long()), self._lookup(left.long() + 1)  # (B, T, T)
+        index = left.long().clamp(0, DISTANCE_KNOTS - 2)  # NaN has no index; its bias stays NaN
+        low, high = self._lookup(index), self._lookup(index + 1)  # (B, T, T)
         return low * (1 - fraction) + high * fraction
 
     def _lookup(self, index: Tensor) -> Tensor:

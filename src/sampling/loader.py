@@ -69,19 +69,24 @@ def make_loader(
         sampler=EpochSampler(len(dataset), batch_size, shuffle_seed),
         num_workers=workers,
         collate_fn=collate,
+        # Else a loader draws from the global one, with processes only in its first epoch: dropout
+        # would depend on their number and on where a run was resumed.
+        generator=torch.Generator(),
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
     )
 
 
 def batches_of(loader: DataLoader) -> Iterator[dict[str, torch.Tensor]]:
-    """Yield the batches of an epoch. Raise UserError if a loader process died."""
+    """Yield the batches of an epoch. Raise UserError if a loader process died, or raised it."""
     try:
         batches = iter(loader)
         if loader.num_workers:
             # torch's handler raises at any point of this process: in mid-backward that aborts
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         yield from batches
+    except UserError as error:
+        raise type(error)(own_words(error)) from error
     except (RuntimeError, EOFError, ConnectionError) as error:
         if isinstance(error, RuntimeError) and "DataLoader worker (pid" not in str(error):
             raise
@@ -89,6 +94,14 @@ def batches_of(loader: DataLoader) -> Iterator[dict[str, torch.Tensor]]:
             "a process that loads samples died, perhaps for want of memory: "
             "lower --workers, then continue with --resume"
         ) from error
+
+
+def own_words(error: UserError) -> str:
+    """Return what an error says, without the traceback that torch adds in a loader process."""
+    message = str(error)
+    if not message.startswith("Caught "):
+        return message
+    return message.rstrip().splitlines()[-1].partition(": ")[2]
 
 
 def empty_images(shape: tuple[int, ...]) -> torch.Tensor:

@@ -1,5 +1,8 @@
 """Samples of stage 2. A sample depends on (seed, epoch, index) only, not on workers or batches."""
 
+from functools import cache
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import torch
@@ -8,8 +11,18 @@ from torch.utils.data import Dataset
 
 from src.artifacts.files import array_layout, read_slices
 from src.artifacts.paths import ArtifactError, RunFolder
+from src.artifacts.plausible import require_finite
 from src.labels import LABELS
 from src.sampling.slices import STEPS, slice_positions, thin
+
+
+@cache
+def require_finite_file(path: Path) -> None:
+    """Raise ArtifactError if a file of features or logits holds inf or NaN.
+
+    Asked once a process: each file belongs to several data sets.
+    """
+    require_finite(read_slices(path, np.arange(len(STEPS))), path)
 
 
 class SequenceDataset(Dataset):
@@ -33,9 +46,17 @@ class SequenceDataset(Dataset):
         self.channels = self._check_features()
 
     def _check_features(self) -> int:
-        """Return C. Raise ArtifactError if a file has another length than its series, or width."""
+        """Return C.
+
+        Raise ArtifactError if a file has another length than its series or another width, or
+        holds inf or NaN.
+        """
         widths = set()
         for uid in self.uids:
+            if uid not in self.geometry:
+                raise ArtifactError(
+                    f"series {uid} is not in slice_geometry_dict.pkl: run preprocess_data.py again"
+                )
             length = len(self.geometry[uid]["positions"])
             for path in (self.run.logit(uid), self.run.feature(uid)):
                 _, shape, _ = array_layout(path)
@@ -44,6 +65,7 @@ class SequenceDataset(Dataset):
                         f"{path} holds {shape}, not {len(STEPS)} steps of {length} slices: "
                         "run extract_features.py again"
                     )
+                require_finite_file(path)
             widths.add(shape[2])
         if len(widths) > 1:
             raise ArtifactError(
@@ -51,6 +73,9 @@ class SequenceDataset(Dataset):
                 "delete it and run extract_features.py again"
             )
         return widths.pop()
+
+    def uid_of(self, row: int) -> str:
+        return self.uids[row]
 
     def __len__(self) -> int:
         return len(self.uids)

@@ -4,15 +4,23 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from src.artifacts.plausible import SPACINGS
+
 STEPS = (1, 2)  # slices between a slice and its neighbours
 MIRRORABLE = ("axial", "coronal")  # planes whose image x axis is the patient's left-right axis
 DEFAULT_SPACING = (1.0, 0.5, 0.5)  # mm between slices, rows, columns, if a series has none
 
 
 def spacing_or_default(spacing: Sequence[float | None]) -> tuple[float, float, float]:
-    """Return mm between slices, rows and columns; DEFAULT_SPACING replaces missing values."""
-    known = zip(spacing, DEFAULT_SPACING, strict=True)
-    return tuple(value if value and value > 0 else default for value, default in known)
+    """Return mm between slices, rows and columns.
+
+    DEFAULT_SPACING replaces what is missing or not plausible.
+    """
+    known = zip(spacing, SPACINGS.values(), DEFAULT_SPACING, strict=True)
+    return tuple(
+        value if value and least <= value <= most else default
+        for value, (least, most), default in known
+    )
 
 
 def resized_point(position, length: int, size: int):

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset, default_collate
 
 from src.artifacts.files import array_layout, read_pickle, read_slices
 from src.artifacts.paths import ArtifactError, DataFolder
+from src.artifacts.plausible import require_finite
 from src.artifacts.tables import read_folds, read_spots
 from src.labels import LABELS, MIRROR, NEGATIVE
 from src.orientation import canonical_shape
@@ -68,6 +69,10 @@ class SpotDataset(Dataset):
         for uid in {row["SeriesInstanceUID"] for row in self.rows}:
             path = self.tables.data.sequence(uid)
             _, shape, dtype = array_layout(path)
+            if uid not in self.tables.labels:
+                raise ArtifactError(
+                    f"series {uid} is not in {self.tables.data.labels}: run create_folds.py again"
+                )
             length = len(self.tables.labels[uid])
             if dtype != np.float16 or len(shape) != 3 or shape[0] != length or shape[1] != shape[2]:
                 raise ArtifactError(
@@ -87,7 +92,8 @@ class SpotDataset(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> dict:
         sample, path, triplet = self._describe(key)
-        return sample | {"images": read_slices(path, triplet)}  # (3, S, S) float16
+        images = require_finite(read_slices(path, triplet), path)
+        return sample | {"images": images}  # (3, S, S) float16
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> dict[str, torch.Tensor]:
         """Return a whole batch, its images read directly into the memory of the batch."""
@@ -95,9 +101,12 @@ class SpotDataset(Dataset):
         samples = []
         for key, out in zip(keys, images.numpy(), strict=True):
             sample, path, triplet = self._describe(key)
-            read_slices(path, triplet, out)
+            require_finite(read_slices(path, triplet, out), path)
             samples.append(sample)
         return default_collate(samples) | {"images": images}
+
+    def uid_of(self, row: int) -> str:
+        return self.rows[row]["SeriesInstanceUID"]
 
     def _describe(self, key: tuple[int, int]) -> tuple[dict, Path, np.ndarray]:
         """Return a sample without its images, their array and their slices (3,)."""
@@ -157,11 +166,20 @@ class SpotDataset(Dataset):
 
 
 def pixel_sigma(meta: pd.Series, size: int, sigma_mm: float) -> np.ndarray:
-    """Return the heatmap's sigma along x and y in pixels of the prepared image: (2,) float32."""
+    """Return the heatmap's sigma along x and y in pixels of the prepared image: (2,) float32.
+
+    Raise ArtifactError if it is not a positive number.
+    """
     spacing = slices.spacing_or_default((None, meta.row_spacing, meta.column_spacing))
     height, width = meta.h * spacing[1], meta.w * spacing[2]  # mm, as stored
     height, width = canonical_shape(height, width, meta.orientation)
-    return np.array([sigma_mm * size / width, sigma_mm * size / height], np.float32)
+    sigma = np.array([sigma_mm * size / width, sigma_mm * size / height], np.float32)
+    if not (np.isfinite(sigma) & (sigma > 0)).all():
+        raise ArtifactError(
+            f"series {meta.SeriesInstanceUID}: {sigma_mm} mm of its {meta.h} x {meta.w} images are "
+            f"{sigma.tolist()} pixels: give another --sigma-mm, or run preprocess_data.py again"
+        )
+    return sigma
 
 
 def read_spot_tables(data: DataFolder) -> SpotTables:

@@ -49,6 +49,7 @@ class Learner:
         self.schedule = optim.warmup(self.optimizer, warmup_steps)
         self.clip = optim.AutoClip(device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision(device) == torch.float16)
+        self.searching_steps = SCALE_STEPS * self.scaler.is_enabled()
         self.steps = 0
         self.broken = torch.zeros((), dtype=torch.int64, device=device)
         self.broken_in_a_row = torch.zeros_like(self.broken)
@@ -85,7 +86,7 @@ class Learner:
         if self.steps % self.ema_every == 0:
             self.average.update_parameters(self.model)
         self.steps += 1
-        most = MOST_BROKEN_STEPS + SCALE_STEPS * self.scaler.is_enabled()
+        most = MOST_BROKEN_STEPS + self.searching_steps
         if self.steps % MOST_BROKEN_STEPS == 0 and int(self.broken_in_a_row) >= most:
             raise UserError(
                 f"the loss was not finite {most} steps in a row: lower --lr, or look at the arrays"
@@ -142,17 +143,33 @@ def fit(
         stream = run.epoch * distributed.world() + distributed.rank()
         torch.manual_seed(run.settings["seed"] * 100_003 + stream)  # of dropout
         what, steps = f"epoch {run.epoch + 1}/{epochs}", -(-len(loader) // accumulate)
-        batches, losses = batches_of(loader), []
+        batches, losses, broken_before = batches_of(loader), [], int(learner.broken)
         with progress(None, what, " steps", total=steps, leave=False) as bar:
             while group := list(islice(batches, accumulate)):  # the last may be smaller
                 parts = [partial(loss_of, learner.network, batch) for batch in group]
                 losses.append(learner.step(parts))
                 bar.update()
+        report_broken(learner, run, int(learner.broken) - broken_before, len(losses))
         scores, extra = evaluate(learner.average.module)
-        loss = float(distributed.total(torch.stack(losses).nanmean()) / distributed.world())
+        loss = float(distributed.total(finite_mean(torch.stack(losses))) / distributed.world())
         run.epoch_done(learner, loss, scores, time.perf_counter() - start, extra)
     distributed.leave()
     return run.best
+
+
+def report_broken(learner: Learner, run: RunLog, broken: int, steps: int) -> None:
+    """Say how many steps of an epoch were skipped. Raise UserError if there were no others."""
+    if not broken:
+        return
+    said = f"epoch {run.epoch + 1}: the loss or its gradient was not finite in {broken} of {steps} "
+    if broken == steps and steps > learner.searching_steps:
+        raise UserError(f"{said}steps: lower --lr, or look at the arrays and the first weights")
+    run.say(f"{said}steps, which were skipped")
+
+
+def finite_mean(losses: Tensor) -> Tensor:
+    """Return the mean of the losses (n,) that are finite, 0-dim; NaN if none is."""
+    return torch.where(losses.isfinite(), losses, torch.nan).nanmean()
 
 
 def scores_or_none(truth: np.ndarray, probabilities: np.ndarray) -> dict | None:

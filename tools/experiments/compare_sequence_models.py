@@ -34,8 +34,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import train_stage2
 from src.artifacts.checkpoints import read_checkpoint
-from src.artifacts.files import array_layout, read_array, read_pickle
+from src.artifacts.files import array_layout, read_array
 from src.artifacts.paths import DataFolder, RunFolder
+from src.artifacts.plausible import read_geometry
 from src.artifacts.provenance import fingerprint, require_features_of, settle
 from src.artifacts.tables import read_fold, read_folds, read_table, write_table
 from src.evaluation import metrics
@@ -148,7 +149,7 @@ def train_and_predict(config: Config, name: str, seed: int, fold: int) -> None:
     run = RunFolder(config.model_dir, config.encoder, fold)
     if kind.logits:
         run = OutOfFoldLogits(config, series)
-    geometry = read_pickle(data.geometry)
+    geometry = read_geometry(data)
     if not kind.millimetres:
         for uid, known in geometry.items():
             geometry[uid] = {"positions": np.full(len(known["positions"]), np.nan)}

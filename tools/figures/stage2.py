@@ -11,8 +11,9 @@ from matplotlib.colors import LinearSegmentedColormap
 from scipy.special import expit
 
 from src.artifacts.checkpoints import read_checkpoint
-from src.artifacts.files import read_array, read_pickle
+from src.artifacts.files import read_array
 from src.artifacts.paths import RunFolder
+from src.artifacts.plausible import read_geometry
 from src.inference.probabilities import predict_series
 from src.labels import LABELS, PRESENT
 from src.networks.sequence_transformer import build_transformer
@@ -50,7 +51,7 @@ def look(run: RunFolder, tables: SpotTables, uid: str, device: torch.device) -> 
     settings = checkpoint["settings"]
     cut, step, weight = (settings[name] for name in ("cut", "step", "stage1_share"))
     series = tables.meta.loc[[uid]]
-    geometry = read_pickle(tables.data.geometry)
+    geometry = read_geometry(tables.data)
     sample = SequenceDataset(run, series, geometry, cut, seed=0, step=step)[0, 0]
     with torch.inference_mode():
         model = build_transformer(settings, checkpoint["weights"], device)
