@@ -24,18 +24,17 @@ def progress(
 
 def in_thread(function: Callable, items: Iterable) -> Iterator:
     """Yield function(item) of each item in order, computed in a thread one item ahead."""
-    with ThreadPoolExecutor(1) as thread:
-        waiting = deque()
-        try:
-            for item in items:
-                waiting.append(thread.submit(function, item))
-                if len(waiting) > 1:
-                    yield waiting.popleft().result()
-            while waiting:
+    thread, waiting = ThreadPoolExecutor(1), deque()
+    try:
+        for item in items:
+            waiting.append(thread.submit(function, item))
+            if len(waiting) > 1:
                 yield waiting.popleft().result()
-        finally:
-            for result in waiting:
-                result.cancel()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        # Whoever stops the loop does not wait for an item that nobody wants any more.
+        thread.shutdown(wait=False, cancel_futures=True)
 
 
 class Clock:
