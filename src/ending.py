@@ -54,6 +54,10 @@ class Stop:
         """Raise outside a destructor what was raised, and lost, inside one (sys.unraisablehook)."""
         if not isinstance(lost.exc_value, Stopped):
             return self.hook_before(lost)
+        _thread.start_new_thread(self._send_again, ())  # here it would be lost, too
+
+    def _send_again(self) -> None:
+        time.sleep(0.01)
         number, self.code = self.code - 128, 0
         _thread.interrupt_main(number)
 

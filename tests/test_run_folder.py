@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import src.training.run_folder
-from src.artifacts.checkpoints import read_checkpoint
 from src.artifacts import atomic
+from src.artifacts.checkpoints import read_checkpoint
 from src.artifacts.files import read_json_lines
 from src.artifacts.paths import ArtifactError, RunFolder
 from tests.small_run import assert_same, one_thread, train  # noqa: F401
