@@ -46,8 +46,9 @@ class Stop:
         if self.code:
             return
         self.code = 128 + number
-        if os.getpid() == self.owner:  # not in a process that was forked from it
-            _thread.start_new_thread(_end_late, (self.code,))  # takes no lock, as Thread would
+        if os.getpid() != self.owner:  # in a process that was forked from it
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(self.code)
+        _thread.start_new_thread(_end_late, (self.code,))  # takes no lock, as Thread would
         raise Stopped(self.code)
 
     def raise_again(self, lost) -> None:
@@ -59,7 +60,7 @@ class Stop:
     def _send_again(self) -> None:
         time.sleep(0.01)
         number, self.code = self.code - 128, 0
-        _thread.interrupt_main(number)
+        os.kill(os.getpid(), number)
 
     def check(self) -> None:
         """Raise Stopped if a signal came and something swallowed its exception."""

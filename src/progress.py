@@ -17,6 +17,8 @@ def progress(
 
     In a log instead of a terminal it prints a line every half minute.
     """
+    if sys.stderr is None:  # it is closed, and this is no script
+        return tqdm(items, total=total, disable=True)
     patience = 0.5 if sys.stderr.isatty() else 30.0  # seconds
     timing = {"mininterval": patience, "delay": patience}
     return tqdm(items, what, total, leave, unit=unit, dynamic_ncols=True, **timing)

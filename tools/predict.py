@@ -42,8 +42,11 @@ from src.labels import LABELS
 from src.preprocess.images import PreparedSeries
 from src.progress import in_thread, progress
 from src.script import OK, SOME_FAILED, UserError, run_script, versions
+from src.text import printable
 from src.worker_pool import Failure, attempt
 from tools.pages import predict_page
+
+LONGEST_PATH = 4096  # characters
 
 
 @dataclass
@@ -108,7 +111,8 @@ def main(config: Config) -> tuple[pd.DataFrame, pd.DataFrame]:
         predictions, failures = write_tables(config.out, pages, failed)
     if not pages:
         raise UserError(f"no series could be read: {config.out / 'failed_series.csv'} says why")
-    print(f"{len(pages)} series, {len(failed)} failed: {config.out / 'index.html'}")
+    index = printable(config.out / "index.html", LONGEST_PATH)
+    print(f"{len(pages)} series, {len(failed)} failed: {index}")
     return predictions, failures
 
 
@@ -120,10 +124,9 @@ def opened_series(folders: tuple[Path, ...]) -> Iterator[tuple[str, Series | Fai
         except DicomError as error:
             found, strangers = [("", error)], []
         for reason, count in Counter(reason for _, reason in strangers).items():
-            print(f"{folder}: {count} files belong to no series ({reason})")
+            print(f"{printable(folder)}: {count} files belong to no series ({reason})")
         for uid, series in found:
-            # A folder's name may be no UTF-8.
-            name = uid or str(folder).encode("utf-8", "backslashreplace").decode()
+            name = uid or printable(folder, LONGEST_PATH)
             if isinstance(series, DicomError):
                 series = Failure(series.reason, str(series))
             yield name, series
