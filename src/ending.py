@@ -16,7 +16,7 @@ from types import FrameType
 INTERRUPTED, TERMINATED = 130, 143  # exit codes: 128 and the number of the signal
 NOBODY_READS = 141  # exit code: stdout is a pipe whose reader is gone, as in `script | head`
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-GRACE = 4.0  # seconds for tidying up after a signal
+GRACE = 3.0  # seconds for tidying up after a signal
 
 
 class Stopped(KeyboardInterrupt):

@@ -8,11 +8,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from src.artifacts import atomic as module
 from src.artifacts.atomic import atomic, remove_stale, temporary, unwritable
-from src.artifacts.paths import ArtifactError
+from src.artifacts.paths import ArtifactError, DataFolder
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = 3_000_000  # bytes: many writes of the system
@@ -54,6 +55,40 @@ def test_two_processes_that_write_one_file_leave_it_whole_at_every_moment(tmp_pa
     assert [writer.returncode for writer in writers] == [0, 0]
     assert min(reads.values()) > 0, "they did not write at the same time"
     assert list(tmp_path.iterdir()) == [path]
+
+
+PREPARER = """
+import sys
+from pathlib import Path
+import numpy as np
+from src.artifacts.paths import ArtifactError, DataFolder
+from src.preprocess.array_files import write_volume
+data, images = DataFolder(Path(sys.argv[1])), np.full((40, 64, 64), 3, np.float16)
+print("ready", flush=True)
+input()
+for _ in range(40):
+    try:
+        write_volume(data, "1.2", images, images.shape, write_slices=True)
+    except ArtifactError as error:
+        assert "another run" in str(error) and "free space" not in str(error), error
+"""
+
+
+def test_two_runs_that_prepare_one_series_leave_it_whole(tmp_path):
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    runs = [python(PREPARER, tmp_path, **pipes) for _ in range(2)]
+    for run in runs:
+        assert run.stdout.readline() == "ready\n"
+    for run in runs:
+        run.stdin.write("\n")
+        run.stdin.flush()
+    assert [run.communicate()[1] for run in runs] == ["", ""]
+    data = DataFolder(tmp_path)
+    slices = sorted(data.slice_folder("1.2").iterdir())
+    assert len(slices) == 40
+    for array in (np.load(path) for path in [data.sequence("1.2"), *slices]):
+        assert array.dtype == np.float16 and (array == 3).all()
+    assert sorted(path.name for path in tmp_path.rglob("*.tmp")) == []
 
 
 def test_what_a_killed_process_left_goes_with_the_next_write_in_its_folder(tmp_path):
