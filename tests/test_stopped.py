@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +14,7 @@ from src.artifacts.checkpoints import read_checkpoint
 from src.artifacts.paths import RunFolder
 from tests.conftest import CROP
 from tests.networks import ENCODER, write_both
+from tests.processes import processes_of_session
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
@@ -62,15 +62,6 @@ def stop(child: subprocess.Popen, send, number: int, code: int) -> str:
         time.sleep(0.05)
     assert time.monotonic() < before + patience
     return err
-
-
-def processes_of_session(session: int) -> list[str]:
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # it ended meanwhile
-            state, _, _, its_session = path.read_text().rpartition(")")[2].split()[:4]
-            found += [path.parent.name] if int(its_session) == session and state != "Z" else []
-    return found
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
