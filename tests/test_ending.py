@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import hear_interrupts
+
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = """
 import atexit, multiprocessing, os, signal, sys, time
@@ -102,6 +104,7 @@ def test_a_signal_ends_with_its_code_wherever_it_arrives(script, how, name, code
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=hear_interrupts,
     )
     out, err = child.communicate(timeout=120)
     assert child.returncode == code

@@ -14,7 +14,7 @@ from src.artifacts.checkpoints import read_checkpoint
 from src.artifacts.paths import RunFolder
 from tests.conftest import CROP
 from tests.networks import ENCODER, write_both
-from tests.processes import processes_of_session
+from tests.processes import hear_interrupts, processes_of_session
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
@@ -46,6 +46,7 @@ def start(*command) -> subprocess.Popen:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=hear_interrupts,
     )
 
 

@@ -15,6 +15,7 @@ import preprocess_data  # noqa: F401  its workers read the same modules as those
 from src import worker_pool
 from src.script import UserError
 from src.worker_pool import Failure, Limits, run_in_workers
+from tests.data_folders import make_data
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMITS = Limits(seconds=60, gigabytes=8)
@@ -138,11 +139,19 @@ def test_a_limit_of_the_system_that_is_too_low_is_named(tmp_path, monkeypatch):
 
 
 def test_workers_import_this_repository_whatever_the_current_folder_holds(tmp_path):
+    make_data(tmp_path / "data", 1)
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "__init__.py").write_text("print('imported')")
+    flags = ["--data-dir", "data", "--image-size", "20", "--workers", "1"]
+    command = [sys.executable, ROOT / "preprocess_data.py", *flags]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "1 of 1 series are ready" in done.stdout and "imported" not in done.stdout
+
+
+def test_the_environment_stays_as_it_was():
     code = (
-        "import os, sys; from tests.test_worker_pool import run; os.chdir(sys.argv[1])\n"
-        "print(run([('', 3, None)], 1), os.environ.get('PYTHONPATH'))"
+        "import os; from tests.test_worker_pool import run; before = dict(os.environ)\n"
+        "run([('', 3, None)], 1); print(before == dict(os.environ))"
     )
-    done = python(code, tmp_path)
-    assert (done.stdout, done.stderr) == ("{3: (6, False)} None\n", "")
+    assert python(code).stdout == "True\n"
