@@ -173,8 +173,6 @@ FULL = "error: No space left on device for what is printed or written\n"
     ],
 )
 def test_broken_outputs(script, arguments, redirection, code, shown, unbuffered, tmp_path):
-    if not unbuffered or redirection == "| true":  # the reader must be gone before it writes
-        redirection = redirection.replace("| true", "| sleep 0")
     command = f"{' '.join(script)} {arguments} {redirection}; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(
         ["bash", "-c", command],
