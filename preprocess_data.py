@@ -85,7 +85,7 @@ def main(config: Config, submit: Callable = run_in_workers) -> pd.DataFrame:
         return some_left(failed, uids, data.series_report)
 
     settings = {"image_size": config.image_size, "mr_window": config.mr_window}
-    settle(data.array_settings, settings, "give the same settings, or another --data-dir", part)
+    settle(data.array_settings, settings, "give the same settings, or another --data-dir")
     missing = [
         uid for uid in uids if not has_arrays(data, uid, config.image_size, config.write_slices)
     ]
@@ -134,7 +134,7 @@ def run_all(
                 rate = slices / max(bar.format_dict["elapsed"], 1e-3)
                 bar.set_postfix_str(f"{rate:.0f} slices/s, {len(failed)} failed", refresh=False)
     finally:
-        remove_partial(DataFolder(config.data_dir), [uid for uid in uids if uid not in metadata])
+        remove_partial(DataFolder(config.data_dir))
     return metadata, pd.DataFrame(failed, columns=["SeriesInstanceUID", "reason", "detail"])
 
 

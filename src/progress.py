@@ -17,6 +17,8 @@ def progress(
 
     In a log instead of a terminal it prints a line every half minute.
     """
+    if sys.stderr is None:  # it is closed, and this is no script
+        return tqdm(items, total=total, disable=True)
     patience = 0.5 if sys.stderr.isatty() else 30.0  # seconds
     timing = {"mininterval": patience, "delay": patience}
     return tqdm(items, what, total, leave, unit=unit, dynamic_ncols=True, **timing)
@@ -24,18 +26,17 @@ def progress(
 
 def in_thread(function: Callable, items: Iterable) -> Iterator:
     """Yield function(item) of each item in order, computed in a thread one item ahead."""
-    with ThreadPoolExecutor(1) as thread:
-        waiting = deque()
-        try:
-            for item in items:
-                waiting.append(thread.submit(function, item))
-                if len(waiting) > 1:
-                    yield waiting.popleft().result()
-            while waiting:
+    thread, waiting = ThreadPoolExecutor(1), deque()
+    try:
+        for item in items:
+            waiting.append(thread.submit(function, item))
+            if len(waiting) > 1:
                 yield waiting.popleft().result()
-        finally:
-            for result in waiting:
-                result.cancel()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        # Whoever stops the loop does not wait for an item that nobody wants any more.
+        thread.shutdown(wait=False, cancel_futures=True)
 
 
 class Clock:

@@ -3,10 +3,10 @@
 No torch here: help is quick.
 """
 
+import errno
 import platform
 import re
 import shutil
-import signal
 import sys
 import textwrap
 from collections.abc import Callable
@@ -17,8 +17,13 @@ from typing import Any
 
 import tyro
 
-OK, FAILED, SOME_FAILED, INTERRUPTED, TERMINATED = 0, 1, 3, 130, 143  # exit codes; 2: wrong flags
+from src import ending
+from src.ending import INTERRUPTED, NOBODY_READS, TERMINATED
+from src.text import printable
+
+OK, FAILED, SOME_FAILED = 0, 1, 3  # exit codes; 2: wrong flags; those of src/ending.py
 KEPT = "finished work is kept: training continues with --resume, stages 1 and 5 when you rerun them"
+LONGEST_SENTENCE = 2000  # characters
 OUT_OF_MEMORY = (
     "the device ran out of memory: lower --batch-size, "
     "or in training keep it and take --accumulate 4 or --checkpointing"
@@ -37,21 +42,45 @@ def run_script(main: Callable, config_type: type, description: str, interrupted:
     description: the script's docstring, for --help.
     interrupted: what to say after an interrupt.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
-    if not {"-h", "--help"}.isdisjoint(sys.argv):
-        print(wrapped(description, shutil.get_terminal_size().columns))
+    ending.open_closed_streams()
+    stop = ending.Stop()
+    wants_help = not {"-h", "--help"}.isdisjoint(sys.argv)
     try:
-        return main(tyro.cli(config_type, description=""))
-    except KeyboardInterrupt:
-        message, code = f"interrupted; {interrupted}", INTERRUPTED
+        result = main(_flags(config_type, description if wants_help else ""))
+        sys.stdout.flush()  # a full disk shows now, not when Python ends
+        stop.check()
+        return result
+    except KeyboardInterrupt as error:
+        code = getattr(error, "code", INTERRUPTED)
+        message = f"{'terminated' if code == TERMINATED else 'interrupted'}; {interrupted}"
     except UserError as error:
-        message, code = f"error: {error}", FAILED
+        message, code = f"error: {printable(error, LONGEST_SENTENCE)}", FAILED
+    except BrokenPipeError:
+        code = NOBODY_READS
+        message = "" if wants_help else f"nobody reads the output any more; {interrupted}"
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        message, code = f"error: {error.strerror} for what is printed or written", FAILED
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":
             raise
         message, code = f"error: {OUT_OF_MEMORY}", FAILED
-    print(message, file=sys.stderr)
+    finally:
+        stop.release()
+    ending.say_last(message)
     sys.exit(code)
+
+
+def _flags(config_type: type, description: str) -> Any:
+    """Return the Config. Exit after --help, with the description, and after wrong flags."""
+    if description:
+        print(wrapped(description, shutil.get_terminal_size().columns))
+    try:
+        return tyro.cli(config_type, description="")
+    except SystemExit:
+        sys.stdout.flush()
+        raise
 
 
 def wrapped(description: str, width: int) -> str:

@@ -5,6 +5,8 @@ Workers start from a clean process without torch. The system ends a worker that 
 is gone. A worker that dies is replaced.
 """
 
+import math
+import mmap
 import multiprocessing
 import os
 import resource
@@ -14,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from types import ModuleType
@@ -27,6 +29,8 @@ from src.text import printable
 HUGE_PAGES = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824"
 LONGEST = 1000  # characters of a detail
 RETRIES = 1  # of a task whose worker died, in a fresh worker; none after a timeout
+LEAST_MEMORY = 64 << 20  # bytes that a worker must have left when it starts
+NO_MEMORY = 71  # exit code of a worker that has less
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,10 @@ def run_in_workers(
     """
     if workers < 1:
         raise UserError(f"--workers {workers}: give --workers 1 or more")
+    if limits.seconds < 1:
+        raise UserError(f"--time-limit {limits.seconds}: give --time-limit 1 or more")
+    if not limits.gigabytes > 0:
+        raise _no_memory(limits.gigabytes)
     waiting = [(task, 0) for task in reversed(list(tasks))]
     context = clean_context(function.__module__)
     crew: dict[Connection, _Worker] = {}
@@ -92,7 +100,10 @@ class _Worker:
         self.limits = limits
         self.lost = False
         self.process = context.Process(target=_work, args=(theirs, function, limits), daemon=True)
-        self.process.start()
+        try:
+            self.process.start()
+        except (EOFError, ConnectionError) as error:  # the server of processes cannot even start
+            raise _no_memory(limits.gigabytes) from error
         theirs.close()  # so that the connection ends when the worker does
 
     def give(self, task: Any, attempt: int) -> None:
@@ -111,6 +122,8 @@ class _Worker:
     def _why_lost(self) -> Failure:
         self.process.join()
         code = self.process.exitcode
+        if code == NO_MEMORY:
+            raise _no_memory(self.limits.gigabytes)
         if code == -signal.SIGALRM:
             return Failure("timeout", f"not done after {self.limits.seconds} s")
         end = signal.Signals(-code).name if code < 0 else f"code {code}"
@@ -121,15 +134,34 @@ class _Worker:
         self.process.join()
 
 
+def _no_memory(gigabytes: float) -> UserError:
+    """Return the error that says which limit leaves too little memory for a worker."""
+    if not gigabytes * 2**30 > _system_limit():
+        return UserError(f"--memory-limit {gigabytes:g} is too little for a worker: raise it")
+    return UserError(
+        f"the system allows {_system_limit() / 2**30:.2f} GiB of address space, which is too "
+        "little for a worker: raise `ulimit -v`"
+    )
+
+
 def clean_context(module: str) -> BaseContext:
     """Return a context whose processes are forked from a server that has only `module` imported.
 
     A fork of this process would hang: it has threads (cv2, torch).
     """
-    # The C library reads it when the server starts.
-    os.environ.setdefault("GLIBC_TUNABLES", HUGE_PAGES)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([module])
+    before = os.environ.copy()
+    # The C library reads it when the server starts.
+    os.environ.setdefault("GLIBC_TUNABLES", HUGE_PAGES)
+    # Otherwise the server would import what happens to be in the current folder.
+    os.environ |= {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONSAFEPATH": "1"}
+    try:
+        with interrupts_held():
+            forkserver.ensure_running()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
     return context
 
 
@@ -163,9 +195,7 @@ def _work(connection: Connection, function: Callable[[Any], Any], limits: Limits
     warnings.simplefilter("ignore")  # the result names what is wrong with a file
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if sys.platform.startswith("linux"):
-        size = int(limits.gigabytes * 2**30)
-        resource.setrlimit(resource.RLIMIT_AS, (size, size))
+    _limit_memory(limits.gigabytes)
     with suppress(EOFError, OSError):  # the parent closes the connection, or is gone
         while True:
             task = connection.recv()
@@ -176,6 +206,25 @@ def _work(connection: Connection, function: Callable[[Any], Any], limits: Limits
                 outcome = error
             signal.alarm(0)
             connection.send(outcome)
+
+
+def _limit_memory(gigabytes: float) -> None:
+    """Take the smaller of --memory-limit and the system's limit; exit if that is too little."""
+    if not sys.platform.startswith("linux"):
+        return
+    size = min(gigabytes * 2**30, _system_limit())
+    try:
+        if size < math.inf:
+            resource.setrlimit(resource.RLIMIT_AS, (int(size), int(size)))
+        mmap.mmap(-1, LEAST_MEMORY).close()
+    except (OSError, ValueError):
+        os._exit(NO_MEMORY)
+
+
+def _system_limit() -> float:
+    """Return the bytes of address space that the system allows this process."""
+    limits = resource.getrlimit(resource.RLIMIT_AS)  # soft and hard
+    return min(math.inf if limit == resource.RLIM_INFINITY else limit for limit in limits)
 
 
 def attempt(work: Callable[[Any], Any], item: Any) -> Any:

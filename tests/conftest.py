@@ -15,6 +15,7 @@ import pytest
 import create_folds
 import preprocess_data
 from src.artifacts.paths import DataFolder
+from src.ending import SIGNALS
 from tools import make_demo_data
 
 cv2.setNumThreads(1)  # a forked process hangs in cv2 where its parent had used its threads
@@ -29,14 +30,16 @@ def help_of(script: str, *subcommand: str) -> str:
 
     It runs in this process, which has imported most of it already.
     """
-    printed, arguments, on_sigterm = StringIO(), sys.argv, signal.getsignal(signal.SIGTERM)
+    printed, arguments = StringIO(), sys.argv
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
     sys.argv = [str(ROOT / script), *subcommand, "--help"]
     try:
         with redirect_stdout(printed), pytest.raises(SystemExit) as stop:
             runpy.run_path(sys.argv[0], run_name="__main__")
     finally:
         sys.argv = arguments
-        signal.signal(signal.SIGTERM, on_sigterm)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     assert not stop.value.code
     return printed.getvalue()
 

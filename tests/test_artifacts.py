@@ -16,11 +16,10 @@ from src.artifacts.files import (
     atomic,
     read_pickle,
     read_slices,
-    temporary,
     write_array,
 )
 from src.artifacts.paths import ArtifactError, DataFolder, RunFolder
-from src.artifacts.provenance import _own_name, keep_features_of, require_features_of, settle
+from src.artifacts.provenance import keep_features_of, require_features_of, settle
 from src.artifacts.tables import read_train, remove_fold_tables, write_table
 from src.labels import LABELS
 
@@ -202,7 +201,7 @@ def test_parts_that_start_in_the_same_moment_do_not_meet(tmp_path, how):
         def start(part, run=run, gate=gate):
             gate.wait()
             if how == "arrays":
-                settle(run.root / "settings.json", {"image_size": 512}, "delete it", part)
+                settle(run.root / "settings.json", {"image_size": 512}, "delete it")
             else:
                 keep_features_of(run, "a", part)
                 write_array(run.feature(part.replace("/", ".")), np.zeros(1))
@@ -213,18 +212,6 @@ def test_parts_that_start_in_the_same_moment_do_not_meet(tmp_path, how):
         assert sorted(path.name for path in kept.iterdir() if path.suffix != ".npy") == [
             "settings.json"
         ]
-
-
-def test_what_a_killed_part_left_goes_with_its_next_start(tmp_path):
-    run = RunFolder(tmp_path, "net", 0)
-    keep_features_of(run, "a", "1/2")
-    own = _own_name(run.feature_settings, "2/2")
-    for left in (own, temporary(own)):
-        left.write_text("{")
-    keep_features_of(run, "a", "1/2")
-    assert own.exists() and temporary(own).exists()
-    keep_features_of(run, "a", "2/2")
-    assert not own.exists() and not temporary(own).exists()
 
 
 def test_the_number_of_folds_is_told_by_the_table(tmp_path):

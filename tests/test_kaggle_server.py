@@ -1,7 +1,12 @@
+import io
+import os
 import shutil
+import signal
+import subprocess
 import sys
 import time
 import types
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,6 +19,8 @@ from src.script import UserError
 from tests.networks import ENCODER, write_both
 from tools import kaggle_server
 from tools.kaggle_server import Config, Server
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -104,15 +111,97 @@ def test_in_the_real_run_it_serves(networks, gateway, tmp_path, monkeypatch):
     assert gateway.rows == "served"
 
 
-def test_a_series_that_takes_too_long_gets_the_prior_and_the_next_its_own(tiny, networks, tmp_path):
+def test_a_process_that_hangs_or_dies_costs_one_series_and_is_gone(tiny, networks, tmp_path):
     server = Server(config(networks, tmp_path))
     folder = str(next((tiny.root / "series").iterdir()))
     expected = server.predict(folder)
-    real, server.config.seconds = server._probabilities, 0.2
-    server._probabilities = lambda path: time.sleep(1)
-    assert np.allclose(server.predict(folder), server.predictor.prior)
-    server._probabilities, server.config.seconds = real, 60
+    prior = read_joined(RunFolder(networks, ENCODER, 0))["prior"]
+    assert not np.allclose(expected, prior)
+    first, server.config.seconds = server.child.process.pid, 2
+    os.kill(first, signal.SIGSTOP)
+    start = time.monotonic()
+    assert np.allclose(server.predict(folder), prior)
+    assert time.monotonic() - start < 10
+    with pytest.raises(ProcessLookupError):
+        os.kill(first, 0)
+    server.config.seconds = 120
     np.testing.assert_allclose(server.predict(folder), expected)
+    assert server.child.process.pid != first
+    server.child.process.kill()
+    assert np.allclose(server.predict(folder), prior)
+    assert server.child is None
+
+
+@pytest.mark.parametrize("path", ["", "nowhere", None, 3, "\0", "\udc80", "\x1b[31m"])
+def test_what_is_no_folder_is_not_read(path, tmp_path, capsys, monkeypatch):
+    """Least of all the current folder."""
+    monkeypatch.setattr(kaggle_server, "Child", None)
+    monkeypatch.chdir(tmp_path)
+    row = Server(config(tmp_path, tmp_path)).predict(path)
+    assert row.shape == (1, 14) and (row == 0.5).all(axis=None)
+    shown = capsys.readouterr().out
+    assert len(shown.splitlines()) == 1 and "\x1b" not in shown
+
+
+class Replies:
+    """Stands for the process: what it sends, whatever is asked."""
+
+    def __init__(self, *replies):
+        self.connection, self.replies = self, list(replies)
+        self.process = self
+        self.send = self.kill = lambda *_: None
+        self.poll = lambda _: True
+        self.recv = lambda: self.replies.pop(0)
+
+
+GOOD = ("probabilities", np.full(14, 0.25))
+PRIOR = ("prior", np.full(14, 0.125))
+
+
+@pytest.mark.parametrize(
+    ("replies", "value"),
+    [
+        ([GOOD], 0.25),
+        ([PRIOR, GOOD], 0.25),
+        ([PRIOR, ("error", "DicomError: no")], 0.125),
+        ([PRIOR, ("probabilities", np.full(13, 0.25))], 0.125),
+        ([PRIOR, ("probabilities", np.full((1, 14), 0.25))], 0.125),
+        ([PRIOR, ("probabilities", np.full(14, np.nan))], 0.125),
+        ([PRIOR, ("probabilities", np.full(14, 1.01))], 0.125),
+        ([("prior", np.full(14, np.inf))], 0.5),
+        ([("prior", ["a"] * 14)], 0.5),
+    ],
+)
+def test_a_row_is_always_valid(replies, value, tmp_path, monkeypatch):
+    monkeypatch.setattr(kaggle_server, "Child", lambda _: Replies(*replies))
+    row = Server(config(tmp_path, tmp_path)).predict(str(tmp_path))
+    assert row.shape == (1, 14) and (row == value).all(axis=None)
+
+
+def test_a_log_that_nobody_reads_costs_nothing(tmp_path, monkeypatch):
+    closed, full = io.StringIO(), open("/dev/full", "w")  # noqa: SIM115
+    closed.close()
+    for stream in (closed, full, None):
+        monkeypatch.setattr(sys, "stdout", stream)
+        row = Server(config(tmp_path, tmp_path)).predict("")
+        assert (row == 0.5).all(axis=None)
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="looks for a process in /proc")
+def test_with_its_server_the_process_ends():
+    """Killed without a chance to say goodbye."""
+    code = (
+        "import os; from tools.kaggle_server import *\n"
+        "if __name__ == '__main__':\n"
+        "    print(Child(Config()).process.pid, flush=True)\n"
+        "    os.kill(os.getpid(), 9)"
+    )
+    command = [sys.executable, "-c", code]
+    child = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    deadline = time.monotonic() + 120  # it imports torch before it looks
+    while Path("/proc", child, "cmdline").exists() and Path("/proc", child, "cmdline").read_bytes():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_without_networks_there_is_still_a_row(tmp_path):

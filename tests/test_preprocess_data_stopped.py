@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from src.artifacts.tables import read_meta
 from src.preprocess.series_job import prepare_series
 from src.script import UserError
 from tests.data_folders import contents, make_data, run, script, write_train
+from tests.processes import processes_of_session
 
 SCRIPT = Path(__file__).resolve().parents[1] / "preprocess_data.py"
 TEMPORARY = "**/.*.tmp"
@@ -177,15 +177,6 @@ def test_interrupted_while_workers_start(tmp_path):
     os.killpg(child.pid, signal.SIGINT)
     text = child.communicate()[0]
     assert child.returncode == 130 and "Traceback" not in text, text
-
-
-def processes_of_session(session: int) -> list[str]:
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # it ended meanwhile
-            state, _, _, its_session = path.read_text().rpartition(")")[2].split()[:4]
-            found += [path.parent.name] if int(its_session) == session and state != "Z" else []
-    return found
 
 
 def test_a_full_disk(tmp_path):

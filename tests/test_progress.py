@@ -1,5 +1,7 @@
 """A thread works one item ahead of its loop; a clock adds up the parts of a loop."""
 
+import sys
+import time
 from threading import Event
 
 import pytest
@@ -30,6 +32,22 @@ def test_an_error_in_the_thread_comes_where_its_item_is_due():
     assert [next(due), next(due)] == [0, 1]
     with pytest.raises(ZeroDivisionError):
         next(due)
+
+
+def test_who_leaves_the_loop_does_not_wait_for_the_item_ahead():
+    left = Event()
+    loop = in_thread(lambda item: item and left.wait(timeout=60), [0, 1, 2])
+    assert next(loop) == 0
+    start = time.monotonic()
+    loop.close()  # with item 1 under way
+    assert time.monotonic() - start < 30
+    left.set()
+
+
+def test_a_bar_can_do_without_a_terminal_and_without_stderr(monkeypatch):
+    for stream in (None, sys.__stderr__):
+        monkeypatch.setattr(sys, "stderr", stream)
+        assert list(progress.progress(range(3), "items", " items")) == [0, 1, 2]
 
 
 def test_a_clock_adds_up_parts_and_waits(monkeypatch):

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import src.training.run_folder
+from src.artifacts import atomic
 from src.artifacts.checkpoints import read_checkpoint
-from src.artifacts.files import read_json_lines, temporary
+from src.artifacts.files import read_json_lines
 from src.artifacts.paths import ArtifactError, RunFolder
 from tests.small_run import assert_same, one_thread, train  # noqa: F401
 
@@ -155,7 +156,7 @@ def die_in_write(path, after):
     real_save, real_replace = torch.save, os.replace
 
     def save(content, file):
-        if temporary(path).name not in str(getattr(file, "name", "")):
+        if f".{path.name}." not in str(getattr(file, "name", "")):
             return real_save(content, file)
         if after < 18:
             import io
@@ -189,10 +190,11 @@ def test_a_full_disk_ends_training_with_a_sentence_and_a_whole_state(tmp_path, m
     folder = RunFolder(tmp_path, "net", 0)
     train(folder, 1)
     folder.log("stage1").unlink()
+    monkeypatch.setattr(atomic, "temporary", lambda path: path.with_name(f".{path.name}.tmp"))
     for path in (
         folder.log("stage1"),
-        temporary(folder.metrics("stage1")),
-        temporary(folder.curves("stage1")),
+        atomic.temporary(folder.metrics("stage1")),
+        atomic.temporary(folder.curves("stage1")),
     ):
         path.symlink_to("/dev/full")
         with pytest.raises(ArtifactError, match="No space left"):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from src.ending import SIGNALS
 from src.script import UserError, run_script, wrapped
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,11 +21,12 @@ class Config:
 
 def run(monkeypatch, main, *arguments):
     monkeypatch.setattr(sys, "argv", ["script.py", *arguments])
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         return run_script(main, Config, "What it does.")
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_flags_become_the_config_and_the_result_comes_back(monkeypatch):

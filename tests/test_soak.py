@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 import torch
 
+from src.artifacts.atomic import temporary
 from src.artifacts.checkpoints import write_checkpoint
-from src.artifacts.files import append_line, temporary, write_array, write_json
+from src.artifacts.files import append_line, write_array, write_json
 from src.artifacts.paths import DataFolder, RunFolder
 from src.artifacts.tables import read_table, read_train, write_table
 from src.labels import LABELS

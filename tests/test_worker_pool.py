@@ -1,17 +1,23 @@
 """Workers that crash, hang or eat memory cost the task they had in hand and nothing else."""
 
 import os
+import resource
 import signal
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import preprocess_data  # noqa: F401  its workers read the same modules as those of this test
+from src import worker_pool
 from src.script import UserError
 from src.worker_pool import Failure, Limits, attempt, run_in_workers
+from tests.data_folders import make_data
 
+ROOT = Path(__file__).resolve().parents[1]
 LIMITS = Limits(seconds=60, gigabytes=8)
 
 
@@ -28,6 +34,8 @@ def behave(task):
             return np.empty(3 << 30, np.uint8).nbytes  # no page of it is touched
         except MemoryError:
             return "refused"
+    if kind == "limit":
+        return resource.getrlimit(resource.RLIMIT_AS)
     if kind == "raise":
         raise ValueError("a message")
     return number * 2, "torch" in sys.modules
@@ -59,10 +67,40 @@ def test_a_hanging_worker_is_ended(tmp_path):
     assert time.monotonic() - start < 10
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="no memory limit elsewhere")
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="no memory limit elsewhere")
+
+
+def python(code, *arguments, **options):
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, **options)
+
+
+@linux
 def test_memory_is_capped(tmp_path):
     assert run([("eat", 0, tmp_path)]) == {0: 3 << 30}
     assert run([("eat", 0, tmp_path)], limits=Limits(60, 2)) == {0: "refused"}
+
+
+LIMITED = """
+import resource, sys
+from src import worker_pool
+from tests.test_worker_pool import run, Limits
+soft, hard, flag = map(float, sys.argv[1:])  # GiB; 0: none
+sizes = [int(size * 2**30) or resource.RLIM_INFINITY for size in (soft, hard)]
+resource.setrlimit(resource.RLIMIT_AS, sizes)
+print(run([("limit", 0, None)], 1, Limits(60, flag)))
+"""
+
+
+@linux
+@pytest.mark.parametrize(
+    ("soft", "hard", "flag", "taken"),
+    [(5, 6, 8, 5), (5, 6, 3, 3), (5, 0, 8, 5), (7, 7, 6.5, 6.5)],
+)
+def test_the_smallest_limit_of_memory_holds(soft, hard, flag, taken):
+    done = python(LIMITED, soft, hard, flag)
+    size = int(taken * 2**30)
+    assert done.stdout == f"{{0: ({size}, {size})}}\n", done.stderr
 
 
 @pytest.mark.parametrize("workers", [0, -1])
@@ -82,3 +120,46 @@ def test_a_detail_is_one_clean_line():
 
     failure = attempt(broken, None)
     assert failure == Failure("unexpected", "ValueError: <object object> \\x1b[31mred")
+
+
+@pytest.mark.parametrize(
+    ("limits", "flag"),
+    [
+        (Limits(0, 8), "--time-limit 0"),
+        (Limits(60, 0), "--memory-limit 0"),
+        (Limits(60, -3), "--memory-limit -3"),
+        (Limits(60, float("nan")), "--memory-limit nan"),
+        (Limits(60, 0.01), r"--memory-limit 0\.01"),
+    ],
+)
+@linux
+def test_limits_under_which_no_worker_can_start_are_refused(limits, flag, tmp_path):
+    with pytest.raises(UserError, match=flag):
+        run([("", k, tmp_path) for k in range(3)], limits=limits)
+
+
+@linux
+def test_a_limit_of_the_system_that_is_too_low_is_named(tmp_path, monkeypatch):
+    """The limit of this process would be the server's, too, which cannot start then."""
+    monkeypatch.setattr(worker_pool, "_system_limit", lambda: 100 << 20)
+    with pytest.raises(UserError, match=r"0\.10 GiB .*`ulimit -v`"):
+        run([("", k, tmp_path) for k in range(3)], limits=Limits(60, 0.2))
+
+
+def test_workers_import_this_repository_whatever_the_current_folder_holds(tmp_path):
+    make_data(tmp_path / "data", 1)
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "__init__.py").write_text("print('imported')")
+    flags = ["--data-dir", "data", "--image-size", "20", "--workers", "1"]
+    command = [sys.executable, ROOT / "preprocess_data.py", *flags]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "1 of 1 series are ready" in done.stdout and "imported" not in done.stdout
+
+
+def test_the_environment_stays_as_it_was():
+    code = (
+        "import os; from tests.test_worker_pool import run; before = dict(os.environ)\n"
+        "run([('', 3, None)], 1); print(before == dict(os.environ))"
+    )
+    assert python(code).stdout == "True\n"

@@ -5,22 +5,26 @@ In a Kaggle notebook to which this repository and the trained model/ are attache
     !pip install --no-index --find-links /kaggle/input/wheels -r requirements.txt
     !python tools/kaggle_server.py --model-dir /kaggle/input/model --folds 0 1 2 3 4
 
-Networks are loaded at the first call. A series that cannot be read, or takes longer than
---seconds, gets the frequencies of the labels in training; the reason goes to the log.
+Networks are loaded at the first call, in a process of their own. A series that cannot be read gets
+the frequencies of the labels in training; the reason goes to the log. So does one that takes longer
+than --seconds or kills the process, which the next call starts again.
 The gateway's folder of temporary files is cleared after each call.
 
 Reads   model/{encoder}/fold-{k}/weights_inference.pth (train_stage2.py)
         the series that the gateway names
 """
 
+import multiprocessing
 import os
 import shutil
+import signal
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
-from queue import Empty, Queue
-from threading import Lock, Thread
+from threading import Lock
 
 import numpy as np
 import pandas as pd
@@ -34,6 +38,7 @@ from src.inference.ensemble import Predictor
 from src.labels import LABELS
 from src.progress import Clock
 from src.script import UserError, run_script
+from src.text import printable
 
 NO_NETWORK = np.full(len(LABELS), 0.5)  # if not even the networks could be loaded
 
@@ -57,62 +62,105 @@ class Server:
 
     def __init__(self, config: Config):
         self.config = config
-        self.predictor: Predictor | None = None
-        self.loading = Lock()
+        self.child: Child | None = None
+        self.prior = NO_NETWORK  # what a series without an answer gets
+        self.one_at_a_time = Lock()
 
     def predict(self, series_path: str) -> pd.DataFrame:
         """Return one row with the 14 columns, each finite and in 0..1."""
         start, note = time.perf_counter(), "predicted"
         try:
-            probabilities = self._in_time(series_path)
-            if not np.all((probabilities >= 0) & (probabilities <= 1)):
-                raise ValueError("probabilities outside [0, 1]")
+            with self.one_at_a_time:
+                probabilities = self._in_time(series_path)
         except Exception as error:  # whatever it is, the next series must be predicted
             note = f"{type(error).__name__}: {error}"
-            probabilities = NO_NETWORK if self.predictor is None else self.predictor.prior
-        print(f"{series_path}: {note}, {time.perf_counter() - start:.1f} s", flush=True)
+            probabilities = self.prior
+        with suppress(OSError, ValueError):  # nobody reads the log
+            seconds = time.perf_counter() - start
+            print(f"{printable(series_path)}: {printable(note)}, {seconds:.1f} s", flush=True)
         shutil.rmtree(self.config.temporary, ignore_errors=True)
-        return pd.DataFrame([np.asarray(probabilities, np.float64)], columns=list(LABELS))
+        return pd.DataFrame([probabilities], columns=list(LABELS))
 
     def _in_time(self, series_path: str) -> np.ndarray:
-        """Return the probabilities (14,), computed in a thread that is abandoned if it is late.
-
-        It is a daemon: it does not keep the process from ending.
-        """
-        answer: Queue = Queue()
-
-        def work() -> None:
-            try:
-                answer.put(self._probabilities(series_path))
-            except Exception as error:
-                answer.put(error)
-
-        Thread(target=work, daemon=True).start()
+        """Return the probabilities (14,). End the process if it is late or answers nonsense."""
+        if not os.path.isdir(series_path):  # Path("") would be the current folder
+            raise FileNotFoundError("no such folder")
+        self.child = self.child or Child(self.config)
         try:
-            found = answer.get(timeout=self.config.seconds)
-        except Empty:
-            raise TimeoutError(f"no answer in {self.config.seconds:g} s") from None
-        if isinstance(found, Exception):
-            raise found
-        return found
+            what, content = self._ask(series_path)
+        except Exception:
+            self.child.kill()
+            self.child = None
+            raise
+        if what == "error":
+            raise RuntimeError(content)
+        return checked(content)
 
-    def _probabilities(self, series_path: str) -> np.ndarray:
-        config = self.config
-        with self.loading:
-            if self.predictor is None:
-                self.predictor = Predictor(
-                    config.model_dir,
-                    config.encoder,
-                    config.folds,
-                    choose_device(config.device),
-                    both_steps=config.both_steps,
-                    mirror=config.mirror,
-                )
-        prepared = self.predictor.prepare(open_series(series_path))
-        ((_, probabilities),) = self.predictor.predict(
-            [(series_path, prepared)], config.batch_size, Clock()
-        )
-        return probabilities
+    def _ask(self, series_path: str) -> tuple[str, np.ndarray | str]:
+        """Return the process' answer about a series, and keep its prior."""
+        deadline = time.monotonic() + self.config.seconds
+        connection = self.child.connection
+        connection.send(series_path)
+        while connection.poll(max(0.0, deadline - time.monotonic())):
+            what, content = connection.recv()
+            if what != "prior":
+                return what, content
+            self.prior = checked(content)
+        raise TimeoutError(f"no answer in {self.config.seconds:g} s")
+
+
+class Child:
+    """A process that predicts. It is a daemon, and ends when its connection does."""
+
+    def __init__(self, config: Config):
+        context = multiprocessing.get_context("spawn")  # CUDA needs a clean process
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=answer, args=(theirs, config), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+
+
+def checked(probabilities: np.ndarray) -> np.ndarray:
+    """Return a valid row (14,) float64; raise ValueError if it is none."""
+    row = np.asarray(probabilities, np.float64)
+    if row.shape != (len(LABELS),) or not np.all((row >= 0) & (row <= 1)):
+        raise ValueError("not 14 probabilities in 0..1")
+    return row
+
+
+def answer(connection: Connection, config: Config) -> None:
+    """Answer paths with ("prior", ...) once and ("probabilities", ...) or ("error", text)."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server ends this process
+    predictor = None
+    with suppress(EOFError, OSError):  # the server has ended
+        while True:
+            series_path = connection.recv()
+            try:
+                if predictor is None:
+                    predictor = load(config)
+                    connection.send(("prior", predictor.prior))
+                prepared = predictor.prepare(open_series(series_path))
+                series = [(series_path, prepared)]
+                ((_, probabilities),) = predictor.predict(series, config.batch_size, Clock())
+                connection.send(("probabilities", probabilities))
+            except Exception as error:
+                connection.send(("error", f"{type(error).__name__}: {error}"))
+
+
+def load(config: Config) -> Predictor:
+    return Predictor(
+        config.model_dir,
+        config.encoder,
+        config.folds,
+        choose_device(config.device),
+        both_steps=config.both_steps,
+        mirror=config.mirror,
+    )
 
 
 def main(config: Config) -> None:

@@ -47,6 +47,8 @@ from src.text import printable
 from src.worker_pool import Failure, attempt
 from tools.pages import predict_page
 
+LONGEST_PATH = 4096  # characters
+
 
 @dataclass
 class Config:
@@ -112,7 +114,8 @@ def main(config: Config) -> tuple[pd.DataFrame, pd.DataFrame]:
         raise UserError(
             f"no series could be predicted: {config.out / 'failed_series.csv'} says why"
         )
-    print(f"{len(pages)} series, {len(failed)} failed: {config.out / 'index.html'}")
+    index = printable(config.out / "index.html", LONGEST_PATH)
+    print(f"{len(pages)} series, {len(failed)} failed: {index}")
     return predictions, failures
 
 
@@ -126,7 +129,7 @@ def opened_series(folders: tuple[Path, ...]) -> Iterator[tuple[str, Series | Fai
         for reason, count in Counter(reason for _, reason in strangers).items():
             print(f"{printable(folder)}: {count} files belong to no series ({reason})")
         for uid, series in found:
-            name = printable(uid or folder, 1000)
+            name = printable(uid or folder, LONGEST_PATH)
             if isinstance(series, DicomError):
                 series = Failure(series.reason, str(series))
             yield name, series

@@ -1,55 +1,19 @@
-"""Atomic writes, and reads that never run code: arrays, json, pickles, text."""
+"""Files of arrays, json, pickles, text: reads never run code, writes are whole."""
 
 import json
 import math
 import os
 import pickle
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
+from src.artifacts.atomic import atomic, unwritable
 from src.artifacts.paths import ArtifactError, RunFolder, remedy, require
-
-
-def temporary(path: Path) -> Path:
-    """Return where `path` is written until it is complete.
-
-    The name is always the same: the next run overwrites what a killed one left.
-    """
-    return path.with_name(f".{path.name}.tmp")
-
-
-@contextmanager
-def atomic(path: Path, mode: str = "wb", sync: bool = True) -> Iterator[IO]:
-    """Open a temporary file beside `path` and rename it to `path` if the block succeeds.
-
-    sync: wait until the disk has it, so that it survives a power failure.
-    """
-    partial = temporary(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, mode) as file:
-            yield file
-            file.flush()
-            if sync:
-                os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        raise unwritable(path, error) from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()
-
-
-def unwritable(path: Path, error: Exception) -> ArtifactError:
-    reason = getattr(error, "strerror", None) or error
-    return ArtifactError(
-        f"{path} cannot be written ({reason}): free space or choose another folder"
-    )
 
 
 @contextmanager

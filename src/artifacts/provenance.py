@@ -2,22 +2,19 @@
 
 import hashlib
 import shutil
-from contextlib import suppress
 from pathlib import Path
 
-from src.artifacts.files import read_json, temporary, unwritable, write_json
+from src.artifacts.files import read_json, write_json
 from src.artifacts.paths import ArtifactError, RunFolder, require
 
 
-def settle(path: Path, settings: dict, advice: str, part: str = "1/1") -> None:
+def settle(path: Path, settings: dict, advice: str) -> None:
     """Write the settings that the files beside `path` are made with.
 
     Raise ArtifactError with the `advice` if they were made with other settings before.
-    part: "i/n" for the i-th of n processes that may start at the same moment.
     """
-    _clear_own(path, part)
     if not path.exists():
-        return _write_settings(path, settings, part)
+        return write_json(path, settings)
     made = read_json(path)
     for name, value in settings.items():
         if made.get(name) != value:
@@ -31,10 +28,9 @@ def keep_features_of(run: RunFolder, weights: str, part: str = "1/1") -> None:
 
     Raise ArtifactError instead if other processes may be writing beside them.
     weights: fingerprint of the weights.
-    part: as in `settle`.
+    part: "i/n" for the i-th of n processes that may start at the same moment.
     """
     path = run.feature_settings
-    _clear_own(path, part)
     # Look for features before their settings are read: other processes write the settings first.
     has_features = any(run.features.glob("*.npy"))
     if path.exists() and read_json(path)["weights"] == weights:
@@ -47,7 +43,7 @@ def keep_features_of(run: RunFolder, weights: str, part: str = "1/1") -> None:
         print(f"{run.features} holds features of other weights: they are replaced")
         shutil.rmtree(run.logits, ignore_errors=True)
         shutil.rmtree(run.features)
-    _write_settings(path, {"weights": weights}, part)
+    write_json(path, {"weights": weights})
 
 
 def require_features_of(run: RunFolder, weights: str) -> None:
@@ -63,25 +59,3 @@ def fingerprint(path: Path) -> str:
     """Return the SHA-256 of a file."""
     with open(require(path), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _own_name(path: Path, part: str) -> Path:
-    """Return the name under which this part alone writes the file that all parts write."""
-    return path.with_name(f".{path.name}.{part.replace('/', 'of')}.tmp")
-
-
-def _write_settings(path: Path, settings: dict, part: str) -> None:
-    own = _own_name(path, part)
-    write_json(own, settings)
-    try:
-        own.replace(path)
-    except OSError as error:
-        raise unwritable(path, error) from error
-
-
-def _clear_own(path: Path, part: str) -> None:
-    """Delete what this part left when it was killed; no other part would ever replace it."""
-    own = _own_name(path, part)
-    for left in (own, temporary(own), temporary(path)):
-        with suppress(OSError):
-            left.unlink()

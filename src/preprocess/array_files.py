@@ -5,12 +5,12 @@ import math
 import os
 import shutil
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
-from src.artifacts.files import atomic, read_json, temporary
+from src.artifacts.atomic import atomic, remove_stale, temporary, unwritable
+from src.artifacts.files import read_json
 from src.artifacts.paths import ArtifactError, DataFolder
 
 
@@ -32,7 +32,6 @@ def write_volume(
         with atomic(data.sequence(uid), sync=False) as file:
             file.write(_npy_head(shape))
             if write_slices:
-                shutil.rmtree(partial, ignore_errors=True)  # what a killed run left
                 partial.mkdir(parents=True)
             for index, image in enumerate(images):
                 file.write(image.data)
@@ -41,6 +40,8 @@ def write_volume(
         if write_slices:
             shutil.rmtree(folder, ignore_errors=True)
             partial.replace(folder)
+    except OSError as error:
+        raise unwritable(folder, error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -63,21 +64,16 @@ def has_arrays(data: DataFolder, uid: str, image_size: int, write_slices: bool) 
         return False
 
 
-def remove_partial(data: DataFolder, uids: Iterable[str]) -> None:
-    """Remove what killed workers left of these series."""
-    for uid in uids:
-        shutil.rmtree(temporary(data.slice_folder(uid)), ignore_errors=True)
-        for path in (data.sequence(uid), data.facts(uid)):
-            with suppress(OSError):
-                temporary(path).unlink()
+def remove_partial(data: DataFolder) -> None:
+    """Remove what killed workers left."""
+    remove_stale(data.sequences)
+    remove_stale(data.slices)
 
 
 def _write(path: Path, head: bytes, image: np.ndarray) -> None:
-    with open(path, "wb", buffering=0) as file:
-        if os.writev(file.fileno(), [head, image.data]) != len(head) + image.nbytes:
-            raise ArtifactError(
-                f"{path} cannot be written whole: free space or choose another folder"
-            )
+    with open(path, "wb") as file:
+        file.write(head)
+        file.write(image.data)
 
 
 def _npy_bytes(shape: tuple[int, ...]) -> int:

@@ -10,7 +10,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from src import distributed
 from src.artifacts.paths import ArtifactError
+from src.sampling.shared_memory import fitting_workers
 from src.script import UserError
+
+# What torch says if a loader process was killed, or found no shared memory.
+OF_A_PROCESS = ("DataLoader worker (pid", "shared memory", "No space left on device")
 
 
 class EpochSampler(Sampler):
@@ -63,10 +67,15 @@ def make_loader(
         loaded = batch_size // parts
     if collate is None and hasattr(dataset, "__getitems__"):
         collate = dict  # the batch is whole already
+    sampler = EpochSampler(len(dataset), batch_size, shuffle_seed)
+    if workers:
+        own = torch.Generator()  # draws nothing from the one that others use
+        once = DataLoader(dataset, loaded, sampler=sampler, collate_fn=collate, generator=own)
+        workers = fitting_workers(workers, next(iter(once), {}), kept=accumulate + 1)
     return DataLoader(
         dataset,
         loaded,
-        sampler=EpochSampler(len(dataset), batch_size, shuffle_seed),
+        sampler=sampler,
         num_workers=workers,
         collate_fn=collate,
         # Else a loader draws from the global one, with processes only in its first epoch: dropout
@@ -81,18 +90,19 @@ def batches_of(loader: DataLoader) -> Iterator[dict[str, torch.Tensor]]:
     """Yield the batches of an epoch. Raise UserError if a loader process died, or raised it."""
     try:
         batches = iter(loader)
-        if loader.num_workers:
+        if loader.num_workers and hasattr(signal, "SIGCHLD"):
             # torch's handler raises at any point of this process: in mid-backward that aborts
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         yield from batches
     except UserError as error:
         raise type(error)(own_words(error)) from error
-    except (RuntimeError, EOFError, ConnectionError) as error:
-        if isinstance(error, RuntimeError) and "DataLoader worker (pid" not in str(error):
+    except (RuntimeError, EOFError, OSError) as error:
+        lost = isinstance(error, EOFError | ConnectionError)  # with its connection
+        if not lost and not any(sign in str(error) for sign in OF_A_PROCESS):
             raise
         raise UserError(
-            "a process that loads samples died, perhaps for want of memory: "
-            "lower --workers, then continue with --resume"
+            "a process that loads samples died, perhaps for want of memory, or of shared memory "
+            "(docker run --shm-size): lower --workers, then continue with --resume"
         ) from error
 
 

@@ -1,6 +1,5 @@
 """loader: samples of stage 1. train, stage2: steps of both stages. Each against a plain way."""
 
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -82,9 +81,9 @@ def loader_case(config: Loader, folder: Path) -> Case:
 
     def read_bytes() -> None:
         for row in rows:
-            file = os.open(path_of(row["SeriesInstanceUID"]), os.O_RDONLY)
-            os.preadv(file, [buffer], len(buffer))
-            os.close(file)
+            with open(path_of(row["SeriesInstanceUID"]), "rb", buffering=0) as file:
+                file.seek(len(buffer))
+                file.readinto(buffer)
 
     loaders = [make_loader(dataset, 32, workers, shuffle_seed=0) for workers in (0, 1, 2)]
     rows = dataset.rows[: len(loaders[0].sampler)]

@@ -1,0 +1,216 @@
+"""How scripts end: at signals, wherever they meet the process, and with outputs that break."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.processes import hear_interrupts
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = """
+import atexit, multiprocessing, os, signal, sys, time
+from dataclasses import dataclass
+from src.progress import in_thread, progress
+from src.script import UserError, run_script
+
+@dataclass
+class Config:
+    how: str = ""
+    lines: int = 0
+    error: str = ""
+
+def send():
+    os.kill(os.getpid(), getattr(signal, os.environ["SIGNAL"]))
+    time.sleep(0.2)
+
+class Destructor:
+    def __del__(self):
+        send()
+
+def hang(_=None):
+    time.sleep(300)
+
+def main(config):
+    for line in progress(range(config.lines), "lines", " lines"):
+        print("line", line)
+    if config.error:
+        raise UserError(config.error)
+    if config.how == "loop":
+        send()
+    elif config.how == "twice":
+        try:
+            send()
+        finally:
+            send()
+            print("tidied up")
+    elif config.how == "destructor":
+        Destructor()
+        hang()
+    elif config.how == "swallowed":
+        try:
+            send()
+        except:
+            pass
+    elif config.how == "swallowed, hangs":
+        try:
+            send()
+        except:
+            hang()
+    elif config.how == "thread":
+        for item in in_thread(lambda item: item and hang(), [0, 1]):
+            send()
+    elif config.how == "child":
+        multiprocessing.get_context("fork").Process(target=hang, daemon=True).start()
+        send()
+    elif config.how == "tqdm":
+        for item in progress(range(10), "items", " items"):
+            send()
+    elif config.how == "late":
+        atexit.register(send)
+    elif config.how == "result":
+        return 3
+
+if __name__ == "__main__":
+    sys.exit(run_script(main, Config, "What it does.", "it is kept"))
+"""
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory) -> list[str]:
+    path = tmp_path_factory.mktemp("script") / "script.py"
+    path.write_text(SCRIPT)
+    return [sys.executable, str(path)]
+
+
+def environment(**more) -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(ROOT)} | more
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["loop", "twice", "tqdm", "destructor", "swallowed", "swallowed, hangs", "thread", "child"],
+)
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_ends_with_its_code_wherever_it_arrives(script, how, name, code):
+    child = subprocess.Popen(
+        [*script, "--how", how],
+        env=environment(SIGNAL=name),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=hear_interrupts,
+    )
+    out, err = child.communicate(timeout=120)
+    assert child.returncode == code
+    assert "Traceback" not in err and "ignored" not in err
+    if how != "swallowed, hangs":
+        assert err.splitlines()[-1].endswith("; it is kept")
+    assert ("tidied up" in out) == (how == "twice")
+    with pytest.raises(ProcessLookupError):  # no process of its session is left
+        time.sleep(0.5)
+        os.killpg(child.pid, 0)
+
+
+def test_how_long_a_signal_may_take(script):
+    """At most 5 s after it, even if tidying up never ends; the process says when it came."""
+    code = script[1]
+    text = (
+        Path(code).read_text().replace("def send():\n", "def send():\n    print(1, flush=True)\n")
+    )
+    Path(code).with_name("loud.py").write_text(text)
+    command = [sys.executable, str(Path(code).with_name("loud.py")), "--how", "swallowed, hangs"]
+    child = subprocess.Popen(command, env=environment(SIGNAL="SIGTERM"), stdout=subprocess.PIPE)
+    assert child.stdout.readline() == b"1\n"
+    start = time.monotonic()
+    assert child.wait(timeout=60) == 143
+    patience = max(1, os.getloadavg()[0] / os.cpu_count())
+    assert 2 < time.monotonic() - start < 5 * patience
+
+
+def test_a_signal_after_the_work_ends_at_once(script):
+    """While Python tears itself down an exception would be lost, and the code 0."""
+    command = [*script, "--how", "late"]
+    done = subprocess.run(command, env=environment(SIGNAL="SIGTERM"), capture_output=True)
+    assert (done.returncode, done.stderr) == (-signal.SIGTERM, b"")  # 143 in the shell
+
+
+def test_what_was_ignored_stays_ignored(script):
+    command = ["sh", "-c", 'trap "" INT; "$@"', "sh", *script, "--how", "loop"]
+    assert subprocess.run(command, env=environment(SIGNAL="SIGINT")).returncode == 0
+
+
+def test_the_result_comes_back(script):
+    assert subprocess.run([*script, "--how", "result"], env=environment()).returncode == 3
+
+
+LOST = "nobody reads the output any more; it is kept\n"
+FULL = "error: No space left on device for what is printed or written\n"
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    ("arguments", "redirection", "code", "shown"),
+    [
+        ("--lines 9999", "| head -1", 141, LOST),
+        ("--lines 3", "| true", 141, LOST),
+        ("--lines 9999", "2>&1 | head -1", 141, ""),
+        ("--help", "| true", 141, ""),
+        ("--lines 3", "> /dev/full", 1, FULL),
+        ("--help", "> /dev/full", 1, FULL),
+        ("--lines 3 --error bad", "2> /dev/full", 1, ""),
+        ("--lines 3", ">&-", 0, ""),
+        ("--lines 3", "2>&-", 0, ""),
+        ("--lines 3", "<&- >&- 2>&-", 0, ""),
+        ("--error bad", ">&-", 1, "error: bad\n"),
+        ("--error bad", "2>&-", 1, ""),
+        ("--error bad", "> /dev/full", 1, "error: bad\n"),
+    ],
+)
+def test_broken_outputs(script, arguments, redirection, code, shown, unbuffered, tmp_path):
+    command = f"{' '.join(script)} {arguments} {redirection}; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", command],
+        env=environment(PYTHONUNBUFFERED=unbuffered),
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (code, shown)
+
+
+def test_a_file_does_not_get_the_number_of_a_closed_stream(tmp_path):
+    """What a C library prints on 1 or 2 must not end in a file of ours."""
+    code = """
+import os, sys
+from dataclasses import dataclass
+from src.script import run_script
+
+@dataclass
+class Config:
+    path: str
+
+def main(config):
+    with open(config.path, "w"):
+        os.write(1, b"from C")
+        os.write(2, b"from C")
+
+run_script(main, Config, "")
+"""
+    path = tmp_path / "file"
+    command = ["bash", "-c", 'exec "$@" <&- >&- 2>&-', "bash", sys.executable, "-c", code]
+    done = subprocess.run([*command, "--path", str(path)], env=environment())
+    assert done.returncode == 0 and path.read_bytes() == b""
+
+
+@pytest.mark.parametrize("name", ["a\x1b[31mb", "a\x07b", "a\u202eb", "a\udc80b"])
+def test_no_text_of_a_message_reaches_the_terminal_raw(script, name):
+    command = [*map(os.fsencode, script), b"--error", os.fsencode(f"{name} is bad")]
+    done = subprocess.run(command, env=environment(), capture_output=True)
+    line = done.stderr.decode()
+    assert done.returncode == 1 and line.startswith("error: a\\") and line.endswith("b is bad\n")
+    assert line.strip().isprintable()

@@ -1,0 +1,98 @@
+"""Real scripts that a signal meets at work: with a thread, with loader processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from src.artifacts.checkpoints import read_checkpoint
+from src.artifacts.paths import RunFolder
+from tests.conftest import CROP
+from tests.networks import ENCODER, write_both
+from tests.processes import hear_interrupts, processes_of_session
+
+ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
+PREDICT = """
+import sys, time
+from tools import predict
+from src.inference.ensemble import Predictor
+from src.script import run_script
+
+really, done = Predictor.prepare, []
+
+def prepare(predictor, series):
+    done.append(series)
+    if len(done) == 3:
+        print("hangs", flush=True)
+        time.sleep(300)
+    return really(predictor, series)
+
+Predictor.prepare = prepare
+run_script(predict.main, predict.Config, predict.__doc__, interrupted="index.html lists the rest")
+"""
+
+
+def start(*command) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, *map(str, command)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=hear_interrupts,
+    )
+
+
+def stop(child: subprocess.Popen, send, number: int, code: int) -> str:
+    """Send a signal; require an end in 5 s with this code and nothing left. Return stderr."""
+    patience = 5 * max(1, os.getloadavg()[0] / os.cpu_count())
+    before = time.monotonic()
+    send(child.pid, number)
+    _, err = child.communicate()
+    assert child.returncode == code, err
+    assert "Traceback" not in err and "ignored" not in err, err
+    while running := processes_of_session(child.pid):
+        assert time.monotonic() < before + patience, running
+        time.sleep(0.05)
+    assert time.monotonic() < before + patience
+    return err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_predict_whose_thread_hangs_writes_what_it_has(number, code, tiny, tmp_path):
+    write_both(tiny, tmp_path / "model")
+    flags = ["--model-dir", tmp_path / "model", "--encoder", ENCODER, "--device", "cpu"]
+    child = start("-c", PREDICT, tiny.root / "series", "--out", tmp_path / "out", *flags)
+    while "hangs" not in (line := child.stdout.readline()):
+        assert line, child.communicate()[1]
+    while len(list(tmp_path.glob("out/*.html"))) < 2:
+        assert child.poll() is None
+        time.sleep(0.05)
+    assert "index.html lists the rest" in stop(child, os.kill, number, code)
+    assert len(pd.read_csv(tmp_path / "out" / "predictions.csv")) == 2
+    assert (tmp_path / "out" / "index.html").exists()
+    assert not list(tmp_path.glob("out/.*"))
+
+
+@pytest.mark.parametrize(
+    ("send", "number", "code"),
+    [(os.kill, signal.SIGTERM, 143), (os.killpg, signal.SIGINT, 130)],
+)
+def test_training_with_loader_processes(send, number, code, tiny, tmp_path):
+    flags = ["--data-dir", tiny.root, "--model-dir", tmp_path, "--encoder", ENCODER]
+    sizes = ["--crop-size", CROP, "--batch-size", 4, "--workers", 2, "--epochs", 1000]
+    child = start("train_stage1.py", *flags, *sizes, "--no-pretrained", "--device", "cpu")
+    run = RunFolder(tmp_path, ENCODER, 0)
+    while not run.curves("stage1").exists():
+        assert child.poll() is None, child.communicate()[1]
+        time.sleep(0.05)
+    assert len(processes_of_session(child.pid)) > 2
+    assert "--resume" in stop(child, send, number, code)
+    assert read_checkpoint(run.last("stage1"), ("epoch",))["epoch"] >= 1
