@@ -99,7 +99,7 @@ def temperatures() -> dict[str, bytes]:
         "text": good | {last: "1.5"},
         "true": good | {last: True},
         "null": good | {last: None},
-        "a label is missing": {label: 1.5 for label in LABELS[:-1]},
+        "a label is missing": dict.fromkeys(LABELS[:-1], 1.5),
         "a list": [1.5] * 14,
     }
     files = {

@@ -18,6 +18,7 @@ from src.artifacts.pickles import MOST_BYTES, load_arrays
 from src.text import printable
 
 MOST_JSON = 2**24  # bytes; the metadata of a series with 1,000 slices have 0.1 MB
+NPY_VERSIONS = {(1, 0): 2, (2, 0): 4, (3, 0): 4}  # version: bytes of the header's length
 NPY_HEADER = re.compile(
     rb"{'descr': '([<|][iuf][1248])', 'fortran_order': False, 'shape': \(([0-9, ]{1,200})\), } *\n"
 )
@@ -97,7 +98,9 @@ def read_layout(path: Path) -> tuple[int, tuple[int, ...], np.dtype]:
     """
     with reading(path, "a whole array"), open(path, "rb") as file:
         version = np.lib.format.read_magic(file)
-        width = 2 if version == (1, 0) else 4  # bytes of the header's length
+        if version not in NPY_VERSIONS:
+            raise ValueError(f"it has the unknown version {version[0]}")
+        width = NPY_VERSIONS[version]
         header = file.read(min(int.from_bytes(file.read(width), "little"), 10_000))
         written = NPY_HEADER.fullmatch(header)
         if not written:

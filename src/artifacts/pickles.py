@@ -1,8 +1,10 @@
 """Read pickles of numpy arrays and plain values, and nothing else."""
 
+import gc
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -29,9 +31,25 @@ def load_plain(data: bytes, calls: Calls, leaves: set[type], load: Callable | No
     calls, load: as in `Machine`.
     leaves: types of values beside text, numbers, bools and None.
     """
-    value = Machine(data, calls, load).run()
-    _require_plain(value, LEAVES | leaves)
+    with _no_collection():
+        try:
+            value = Machine(data, calls, load).run()
+        except IndexError as error:
+            raise ValueError("it ends early") from error
+        _require_plain(value, LEAVES | leaves)
     return value
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep the garbage collector from looking at millions of new containers again and again."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _require_plain(value: Any, leaves: set[type]) -> None:
@@ -52,17 +70,17 @@ def _require_plain(value: Any, leaves: set[type]) -> None:
 
 
 def _new_dtype(code: str, *_) -> Unbuilt:
-    """Return a number type whose byte order follows. All else that follows is ignored.
+    """Return a number type whose byte order follows.
 
-    numpy itself would take flags from there: with them, numbers become addresses of objects.
+    numpy would also take flags from the file: with some, numbers become addresses of objects.
     """
     if type(code) is not str or not NUMBER_TYPE.fullmatch(code):
         raise ValueError(f"it holds an array of {code}, not of numbers")
 
     def build(state: tuple) -> np.dtype:
-        order = state[1]
-        if order not in ("<", ">", "|", "="):
-            raise ValueError("it holds an array with an unknown byte order")
+        _, order, *rest = state
+        if order not in ("<", ">", "|", "=") or rest != [None, None, None, -1, -1, 0]:
+            raise ValueError(f"it holds an array of {code} with a state of its own")
         return np.dtype(order + code)
 
     return Unbuilt(build)

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-MOST_STEPS = 5_000_000  # opcodes; the slices' UIDs of 4,348 series take 2.1 million
+MOST_STEPS = 4_000_000  # opcodes; the slices' UIDs of 4,348 series take 2.1 million
 MOST_SHARED = 8  # items of a tuple that may be in two places, as shapes may
 LEAVES = {str, int, float, bool, type(None)}
 CONTAINERS = {dict, list, tuple}
@@ -105,8 +105,6 @@ class Machine:
         del self.stack[start:]
         return items
 
-    # Values
-
     def text(self, size: int) -> None:
         self.stack.append(str(self.take(self.number(size)), "utf-8", "surrogatepass"))
 
@@ -143,8 +141,6 @@ class Machine:
 
     def constant(self, value: Any) -> None:
         self.stack.append(value)
-
-    # Containers
 
     def mark(self, _) -> None:
         self.marks.append(len(self.stack))
@@ -185,6 +181,8 @@ class Machine:
     def add_pairs(self, items: list) -> None:
         """Add keys and values, which follow one another, to the dict on the stack."""
         keys = items[::2]
+        if len(items) % 2:
+            raise ValueError("a key has no value")
         if not set(map(type, keys)) <= {str, int}:  # the hash of nested tuples would crash
             raise ValueError("a key is neither text nor a number")
         self.top(dict).update(zip(keys, items[1::2], strict=True))
@@ -193,8 +191,6 @@ class Machine:
         if type(self.stack[-1]) is not kind:
             raise ValueError(f"it adds to what is no {kind.__name__}")
         return self.stack[-1]
-
-    # Memo
 
     def memoize(self, _) -> None:
         self.put(len(self.memo))
@@ -229,8 +225,6 @@ class Machine:
         if kind is Unbuilt or (kind in CONTAINERS and not is_flat):
             raise ValueError(f"it uses the same {kind.__name__.lower()} twice")
         self.stack.append(value)
-
-    # Calls
 
     def name_lines(self, _) -> None:
         module = str(self.line(), "utf-8")
