@@ -50,10 +50,11 @@ def array(shape: bytes, of: bytes, raw: bytes) -> bytes:
     return RECONSTRUCT + b"(K\x01" + shape + of + b"\x89" + held + b"tb"
 
 
-def with_flags(code: str, size: int) -> bytes:
-    """Return an array whose numbers become addresses of objects: flags 63 say so."""
-    state = b"NNNK" + bytes([size]) + b"K\x01K\x3f"
-    return in_dict(array(b"K\x01\x85", dtype(code, state), b"\x41" * size))
+def with_flags(code: str, flags: int, size: int = 8) -> bytes:
+    """Return an array whose numbers would become addresses of objects, if the flags say so."""
+    state = b"NNNK" + bytes([size]) + b"K\x01K" + bytes([flags])
+    of = dtype(code, state).replace(text("<"), text("|"))
+    return in_dict(array(b"K\x01\x85", of, b"\x41" * size))
 
 
 def number_of(shape: tuple) -> bytes:
@@ -142,11 +143,13 @@ def arrays() -> dict[str, bytes]:
     """Return pickles of arrays that are none."""
     byte, huge = dtype("u1"), op("LONG1", b"\x08" + struct.pack("<q", 2**62))
     return {
-        "flags of u8": with_flags("u8", 8),
-        "flags of f8": with_flags("f8", 8),
-        "flags of S8": with_flags("S8", 8),
-        "flags of V8": with_flags("V8", 8),
-        "flags of V16": with_flags("V16", 16),
+        "objects of addresses": with_flags("O8", 0),
+        "objects of addresses, 1": with_flags("O8", 1),
+        "objects of addresses, 4": with_flags("O8", 4),
+        "objects of addresses, 61": with_flags("O8", 61),
+        "flags of u8": with_flags("u8", 63),
+        "flags of f8": with_flags("f8", 1),
+        "flags of V16": with_flags("V16", 61, 16),
         "objects": pickle.dumps({"1.2": np.array([None, "a"], object)}),
         "fields": pickle.dumps({"1.2": structured()}),
         "text": pickle.dumps({"1.2": np.array(["a", "bc"])}),

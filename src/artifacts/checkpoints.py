@@ -1,6 +1,7 @@
 """Trained weights on disk."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +12,8 @@ from src.artifacts.paths import ArtifactError, EncoderFolder, RunFolder, remedy
 from src.labels import LABELS
 from src.text import printable
 
-LONGEST_NAME = 200  # characters of an encoder's name
+NAME = re.compile(r"[\w./-]{1,200}", re.ASCII)  # of an encoder, not the address of one
+KINDS = {"epoch": int, "best": dict, "lines": list}  # what else a checkpoint may have
 
 
 class Range(NamedTuple):
@@ -69,6 +71,15 @@ def read_checkpoint(path: Path, needed: tuple[str, ...]) -> dict:
             raise ArtifactError(f"{path} has no {key!r}: it is not what this stage reads")
     if content["labels"] != list(LABELS):
         raise ArtifactError(f"{path} was made for other labels or another order of them")
+    _require_content(path, content)
+    return content
+
+
+def _require_content(path: Path, content: dict) -> None:
+    """Raise ArtifactError if weights, settings or state of a checkpoint cannot be right."""
+    for name, kind in KINDS.items():
+        if name in content and type(content[name]) is not kind:
+            raise _malformed(path, f"its {name!r} is not of type {kind.__name__}")
     for name in ("weights", "stage1", "stage2"):
         if name in content:
             _require_weights(path, content[name])
@@ -78,7 +89,6 @@ def read_checkpoint(path: Path, needed: tuple[str, ...]) -> dict:
     for name in ("settings", "stage1_settings", "stage2_settings"):
         if name in content:
             _require_possible(path, content[name])
-    return content
 
 
 def read_joined(run: RunFolder) -> dict:
@@ -173,7 +183,7 @@ def _require_settings(path: Path, settings: dict, names: dict) -> None:
 
 def _is_possible(value: Any, allowed: type | Range) -> bool:
     if allowed is str:
-        return type(value) is str and 0 < len(value) <= LONGEST_NAME
+        return type(value) is str and NAME.fullmatch(value) is not None
     kinds = (int,) if allowed.whole else (int, float)
     return type(value) in kinds and allowed.low <= value <= allowed.high
 

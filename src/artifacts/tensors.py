@@ -40,7 +40,7 @@ def load_tensors(path: Path) -> Any:
     """
     with _Bounded(path) as file, zipfile.ZipFile(file) as archive:
         entries = _entries(archive, path.stat().st_size)
-        pickled = entries["data.pkl"]
+        pickled = _entry(entries, "data.pkl")
         if pickled.file_size > MOST_PICKLE:
             raise ValueError("its pickle is too large")
         if "byteorder" in entries and archive.read(entries["byteorder"]) != b"little":
@@ -54,7 +54,7 @@ def load_tensors(path: Path) -> Any:
                 raise ValueError("it holds a tensor without numbers")
             if key not in storages:
                 dtype = STORAGES[storage.name]
-                storages[key] = _read(archive, entries[f"data/{key}"], dtype, count)
+                storages[key] = _read(archive, _entry(entries, f"data/{key}"), dtype, count)
             return storages[key]
 
         return load_plain(archive.read(pickled), CALLS, {Tensor}, load)
@@ -79,6 +79,12 @@ def _entries(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
     if sum(info.file_size for info in entries.values()) > size:
         raise ValueError("its entries are larger than the file")
     return entries
+
+
+def _entry(entries: dict[str, zipfile.ZipInfo], name: str) -> zipfile.ZipInfo:
+    if name not in entries:
+        raise ValueError(f"it has no entry {name}")
+    return entries[name]
 
 
 def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, dtype, count: int) -> Tensor:
