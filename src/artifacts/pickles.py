@@ -123,6 +123,10 @@ def _encoded(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
+def _no_bytes() -> bytes:
+    return b""
+
+
 def _new_dict() -> dict:
     return {}
 
@@ -134,6 +138,7 @@ NUMPY_CALLS: Calls = {
     "numpy._core.multiarray.scalar": _number,
     "numpy._core.numeric._frombuffer": _array,
     "_codecs.encode": _encoded,
+    "__builtin__.bytes": _no_bytes,  # protocols 0 to 2 write no bytes so
     "collections.OrderedDict": _new_dict,
 }
 NUMBERS = "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64"
