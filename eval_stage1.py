@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from src.artifacts.checkpoints import read_checkpoint
+from src.artifacts.checkpoints import read_trained
 from src.artifacts.paths import DataFolder, RunFolder
 from src.artifacts.tables import read_fold
 from src.device import choose_device
@@ -43,7 +43,7 @@ def main(config: Config) -> dict:
     device = choose_device(config.device)
     data = DataFolder(config.data_dir)
     run = RunFolder(config.model_dir, config.encoder, config.fold)
-    checkpoint = read_checkpoint(run.best("stage1"), ("weights", "settings", "epoch"))
+    checkpoint = read_trained(run, "stage1", "best")
     settings = checkpoint["settings"]
     model = build_slice_cnn(settings, checkpoint["weights"], device)
 

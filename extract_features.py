@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from src import distributed
-from src.artifacts.checkpoints import read_checkpoint
+from src.artifacts.checkpoints import read_trained
 from src.artifacts.files import has_features, read_array, write_array
 from src.artifacts.paths import DataFolder, RunFolder
 from src.artifacts.plausible import all_finite, require_finite
@@ -53,7 +53,7 @@ def main(config: Config) -> int:
     device = choose_device(config.device)
     data = DataFolder(config.data_dir)
     run = RunFolder(config.model_dir, config.encoder, config.fold)
-    checkpoint = read_checkpoint(run.best("stage1"), ("weights", "settings"))
+    checkpoint = read_trained(run, "stage1", "best")
     settings = checkpoint["settings"]
     model = build_slice_cnn(settings, checkpoint["weights"], device)
 

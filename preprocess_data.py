@@ -41,6 +41,7 @@ from src.progress import progress
 from src.script import OK, SOME_FAILED, run_script
 from src.worker_pool import Failure, Limits, run_in_workers
 
+NEEDED = {"length": int, "sop_uids": list, "frames": list}  # of the metadata, by create_folds.py
 METADATA_COLUMNS = (
     "length",
     "h",
@@ -150,7 +151,7 @@ def write_tables(data: DataFolder, prepared: pd.DataFrame) -> dict[str, dict]:
 
     prepared: the rows of train.csv whose series are prepared.
     """
-    metadata = {uid: read_json(data.facts(uid)) for uid in prepared.SeriesInstanceUID}
+    metadata = {uid: read_json(data.facts(uid), NEEDED) for uid in prepared.SeriesInstanceUID}
     write_pickle(data.slice_uids, slice_uids(metadata))
     write_pickle(data.geometry, geometry(metadata))
     columns = {name: [series[name] for series in metadata.values()] for name in METADATA_COLUMNS}

@@ -56,7 +56,7 @@ def test_an_unsafe_pickle_is_refused_and_not_executed(tmp_path, place):
     harm = Harm(tmp_path / "trace")
     content = {"1.2": harm if place == "value" else np.array([harm], object)}
     (tmp_path / "f_dict_hard.pkl").write_bytes(pickle.dumps(content))
-    with pytest.raises(ArtifactError, match=r"f_dict_hard\.pkl.*mkdir"):
+    with pytest.raises(ArtifactError, match=r"f_dict_hard\.pkl.*(mkdir|O8)"):
         read_pickle(tmp_path / "f_dict_hard.pkl")
     assert not (tmp_path / "trace").exists()
 

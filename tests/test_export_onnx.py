@@ -53,6 +53,8 @@ def write_joined(run: RunFolder, encoder: str, heatmap_weight: float, seed: int 
             "encoder": encoder,
             "crop_size": CROP,
             "heatmap_weight": heatmap_weight,
+            "image_size": 20,
+            "mr_window": "percentile",
         },
         "stage2": transformer.state_dict(),
         "stage2_settings": shape | {"cut": 7, "step": 2, "stage1_share": 0.6},

@@ -18,7 +18,6 @@ NAMES = {
 ALLOWED = {
     ("src/worker_pool.py", None): "whose business they are",
     ("src/sampling/loader.py", "signal.SIGCHLD"): "behind hasattr",
-    ("src/artifacts/files.py", "os.preadv"): "until it seeks and reads",
     ("tools/experiments/soak_stages.py", None): "it kills stages as a system does",
     ("tools/benchmarks/all_stages.py", None): "it measures on Linux, from /proc",
     ("tools/benchmarks/memory.py", None): "it reads /proc",

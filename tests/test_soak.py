@@ -147,7 +147,7 @@ def write_side(side: Path) -> tuple[DataFolder, RunFolder]:
         run.predictions(evaluation).write_text("the same")
     for stage in ("stage1", "stage2"):
         weights = {"layer": torch.arange(3.0)}
-        write_checkpoint(run.best(stage), {"weights": weights, "settings": {}, "epoch": 1})
+        write_checkpoint(run.best(stage), {"weights": weights, "settings": SETTINGS, "epoch": 1})
         write_last(run, stage, weights)
         append_line(run.metrics(stage), '{"epoch": 1, "loss": 0.5, "seconds": 3}')
     data.failed_series.write_text(FAILED)
@@ -156,7 +156,7 @@ def write_side(side: Path) -> tuple[DataFolder, RunFolder]:
 
 def write_last(run: RunFolder, stage: str, weights: dict) -> None:
     state = {"average": {"module": weights}}
-    write_checkpoint(run.last(stage), {"learner": state, "settings": {}, "epoch": 2})
+    write_checkpoint(run.last(stage), {"learner": state, "settings": SETTINGS, "epoch": 2})
 
 
 def one_bit(run: RunFolder) -> None:
@@ -164,6 +164,9 @@ def one_bit(run: RunFolder) -> None:
     write_last(run, "stage2", {"layer": torch.tensor([0.0, 1.0, other])})
 
 
+SETTINGS = {"encoder": "net", "heatmap_weight": 0.3, "crop_size": 8}  # of stage 1, then of stage 2
+SETTINGS |= {"channels": 3, "width": 4, "layers": 1, "heads": 1, "dropout": 0, "step": 1}
+SETTINGS |= {"attention_dropout": 0, "stage1_share": 0, "cut": 5}
 FAILED = "SeriesInstanceUID,reason,detail\n"
 OTHER_SCORES = {"score": 0.75, "present": 0.51}
 OTHER_LOSS = '{"epoch": 1, "loss": 0.6, "seconds": 3}\n'

@@ -1,12 +1,48 @@
 """Trained weights on disk."""
 
+import math
+import re
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from src.artifacts.files import atomic, read_json, reading, unwritable
-from src.artifacts.paths import ArtifactError, EncoderFolder, RunFolder
+from src.artifacts.paths import ArtifactError, EncoderFolder, RunFolder, remedy
 from src.labels import LABELS
+from src.text import printable
+
+NAME = re.compile(r"[\w./-]{1,200}", re.ASCII)  # of an encoder, not the address of one
+KINDS = {"epoch": int, "best": dict, "lines": list}  # what else a checkpoint may have
+
+
+class Range(NamedTuple):
+    """What a setting may be, both ends included."""
+
+    low: float
+    high: float
+    whole: bool = True
+
+
+STAGE1_SETTINGS = {  # what the slice CNN is built from and used with
+    "encoder": str,
+    "heatmap_weight": Range(0, 1e6, whole=False),
+    "crop_size": Range(1, 8192),  # pixels
+}
+STAGE2_SETTINGS = {  # the same of the sequence transformer
+    "channels": Range(1, 65536),
+    "width": Range(1, 16384),
+    "layers": Range(1, 100),
+    "heads": Range(1, 1024),
+    "dropout": Range(0, 1, whole=False),
+    "attention_dropout": Range(0, 1, whole=False),
+    "stage1_share": Range(0, 1, whole=False),
+    "cut": Range(1, 10**6),  # slices
+    "step": Range(1, 2),
+}
+ARRAY_SETTINGS = {"image_size": Range(1, 8192), "mr_window": str}
+OF_STAGE = {"stage1": STAGE1_SETTINGS, "stage2": STAGE2_SETTINGS}
+KNOWN = STAGE1_SETTINGS | STAGE2_SETTINGS | ARRAY_SETTINGS
 
 
 def write_checkpoint(path: Path, content: dict) -> None:
@@ -23,31 +59,60 @@ def write_checkpoint(path: Path, content: dict) -> None:
 def read_checkpoint(path: Path, needed: tuple[str, ...]) -> dict:
     """Return a checkpoint, its tensors on the CPU.
 
-    Raise ArtifactError if the file is broken, holds code, lacks a `needed` key,
-    or was made for other labels or another order of them.
+    Raise ArtifactError if the file is broken, holds code, lacks a `needed` key, was made for other
+    labels or another order of them, or if weights are not finite or settings not possible.
     """
-    import torch
+    from src.artifacts.tensors import load_tensors  # takes torch, which --help need not wait for
 
     with reading(path, "a whole checkpoint of plain tensors"):
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_tensors(path)
     for key in ("labels", *needed):
         if not isinstance(content, dict) or key not in content:
             raise ArtifactError(f"{path} has no {key!r}: it is not what this stage reads")
     if content["labels"] != list(LABELS):
         raise ArtifactError(f"{path} was made for other labels or another order of them")
+    _require_content(path, content)
     return content
+
+
+def _require_content(path: Path, content: dict) -> None:
+    """Raise ArtifactError if weights, settings or state of a checkpoint cannot be right."""
+    for name, kind in KINDS.items():
+        if name in content and type(content[name]) is not kind:
+            raise _malformed(path, f"its {name!r} is not of type {kind.__name__}")
+    for name in ("weights", "stage1", "stage2"):
+        if name in content:
+            _require_weights(path, content[name])
+    if "learner" in content:
+        _require_weights(path, _inside(path, content["learner"], "average.module"))
+        _require_weights(path, content["learner"].get("model", {}))
+    for name in ("settings", "stage1_settings", "stage2_settings"):
+        if name in content:
+            _require_possible(path, content[name])
 
 
 def read_joined(run: RunFolder) -> dict:
     """Return weights_inference.pth: weights and settings of both stages, `prior` of the labels."""
-    return read_checkpoint(
-        run.inference, ("stage1", "stage1_settings", "stage2", "stage2_settings", "prior")
+    path = run.inference
+    joined = read_checkpoint(
+        path, ("stage1", "stage1_settings", "stage2", "stage2_settings", "prior")
     )
+    _require_settings(path, joined["stage1_settings"], STAGE1_SETTINGS | ARRAY_SETTINGS)
+    _require_settings(path, joined["stage2_settings"], STAGE2_SETTINGS)
+    prior = joined["prior"]
+    if type(prior) is not list or len(prior) != len(LABELS) or not all(map(_is_fraction, prior)):
+        raise _malformed(path, "its 'prior' is not a fraction for each label")
+    return joined
 
 
 def read_temperatures(folder: EncoderFolder) -> np.ndarray:
     """Return the divisors (14,) of the logits of series, as tools/report.py fitted them."""
-    temperatures = read_json(folder.temperatures)["temperatures"]
+    path = folder.temperatures
+    temperatures = read_json(path, {"temperatures": dict})["temperatures"]
+    for label in LABELS:
+        value = temperatures.get(label)
+        if type(value) not in (int, float) or not 0 < value < math.inf:
+            raise ArtifactError(f"{path} has no temperature above 0 for {label!r}: {remedy(path)}")
     return np.array([temperatures[label] for label in LABELS])
 
 
@@ -57,11 +122,71 @@ def read_trained(run: RunFolder, stage: str, select: str) -> dict:
     select: "best" takes the epoch with the best score on the held-out fold; "last" takes the
         moving average after the last epoch, at step 1: no score has chosen either.
     """
-    if select == "best":
-        return read_checkpoint(run.best(stage), ("weights", "settings", "epoch"))
-    state = read_checkpoint(run.last(stage), ("learner", "settings", "epoch"))
-    return {
-        "weights": state["learner"]["average"]["module"],
-        "settings": state["settings"] | {"step": 1},
-        "epoch": state["epoch"],
-    }
+    path = run.best(stage) if select == "best" else run.last(stage)
+    held = "weights" if select == "best" else "learner"
+    trained = read_checkpoint(path, (held, "settings", "epoch"))
+    if select == "last":
+        weights = trained["learner"]["average"]["module"]
+        settings = trained["settings"] | {"step": 1}
+        trained = {"weights": weights, "settings": settings, "epoch": trained["epoch"]}
+    _require_settings(path, trained["settings"], OF_STAGE[stage])
+    return trained
+
+
+def _malformed(path: Path, what: str) -> ArtifactError:
+    return ArtifactError(f"{path} is not a checkpoint of this project ({what}): {remedy(path)}")
+
+
+def _inside(path: Path, content: Any, names: str) -> Any:
+    """Return content["a"]["b"] for names "a.b"."""
+    for name in names.split("."):
+        if type(content) is not dict or name not in content:
+            raise _malformed(path, f"it has no {names!r}")
+        content = content[name]
+    return content
+
+
+def _require_weights(path: Path, weights: Any) -> None:
+    """Raise ArtifactError if weights are not {name: tensor}, or not finite."""
+    import torch
+
+    if type(weights) is not dict:
+        raise _malformed(path, "its weights have no names")
+    for name, tensor in weights.items():
+        if type(name) is not str or not isinstance(tensor, torch.Tensor):
+            raise _malformed(path, f"{printable(name, 80)!r} is not a tensor")
+        if not tensor.numel() or not tensor.is_floating_point():
+            continue
+        low, high = torch.aminmax(tensor)
+        if not low.isfinite() or not high.isfinite():
+            raise ArtifactError(
+                f"{path}: the weights {printable(name, 80)} are not finite: train again"
+            )
+
+
+def _require_possible(path: Path, settings: Any) -> None:
+    """Raise ArtifactError if a setting that this project knows has an impossible value."""
+    if type(settings) is not dict:
+        raise _malformed(path, "its settings have no names")
+    for name, allowed in KNOWN.items():
+        if name in settings and not _is_possible(settings[name], allowed):
+            raise _malformed(path, f"the setting {name} is {printable(settings[name], 40)}")
+    if {"width", "heads"} <= settings.keys() and settings["width"] % settings["heads"]:
+        raise _malformed(path, "the setting width is not a multiple of heads")
+
+
+def _require_settings(path: Path, settings: dict, names: dict) -> None:
+    for name in names:
+        if name not in settings:
+            raise _malformed(path, f"the setting {name} is missing")
+
+
+def _is_possible(value: Any, allowed: type | Range) -> bool:
+    if allowed is str:
+        return type(value) is str and NAME.fullmatch(value) is not None
+    kinds = (int,) if allowed.whole else (int, float)
+    return type(value) in kinds and allowed.low <= value <= allowed.high
+
+
+def _is_fraction(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value <= 1

@@ -4,16 +4,24 @@ import json
 import math
 import os
 import pickle
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from src.artifacts.atomic import atomic, unwritable
 from src.artifacts.paths import ArtifactError, RunFolder, remedy, require
+from src.artifacts.pickles import MOST_BYTES, load_arrays
+from src.text import printable
+
+MOST_JSON = 2**24  # bytes; the metadata of a series with 1,000 slices have 0.1 MB
+NPY_VERSIONS = {(1, 0): 2, (2, 0): 4, (3, 0): 4}  # version: bytes of the header's length
+NPY_HEADER = re.compile(
+    rb"{'descr': '([<|][iuf][1248])', 'fortran_order': False, 'shape': \(([0-9, ]{1,200})\), } *\n"
+)
 
 
 @contextmanager
@@ -23,12 +31,14 @@ def reading(path: Path, what: str, advice: str = "") -> Iterator[None]:
     what: what the file should be. advice: what to do if it is not.
     """
     require(path)
+    if not path.is_file():  # a pipe would wait for ever
+        raise ArtifactError(f"{path} is no file but should be {what}: {remedy(path)}")
     try:
         yield
     except (ArtifactError, MemoryError):
         raise
     except Exception as error:  # a broken file raises almost anything
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        reason = printable(str(error).partition("\n")[0]) or type(error).__name__
         advice = advice or f"delete it and {remedy(path)}"
         raise ArtifactError(f"{path} is not {what} ({reason}): {advice}") from error
 
@@ -39,25 +49,31 @@ def write_array(path: Path, array: np.ndarray) -> None:
 
 
 def read_array(path: Path) -> np.ndarray:
+    offset, shape, dtype = read_layout(path)
     with reading(path, "a whole array"):
-        return np.load(path, allow_pickle=False)
+        return np.fromfile(path, dtype, math.prod(shape), offset=offset).reshape(shape)
 
 
 def read_layout(path: Path) -> tuple[int, tuple[int, ...], np.dtype]:
-    """Return (offset of the data in bytes, shape, dtype) of an npy file.
+    """Return (offset of the data in bytes, shape, dtype) of an npy file of numbers.
 
-    Raise ArtifactError if the file is cut short.
+    Raise ArtifactError if the file has not just the bytes that its shape needs.
     """
     with reading(path, "a whole array"), open(path, "rb") as file:
-        first = np.lib.format.read_magic(file) == (1, 0)
-        formats = np.lib.format
-        read_header = formats.read_array_header_1_0 if first else formats.read_array_header_2_0
-        shape, fortran_order, dtype = read_header(file)
-        offset = file.tell()
-        size = os.fstat(file.fileno()).st_size
-        if fortran_order or dtype.hasobject or size != offset + dtype.itemsize * math.prod(shape):
-            raise ValueError("unexpected size or layout")
-    return offset, shape, dtype
+        version = np.lib.format.read_magic(file)
+        if version not in NPY_VERSIONS:
+            raise ValueError(f"it has the unknown version {version[0]}")
+        width = NPY_VERSIONS[version]
+        header = file.read(min(int.from_bytes(file.read(width), "little"), 10_000))
+        written = NPY_HEADER.fullmatch(header)
+        if not written:
+            raise ValueError("its header does not describe an array of numbers as numpy does")
+        dtype = np.dtype(written[1].decode())
+        shape = tuple(int(length) for length in written[2].replace(b",", b" ").split())
+        size = os.fstat(file.fileno()).st_size - file.tell()
+        if not shape or size <= 0 or size != dtype.itemsize * math.prod(shape):
+            raise ValueError("its size does not fit its shape")
+        return file.tell(), shape, dtype
 
 
 array_layout = cache(read_layout)  # read once per process: for files that many samples come from
@@ -74,7 +90,8 @@ def read_slices(path: Path, indices: np.ndarray, out: np.ndarray | None = None) 
     with open(path, "rb", buffering=0) as file:
         for slice_, index in zip(out, indices, strict=True):
             buffer = memoryview(slice_).cast("B")
-            if os.preadv(file.fileno(), [buffer], offset + int(index) * size) != size:
+            file.seek(offset + int(index) * size)
+            if file.readinto(buffer) != size:
                 raise ArtifactError(
                     f"{path} ends before slice {index}: delete it and {remedy(path)}"
                 )
@@ -94,9 +111,37 @@ def write_json(path: Path, content: dict, sync: bool = True) -> None:
         json.dump(content, file, indent=1)
 
 
-def read_json(path: Path) -> dict:
-    with reading(path, "whole json", "delete it and run the stage that makes it again"):
-        return json.loads(path.read_text())
+def read_json(path: Path, needed: dict[str, type] | None = None) -> dict:
+    """Return the object that a json file holds. Its numbers are finite.
+
+    needed: {name: type} of what it must have.
+    """
+    advice = "delete it and run the stage that makes it again"
+    with reading(path, "whole json", advice):
+        content = json.loads(_text(path), parse_constant=_refuse, parse_float=_finite)
+        if type(content) is not dict:
+            raise ValueError("it holds no names")
+        for name, kind in (needed or {}).items():
+            if type(content.get(name)) is not kind:
+                raise ValueError(f"it has no {name!r}")
+        return content
+
+
+def _text(path: Path) -> str:
+    """Return a text of json. Its lists of lists would need many times the memory of the file."""
+    if path.stat().st_size > MOST_JSON:
+        raise ValueError(f"it has more than {MOST_JSON >> 20} MiB")
+    return path.read_text()
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"it holds {constant}")
+
+
+def _finite(text: str) -> float:
+    if math.isinf(float(text)):
+        raise ValueError(f"it holds {text}")
+    return float(text)
 
 
 def write_lines(path: Path, lines: list[str]) -> None:
@@ -113,24 +158,12 @@ def append_line(path: Path, line: str) -> None:
 
 
 def read_json_lines(path: Path) -> list[dict]:
-    """Return one dict per line, as src/training/run_folder.py writes them."""
+    """Return one dict per line, as src/training/run_folder.py writes them: NaN is allowed."""
     with reading(path, "json in every line", "delete the line that is not"):
-        return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Load numpy arrays, numpy scalars and plain containers; refuse all other classes and calls."""
-
-    NUMPY_MODULES = {"numpy", "numpy._core.multiarray", "numpy._core.numeric"}
-    NUMPY_NAMES = {"_reconstruct", "ndarray", "dtype", "scalar", "_frombuffer"}
-    PLAIN = {("_codecs", "encode"), ("collections", "OrderedDict"), ("builtins", "set")}
-
-    def find_class(self, module: str, name: str) -> Any:
-        now_called = module.replace("numpy.core.", "numpy._core.")  # renamed in numpy 2
-        is_numpy = now_called in self.NUMPY_MODULES and name in self.NUMPY_NAMES
-        if is_numpy or (module, name) in self.PLAIN:
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        rows = [json.loads(line) for line in _text(path).splitlines()]
+        if not set(map(type, rows)) <= {dict}:
+            raise ValueError("a line holds no names")
+        return rows
 
 
 def write_pickle(path: Path, content: dict) -> None:
@@ -143,5 +176,10 @@ def read_pickle(path: Path) -> dict:
 
     Raise ArtifactError, and run nothing, if it holds more than plain data.
     """
-    with reading(path, "a pickle of plain arrays"), open(path, "rb") as file:
-        return _PlainUnpickler(file).load()
+    with reading(path, "a pickle of plain arrays"):
+        if path.stat().st_size > MOST_BYTES:
+            raise ValueError(f"it has more than {MOST_BYTES >> 20} MiB")
+        content = load_arrays(path.read_bytes())
+        if type(content) is not dict or not set(map(type, content)) <= {str}:
+            raise ValueError("it is not {series: content}")
+        return content

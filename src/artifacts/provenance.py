@@ -6,6 +6,7 @@ from pathlib import Path
 
 from src.artifacts.files import read_json, write_json
 from src.artifacts.paths import ArtifactError, RunFolder, require
+from src.text import printable
 
 
 def settle(path: Path, settings: dict, advice: str) -> None:
@@ -18,8 +19,9 @@ def settle(path: Path, settings: dict, advice: str) -> None:
     made = read_json(path)
     for name, value in settings.items():
         if made.get(name) != value:
+            other = printable(made.get(name), 80)
             raise ArtifactError(
-                f"{path.parent} was made with {name} {made.get(name)}, not {value}: {advice}"
+                f"{path.parent} was made with {name} {other}, not {value}: {advice}"
             )
 
 
@@ -33,7 +35,7 @@ def keep_features_of(run: RunFolder, weights: str, part: str = "1/1") -> None:
     path = run.feature_settings
     # Look for features before their settings are read: other processes write the settings first.
     has_features = any(run.features.glob("*.npy"))
-    if path.exists() and read_json(path)["weights"] == weights:
+    if path.exists() and read_json(path, {"weights": str})["weights"] == weights:
         return
     if has_features:
         if part != "1/1":
@@ -48,7 +50,7 @@ def keep_features_of(run: RunFolder, weights: str, part: str = "1/1") -> None:
 
 def require_features_of(run: RunFolder, weights: str) -> None:
     """Raise ArtifactError if the features were made with other weights."""
-    if read_json(run.feature_settings)["weights"] != weights:
+    if read_json(run.feature_settings, {"weights": str})["weights"] != weights:
         raise ArtifactError(
             f"{run.features} was made with other weights than {run.best('stage1')}: "
             "run extract_features.py again"

@@ -177,7 +177,7 @@ def _require_trained_without(
 
 def fold_settings(data: DataFolder, held_out: pd.DataFrame) -> dict:
     """Return what a network must remember of its held-out fold and its arrays."""
-    arrays = read_json(data.array_settings)
+    arrays = read_json(data.array_settings, {"image_size": int, "mr_window": str})
     uids = " ".join(sorted(held_out.SeriesInstanceUID))
     return {
         "held_out": hashlib.sha256(uids.encode()).hexdigest(),

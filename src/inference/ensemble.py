@@ -22,6 +22,7 @@ from src.inference.findings import Finding, FindingRules, find
 from src.inference.probabilities import BROKEN_WEIGHTS, NotFinite
 from src.preprocess.images import PreparedSeries, prepare
 from src.progress import Clock
+from src.script import UserError
 from src.text import printable
 
 
@@ -64,10 +65,14 @@ class Predictor:
         """
         runs = [RunFolder(model_dir, encoder, fold) for fold in folds]
         joined = [joined_weights(run, select) for run in runs]
-        self.models = [
-            BothStages(weights, device, both_steps, mirror, run if onnx else None)
-            for weights, run in zip(joined, runs, strict=True)
-        ]
+        self.models = []
+        for weights, run in zip(joined, runs, strict=True):
+            try:
+                onnx_files = run if onnx else None
+                model = BothStages(weights, device, both_steps, mirror, onnx_files)
+            except UserError as error:
+                raise ArtifactError(f"{run.root}: {error}") from error
+            self.models.append(model)
         self.prior = np.mean([weights["prior"] for weights in joined], axis=0)  # (14,)
         self.settings = self.models[0].stage1
         self._require_one_training()

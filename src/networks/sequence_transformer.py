@@ -1,13 +1,14 @@
 """The sequence transformer: features of the slices of a series -> 14 logits."""
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from src.labels import LABELS
-from src.script import UserError
+from src.networks.trained import with_weights
 
 DISTANCE_KNOTS = 32  # learned values of the relative position term
 FARTHEST = 200.0  # mm; beyond, all distances count as this one
@@ -150,10 +151,6 @@ def build_transformer(
     settings: dict, weights: dict[str, Tensor], device: torch.device
 ) -> SequenceTransformer:
     """Return the trained network of a checkpoint. Raise UserError if the weights do not fit."""
-    model = new_transformer(settings)
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"the weights do not fit the sequence transformer: {reason}") from error
+    build = partial(new_transformer, settings)
+    model = with_weights(build, weights, "the sequence transformer")
     return model.to(device).eval()

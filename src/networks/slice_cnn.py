@@ -10,7 +10,8 @@ from torch.nn.functional import interpolate
 from src.labels import LABELS
 from src.networks.class_activation import locate
 from src.networks.encoder import load_encoder, plan_encoder
-from src.script import UserError
+from src.networks.trained import with_weights
+from src.text import printable
 
 MEAN = 2.5  # subtracted from the prepared intensities, which run from 0 to 5
 HEAT_CHANNELS = 64  # of the finest map
@@ -118,11 +119,10 @@ class SliceCNN(nn.Module):
 
 def build_slice_cnn(settings: dict, weights: dict[str, Tensor], device: torch.device) -> SliceCNN:
     """Return the trained network of a checkpoint. Raise UserError if the weights do not fit."""
-    heatmap = settings["heatmap_weight"] > 0
-    model = SliceCNN(settings["encoder"], heatmap, crop_size=settings["crop_size"])
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        name, reason = settings["encoder"], str(error).splitlines()[0]
-        raise UserError(f"the weights do not fit the encoder {name}: {reason}") from error
+    name, heatmap = settings["encoder"], settings["heatmap_weight"] > 0
+    model = with_weights(
+        lambda: SliceCNN(name, heatmap, crop_size=settings["crop_size"]),
+        weights,
+        f"the encoder {printable(name, 80)}",
+    )
     return model.to(device, memory_format=torch.channels_last).eval()

@@ -52,7 +52,7 @@ def has_arrays(data: DataFolder, uid: str, image_size: int, write_slices: bool) 
     Its metadata are written last. Arrays that a power cut left shorter than they say do not count.
     """
     try:
-        length = read_json(data.facts(uid))["length"]
+        length = read_json(data.facts(uid), {"length": int})["length"]
         if data.sequence(uid).stat().st_size != _npy_bytes((length, image_size, image_size)):
             return False
         if not write_slices:
@@ -60,7 +60,7 @@ def has_arrays(data: DataFolder, uid: str, image_size: int, write_slices: bool) 
         with os.scandir(data.slice_folder(uid)) as files:
             sizes = [file.stat().st_size for file in files]
         return sizes == [_npy_bytes((image_size, image_size))] * length
-    except (ArtifactError, OSError, KeyError):
+    except (ArtifactError, OSError):
         return False
 
 

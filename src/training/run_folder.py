@@ -11,6 +11,7 @@ from src.artifacts.files import append_line, write_json, write_lines
 from src.artifacts.paths import ArtifactError, RunFolder
 from src.evaluation import metrics
 from src.script import versions
+from src.text import printable
 from src.training.curves import draw_progress
 
 MAY_CHANGE = set("data_dir model_dir device workers epochs resume".split())  # in a resume
@@ -84,7 +85,15 @@ class RunLog:
         """Load the state after the last finished epoch, if the run is resumed."""
         if not self.resumed:
             return
-        learner.load_state_dict(self.state["learner"])
+        try:
+            learner.load_state_dict(self.state["learner"])
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            if type(error).__name__ == "OutOfMemoryError":
+                raise
+            last, reason = self.folder.last(self.stage), printable(error, 100)
+            raise ArtifactError(
+                f"{last} does not fit this network ({reason}): delete it to train again"
+            ) from error
         self.epoch = self.state["epoch"]
         self.best = self.state["best"]
         self.lines = self.state["lines"]

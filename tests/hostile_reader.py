@@ -1,0 +1,89 @@
+"""A process that reads hostile files and says what came of each, a line of json a file.
+
+python -m tests.hostile_reader LIST, where LIST is json: [[name, how, path]].
+"""
+
+import contextlib
+import faulthandler
+import json
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from src.artifacts import checkpoints, files
+from src.artifacts.paths import EncoderFolder, RunFolder
+from src.inference.both_stages import BothStages
+from src.script import UserError
+
+LONGEST = 60  # s, then the process ends itself
+ROOM = 3 * 2**30  # bytes of address space that a file may take
+
+
+def read_npy(path: Path) -> None:
+    """Read an array in both ways that the stages do; the error of one is enough."""
+    with contextlib.suppress(UserError):
+        files.read_slices(path, np.array([0]))
+        raise AssertionError("read_slices takes it")
+    files.read_array(path)
+
+
+def read_networks(path: Path) -> None:
+    """path: model/net/fold-0/weights_inference.pth"""
+    run = RunFolder(path.parents[2], "net", 0)
+    BothStages(checkpoints.read_joined(run), torch.device("cpu"))
+
+
+def read_temperatures(path: Path) -> None:
+    checkpoints.read_temperatures(EncoderFolder(path.parents[1], "net"))
+
+
+HOW = {
+    "pickle": files.read_pickle,
+    "npy": read_npy,
+    "json": files.read_json,
+    "lines": files.read_json_lines,
+    "temperatures": read_temperatures,
+    "checkpoint": read_networks,
+}
+
+
+def memory(name: str) -> int:
+    """Return a line of /proc/self/status in MiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name)) // 1024
+
+
+def outcome(how: str, path: Path) -> dict:
+    """Return the error's type and text, CPU seconds, and the peak of memory above that before."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
+    before, start, kind, text = memory("VmRSS"), time.process_time(), None, ""
+    try:
+        HOW[how](path)
+    except Exception as error:
+        kind, text = type(error).__name__, str(error)
+        if isinstance(error, UserError):
+            kind = "UserError"
+    seconds = time.process_time() - start
+    return {"kind": kind, "text": text, "seconds": seconds, "mib": memory("VmHWM") - before}
+
+
+def main() -> None:
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    cases = json.loads(Path(sys.argv[1]).read_text())
+    limit = memory("VmSize") * 2**20 + ROOM
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for name, how, path in cases:
+        faulthandler.dump_traceback_later(LONGEST, exit=True)
+        found = outcome(how, Path(path))
+        faulthandler.cancel_dump_traceback_later()
+        print(json.dumps({"name": name, **found}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
