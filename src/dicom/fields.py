@@ -39,6 +39,11 @@ SHORTS = (
     "SamplesPerPixel", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit",
     "PixelRepresentation",
 )  # fmt: skip
+RAW = (  # src/dicom/coding.py gives these their meaning
+    "PixelPaddingValue", "PixelPaddingRangeLimit", "FloatPixelPaddingValue",
+    "FloatPixelPaddingRangeLimit", "DoubleFloatPixelPaddingValue",
+    "DoubleFloatPixelPaddingRangeLimit", "ModalityLUTSequence",
+)  # fmt: skip
 TABLES = ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")
 TEXTS = (
     "TransferSyntaxUID", "MediaStorageSOPClassUID", "SOPClassUID", "SOPInstanceUID",
@@ -48,7 +53,8 @@ TEXTS = (
     "SpacingBetweenSlices", "PhotometricInterpretation", "NumberOfFrames", "RescaleSlope",
     "RescaleIntercept", "RescaleType",
 )  # fmt: skip
-WANTED = {tag_for_keyword(name): name for name in (*TEXTS, *SHORTS, *TABLES, PER_FRAME, SHARED)}
+NAMES = (*TEXTS, *SHORTS, *RAW, *TABLES, PER_FRAME, SHARED)
+WANTED = {tag_for_keyword(name): name for name in NAMES}
 
 
 class DicomError(Exception):
@@ -69,6 +75,7 @@ class PixelElement(NamedTuple):
     tag: int
     offset: int  # of its value, in inflated bytes if the file is deflated
     length: int  # of its value in bytes, as the file says it
+    in_words: bool  # its type is OW: numbers of two bytes
 
 
 def require(holds: bool, reason: str, message: str) -> None:
@@ -203,6 +210,8 @@ def _value(name: str, element: RawDataElement | DataElement) -> str | int | byte
     if name in (PER_FRAME, SHARED):
         is_raw = not isinstance(element, DataElement)
         return convert_raw_data_element(element).value if is_raw else element.value
+    if name in RAW:
+        return element
     if name in SHORTS:
         return int.from_bytes(element.value[:2], "little" if element.is_little_endian else "big")
     return element.value if name in TABLES else element.value.decode("latin-1").strip(" \0")
@@ -228,7 +237,8 @@ def _pixel_element(file: BinaryIO, syntax: str) -> PixelElement:
     explicit = syntax != IMPLICIT and head[4:6] in LONG_VRS
     length_at = 8 if explicit else 4
     (length,) = struct.unpack(order + "I", head[length_at : length_at + 4])
-    return PixelElement(group << 16 | element, start + length_at + 4, length)
+    in_words = explicit and head[4:6] == b"OW"
+    return PixelElement(group << 16 | element, start + length_at + 4, length, in_words)
 
 
 def _why_no_pixels(fields: dict, past_end: bool) -> str:
