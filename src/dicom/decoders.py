@@ -19,13 +19,14 @@ JPEG_FAMILY = "1.2.840.10008.1.2.4."
 CODECS = {  # codec of imagecodecs -> transfer syntaxes of the JPEG family that it decodes
     "jpeg8": ("50", "51", "57", "70"),
     "jpegls": ("80", "81"),
-    "jpeg2k": ("90", "91"),
-    "htj2k": ("201", "202", "203"),
+    # OpenJPEG reads high-throughput streams, too. OpenJPH ends the process at damaged ones.
+    "jpeg2k": ("90", "91", "201", "202", "203"),
 }
 ITEM, END_OF_ITEMS, END_OF_IMAGE = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0", b"\xff\xd9"
 FRAME_MARKERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # of JPEG, then of JPEG-LS
 JPEG_2000 = b"\xff\x4f\xff\x51"  # how a codestream begins
 MAX_BOXES = 4096  # bytes before the codestream of a JP2 file
+MAX_TAIL = 1024  # bytes in which the end of an image is looked for: padding may follow it
 
 
 class StreamSize(NamedTuple):
@@ -84,26 +85,33 @@ def _imagecodecs() -> ModuleType | None:
 
 def _decode(stream: bytes, file: FileHeader) -> np.ndarray:
     """Return one frame (h, w) as unsigned integers of the bits that the header says."""
-    codec, shape = codec_of(file.syntax), (file.rows, file.columns)
-    dtype = np.dtype(f"u{file.allocated // 8}")
+    codec, dtype = codec_of(file.syntax), np.dtype(f"u{file.allocated // 8}")
     decoder = getattr(_imagecodecs(), f"{codec}_decode")
     if codec == "dicomrle":
         frame = bytearray(file.frame_bytes)
         written = decoder(stream, dtype, out=frame)
         require(len(written) == len(frame), "decode_error", "too few pixels")
-        return np.frombuffer(frame, dtype).reshape(shape)
+        return np.frombuffer(frame, dtype).reshape(file.rows, file.columns)
+    precision = _checked_precision(stream, codec, file)
+    image = decoder(stream)
+    same_shape = image.shape == (file.rows, file.columns)
+    require(same_shape, "decode_error", "the compressed image has another shape")
+    return image.astype(dtype) if codec == "jpeg8" else _as_stored(image, precision, file)
+
+
+def _checked_precision(stream: bytes, codec: str, file: FileHeader) -> int:
+    """Return the bits of a stream's pixels. Raise DicomError if the header says something else."""
     size = _stream_size(stream)
     require(size is not None, "decode_error", "no compressed image where one should be")
-    same_size = (size.rows, size.columns, size.samples) == (*shape, 1)
+    same = (size.rows, size.columns, size.samples) == (file.rows, file.columns, 1)
     claim = f"the compressed image is not {file.rows} x {file.columns}"
-    require(same_size, "decode_error", claim)
-    fits = size.precision <= file.allocated
+    require(same, "decode_error", claim)
     claim = f"compressed pixels of {size.precision} bits, the header says {file.allocated}"
-    require(fits, "decode_error", claim)
-    image = decoder(stream)
-    require(image.shape == shape, "decode_error", claim)
-    is_jpeg = codec == "jpeg8"
-    return image.astype(dtype) if is_jpeg else _as_stored(image, size.precision, file)
+    require(size.precision <= file.allocated, "decode_error", claim)
+    # libjpeg fills what is cut off with grey, CharLS searches for minutes.
+    ends = codec == "jpeg2k" or END_OF_IMAGE in stream[-MAX_TAIL:]
+    require(ends, "truncated", "the compressed image is cut off")
+    return size.precision
 
 
 def _as_stored(image: np.ndarray, precision: int, file: FileHeader) -> np.ndarray:

@@ -26,6 +26,7 @@ DEFLATED = "1.2.840.10008.1.2.1.99"
 NATIVE = (IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED)  # syntaxes with uncompressed pixels
 MAX_HEADER = 16 << 20  # bytes that are inflated to find the header of a deflated file
 
+UNDEFINED_LENGTH = 0xFFFFFFFF  # of the pixel element if pixels are compressed
 FLOAT_PIXELS = 0x7FE00008  # the first tag that holds pixels
 PIXEL_TAGS = {0x7FE00010: 0, FLOAT_PIXELS: 32, 0x7FE00009: 64}  # -> bits of a float, 0: integers
 LONG_VRS = (b"OB", b"OW", b"OF", b"OD", b"UN")  # explicit types of a pixel element
@@ -125,14 +126,19 @@ def read_fields(file: BinaryIO, size: int) -> tuple[dict, PixelElement]:
     if syntax == DEFLATED:
         file = BytesIO(inflate(file.read(), MAX_HEADER))
         size = MAX_HEADER
-    implicit, little = syntax == IMPLICIT, syntax != BIG_ENDIAN
-    elements = data_element_generator(file, implicit, little, _header_ends, specific_tags=WANTED)
-    fields = meta | _values(elements)
-    element = _pixel_element(file, syntax)
+    found, element = read_elements(file, syntax)
+    fields = meta | found
     if element.tag not in PIXEL_TAGS:
         past_end = file.tell() > size
         raise DicomError(_why_no_pixels(fields, past_end), "there are no pixels in it")
     return fields, element
+
+
+def read_elements(file: BinaryIO, syntax: str) -> tuple[dict, PixelElement]:
+    """Return {keyword: value} up to the next pixels or the end, and the element found there."""
+    implicit, little = syntax == IMPLICIT, syntax != BIG_ENDIAN
+    elements = data_element_generator(file, implicit, little, _header_ends, specific_tags=WANTED)
+    return _values(elements), _pixel_element(file, syntax)
 
 
 def group_fields(groups: list[Dataset], index: int) -> dict:

@@ -6,6 +6,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from src.dicom.behind_pixels import read_on
 from src.dicom.coding import ModalityLut, modality_lut_of, padding_of
 from src.dicom.fields import (
     DEFLATED,
@@ -14,6 +15,7 @@ from src.dicom.fields import (
     PIXEL_TAGS,
     SHARED,
     TABLES,
+    UNDEFINED_LENGTH,
     PixelElement,
     group_fields,
     integer,
@@ -27,8 +29,6 @@ from src.dicom.fields import (
 MAX_SIDE = 8192  # rows or columns
 MAX_FRAMES = 4096  # frames a file
 MAX_PIXELS = 1 << 30  # pixels of a file, and of a series
-
-UNDEFINED_LENGTH = 0xFFFFFFFF  # of the pixel element if pixels are compressed
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ def read_header(path: Path) -> list[Slice]:
         require(stat.S_ISREG(os.stat(path).st_mode), "not_dicom", "not a regular file")
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
-            fields, element = read_fields(file, size)
+            fields, element = read_on(file, *read_fields(file, size))
         header = _file_header(path, fields, element)
         if header.syntax in NATIVE:
             _check_length(header, size)

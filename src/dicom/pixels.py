@@ -17,12 +17,13 @@ from src.dicom.fields import (
     BIG_ENDIAN,
     DEFLATED,
     NATIVE,
+    UNDEFINED_LENGTH,
     inflate,
     named_errors,
     read_meta,
     require,
 )
-from src.dicom.header import UNDEFINED_LENGTH, FileHeader, Slice
+from src.dicom.header import FileHeader, Slice
 
 AIR = np.float32(-1000)  # HU
 MAX_TABLE_BITS = 16  # of stored values that lookup tables are made for
