@@ -17,6 +17,7 @@ SAMPLED_SLICES, SAMPLED_SIDE = 8, 128  # how many slices, and pixels a side, are
 # HU. Soft tissue is a peak: there are fewer pixels below and above it.
 AIR, TISSUE, BELOW, ABOVE = (-1100, -900), (-20, 100), (-160, -40), (120, 240)
 BONE, DENSE_BONE = 250, 1274  # HU and more
+EDGE = (0.85, 0.97)  # distance from the middle, 1 at the border
 OFFSET = 1024  # what scanners add to HU to store them without a sign
 
 Sample = list[tuple[Slice, np.ndarray]]  # a slice, and stored values (h, w) of it
@@ -36,6 +37,7 @@ class Evidence(NamedTuple):
     fraction: float  # of air or of soft tissue among the pixels, whichever is less
     layered: bool  # soft tissue is a peak, and air is around it
     bone: bool  # there is some, and most of it is not dense
+    open_edge: bool  # near the edge of the images there is more air than soft tissue
 
     @property
     def agrees(self) -> bool:
@@ -47,7 +49,7 @@ class Evidence(NamedTuple):
 
     @property
     def proves(self) -> bool:
-        return self.suggests and self.layered and self.bone
+        return self.suggests and self.layered and self.bone and self.open_edge
 
 
 def settle_doubts(slices: list[Slice]) -> tuple[list[Slice], list[str]]:
@@ -178,6 +180,7 @@ def _evidence(sample: Sample, reading: Reading | None = None) -> Evidence:
         fraction=found / max(np.count_nonzero(not_lowest), 1),
         layered=np.count_nonzero(tissue) > 2 * beside and _around(air, tissue),
         bone=bone > 0.01 * found and np.count_nonzero(hu > DENSE_BONE) < bone / 2,
+        open_edge=_near_edge(air) > _near_edge(tissue),
     )
 
 
@@ -190,6 +193,13 @@ def _around(outer: np.ndarray, inner: np.ndarray) -> bool:
     middle_y, middle_x = np.average(y, weights=inner), np.average(x, weights=inner)
     distance = (y - middle_y) ** 2 + (x - middle_x) ** 2
     return np.average(distance, weights=outer) > np.average(distance, weights=inner)
+
+
+def _near_edge(found: np.ndarray) -> int:
+    """Return how many pixels (n, h, w) there are just inside the largest ellipse of the images."""
+    down, across = (np.linspace(-1, 1, side) for side in found.shape[1:])
+    radius = np.hypot(down[:, None], across[None])
+    return np.count_nonzero(found[:, (radius > EDGE[0]) & (radius < EDGE[1])])
 
 
 def _between(hu: np.ndarray, ends: tuple[int, int]) -> np.ndarray:
