@@ -111,7 +111,7 @@ def test_lossy_streams_equal_gdcm(kind, bits, tmp_path):
     path = save(compressed(data, kind, [stream]), tmp_path / "file")
     pixels = read_series(tmp_path).pixels[0]
     assert np.array_equal(pixels, by_gdcm(path))
-    assert 0 < np.abs(pixels - image.astype(int)).max() < 0.2 * 2**bits
+    assert 0 < np.abs(pixels - image.astype(int)).max() < 0.3 * 2**bits
 
 
 def test_a_progressive_jpeg(tmp_path):
