@@ -6,6 +6,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate_extended
 from pydicom.pixels import apply_modality_lut
 from pydicom.sequence import Sequence
 from pydicom.uid import (
@@ -17,7 +18,7 @@ from pydicom.uid import (
 
 from src.dicom import open_series, read_series
 from src.preprocess.images import prepare
-from tests.compressed_files import encoded
+from tests.compressed_files import JPEG_LOSSLESS, compressed, encoded, jpeg_lossless
 from tests.dicom_files import (
     AXES,
     dataset,
@@ -155,6 +156,33 @@ def test_more_frames_than_the_header_says(tmp_path):
     save(data, path)
     series = read_series(tmp_path)
     assert np.array_equal(series.pixels, images[:3]) and MORE in series.warnings
+
+
+def test_more_compressed_frames_than_the_header_says(tmp_path):
+    images, axes = volume((5, 8, 6), high=4096), AXES["axial"]
+    path = write_frames(tmp_path / "file", images, places(axes, 5), [*axes[2], *axes[1]])
+    data = compressed(pydicom.dcmread(path), JPEG_LOSSLESS, list(map(jpeg_lossless, images)))
+    save(data, path)
+    assert MORE not in read_series(tmp_path).warnings
+    data.NumberOfFrames = 3
+    save(data, path)
+    series = read_series(tmp_path)
+    assert np.array_equal(series.pixels, images[:3]) and MORE in series.warnings
+    frames = list(map(jpeg_lossless, images))
+    data.PixelData, data.ExtendedOffsetTable, data.ExtendedOffsetTableLengths = (
+        encapsulate_extended(frames)
+    )
+    save(data, path)
+    series = read_series(tmp_path)
+    assert np.array_equal(series.pixels, images[:3]) and MORE in series.warnings
+
+
+def test_slices_share_a_modality_lut(tmp_path):
+    for k in range(3):
+        data = with_lut(volume()[k], np.arange(4096), 0, 16, "OW", ExplicitVRLittleEndian)
+        data.InstanceNumber, data.SOPInstanceUID = k, f"1.2.3.{k}"
+        save(data, tmp_path / str(k))
+    assert len({id(slice_.file.modality_lut) for slice_ in open_series(tmp_path).slices}) == 1
 
 
 def element(tag: int, vr: bytes, value: bytes) -> bytes:

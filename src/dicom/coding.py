@@ -1,6 +1,7 @@
 """What a header says of stored values besides slope and intercept: padding, a Modality LUT."""
 
 import struct
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -44,14 +45,22 @@ def padding_of(fields: dict, bits_of_float: int, signed: bool) -> tuple[float, f
 
 
 def modality_lut_of(fields: dict, signed: bool) -> ModalityLut | None:
-    """Return the first Modality LUT of a header (PS3.3 C.11.1.1.1), None if it has none."""
-    element = fields.get("ModalityLUTSequence")
+    """Return the first Modality LUT of a header (PS3.3 C.11.1.1.1), None if it has none.
+
+    It leaves `fields`, because it is large; files with the same table share one.
+    """
+    element = fields.pop("ModalityLUTSequence", None)
     if element is None:
         return None
     try:
-        return _lut_of_item(_sequence(element)[0], signed)
+        return _first_equal(_lut_of_item(_sequence(element)[0], signed))
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, struct.error):
         raise DicomError("bad_rescale", "its Modality LUT Sequence cannot be read") from None
+
+
+@lru_cache(maxsize=16)
+def _first_equal(lut: ModalityLut) -> ModalityLut:
+    return lut
 
 
 def _sequence(element: DataElement | RawDataElement) -> Sequence:

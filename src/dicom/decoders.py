@@ -74,6 +74,19 @@ def iter_frames(encapsulated: bytes, file: FileHeader, wanted: list[int]) -> Ite
             return
 
 
+def listed_frames(file: FileHeader) -> int:
+    """Return how many compressed frames the file's table of offsets lists, 0 if there is none."""
+    if file.offset_table is not None:
+        return len(file.offset_table[0]) // 8
+    try:
+        with open(file.path, "rb") as stream:
+            stream.seek(file.offset)
+            head = stream.read(8)
+    except OSError:
+        return 0  # it is named when the pixels are read
+    return int.from_bytes(head[4:], "little") // 4 if head.startswith(ITEM) else 0
+
+
 def _imagecodecs() -> ModuleType | None:
     """Import it when it is needed: files without compression do not need it."""
     try:

@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from src.dicom.decoders import listed_frames
 from src.dicom.fields import NATIVE, DicomError
-from src.dicom.header import Slice
+from src.dicom.header import FileHeader, Slice
 from src.dicom.pixels import background, is_padding, iter_words, values
 
 SAMPLED_SLICES, SAMPLED_SIDE = 8, 128  # how many slices, and pixels a side, are looked at
@@ -226,13 +227,19 @@ def _other_doubts(slices: list[Slice]) -> list[str]:
     monochrome1 = any(file.monochrome1 for file in files)
     units = {file.modality_lut.unit for file in files if file.modality_lut}
     rescaled = {slice_.rescaled for slice_ in slices}
-    more = [file for file in files if file.syntax in NATIVE and file.found_frames > file.frames]
     doubts = {
         "MONOCHROME1 was inverted": monochrome1 and not is_ct,
         "MONOCHROME1 concerns the display: HU were not inverted": monochrome1 and is_ct,
         "a rescale slope of 0": any(slice_.slope == 0 for slice_ in slices),
         "some slices have rescale tags, others have none": is_ct and len(rescaled) > 1,
         "the Modality LUT of this CT does not say that it gives HU": is_ct and bool(units - {"HU"}),
-        "more frames in the pixel data than NumberOfFrames says: the first are read": bool(more),
+        "more frames in the pixel data than NumberOfFrames says: the first are read": any(
+            map(_has_more, {file.path: file for file in files}.values())
+        ),
     }
     return [doubt for doubt, holds in doubts.items() if holds]
+
+
+def _has_more(file: FileHeader) -> bool:
+    found = file.found_frames if file.syntax in NATIVE else listed_frames(file)
+    return found > file.frames
