@@ -227,6 +227,8 @@ def _other_doubts(slices: list[Slice]) -> list[str]:
     monochrome1 = any(file.monochrome1 for file in files)
     units = {file.modality_lut.unit for file in files if file.modality_lut}
     rescaled = {slice_.rescaled for slice_ in slices}
+    by_path = {file.path: file for file in files}
+    more = any(map(_has_more, by_path.values()))
     doubts = {
         "MONOCHROME1 was inverted": monochrome1 and not is_ct,
         "MONOCHROME1 concerns the display: HU were not inverted": monochrome1 and is_ct,
