@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from pydicom.encaps import generate_frames
 
-from src.dicom.fields import require, uid_name
+from src.dicom.fields import NATIVE, require, uid_name
 from src.dicom.header import FileHeader
 
 RLE = "1.2.840.10008.1.2.5"
@@ -40,6 +40,8 @@ class StreamSize(NamedTuple):
 
 def check_decoder(file: FileHeader) -> None:
     """Raise DicomError, with what to do, if nothing here decodes the file."""
+    if file.syntax in NATIVE:
+        return
     name = f"{uid_name(file.syntax)} ({file.syntax})"
     start = f"{file.path.name}: no decoder for {name}"
     remedy = "convert the files to an uncompressed transfer syntax"

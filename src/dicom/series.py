@@ -14,7 +14,7 @@ import numpy as np
 
 from src.dicom.decoders import check_decoder
 from src.dicom.doubts import settle_doubts
-from src.dicom.fields import NATIVE, DicomError, require
+from src.dicom.fields import DicomError, require
 from src.dicom.header import MAX_PIXELS, Slice, read_header
 from src.dicom.order import build_stack, gap_warning
 from src.dicom.pixels import iter_words, values
@@ -206,8 +206,7 @@ def _read_headers(folder: Path) -> tuple[list[Slice], list[tuple[str, str]]]:
     for path in paths:
         try:
             of_file = read_header(path)
-            if of_file[0].file.syntax not in NATIVE:
-                check_decoder(of_file[0].file)
+            check_decoder(of_file[0].file)
             slices += of_file
         except DicomError as error:
             failed.append((printable(path.name), error))
