@@ -235,9 +235,7 @@ def _other_doubts(slices: list[Slice]) -> list[str]:
         "a rescale slope of 0": any(slice_.slope == 0 for slice_ in slices),
         "some slices have rescale tags, others have none": is_ct and len(rescaled) > 1,
         "the Modality LUT of this CT does not say that it gives HU": is_ct and bool(units - {"HU"}),
-        "more frames in the pixel data than NumberOfFrames says: the first are read": any(
-            map(_has_more, {file.path: file for file in files}.values())
-        ),
+        "more frames in the pixel data than NumberOfFrames says: the first are read": more,
     }
     return [doubt for doubt, holds in doubts.items() if holds]
 
