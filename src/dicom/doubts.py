@@ -241,5 +241,6 @@ def _other_doubts(slices: list[Slice]) -> list[str]:
 
 
 def _has_more(file: FileHeader) -> bool:
-    found = file.found_frames if file.syntax in NATIVE else listed_frames(file)
-    return found > file.frames
+    if file.syntax in NATIVE:
+        return file.length // file.frame_bytes > file.frames
+    return listed_frames(file) > file.frames

@@ -63,11 +63,6 @@ class FileHeader:
         return self.rows * self.columns * self.allocated // 8
 
     @property
-    def found_frames(self) -> int:
-        """Frames that uncompressed pixels are enough for."""
-        return self.length // self.frame_bytes
-
-    @property
     def inverted(self) -> bool:
         """Inverting concerns the display only (PS3.3 C.7.6.3.1.2): HU stay what they are."""
         return self.monochrome1 and self.modality != "CT"
