@@ -3,6 +3,7 @@
 from io import BytesIO
 
 import cv2
+import imagecodecs
 import numpy as np
 from PIL import Image
 from pydicom.dataset import Dataset
@@ -11,10 +12,22 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
 from tests.dicom_files import dataset, volume
 
-JPEG, JPEG_LOSSLESS, JPEG_LS, JPEG_2000 = (
-    f"1.2.840.10008.1.2.4.{number}" for number in (50, 70, 80, 90)
+JPEG, JPEG_LOSSLESS, JPEG_LS, JPEG_2000, HTJ2K = (
+    f"1.2.840.10008.1.2.4.{number}" for number in (50, 70, 80, 90, 201)
 )
-KINDS = ("plain", "deflated", "RLE", "JPEG", "JPEG lossless", "JPEG-LS", "JPEG 2000")
+KINDS = ("plain", "deflated", "RLE", "JPEG", "JPEG lossless", "JPEG-LS", "JPEG 2000", "HTJ2K")
+# (6, 5) of 12 bits, signed: what CharLS made of it. JPEG-LS has no sign.
+SIGNED_JPEG_LS = bytes.fromhex(
+    "ffd8fff7000b0c0006000501011100ffda0008010100000000000000001ffd0c24791a4580000350"
+    "522408e0a46b046114441206ad020820000002d10c42104472aa100fe7e0f0ffd900"
+)
+
+
+def signed_image() -> np.ndarray:
+    """Return the image (6, 5) int16 in SIGNED_JPEG_LS: all of 12 bits, -2048 to 2047."""
+    image = (np.arange(30).reshape(6, 5) * 137 - 2040).astype(np.int16)
+    image[0, 0], image[-1, -1] = -2048, 2047
+    return image
 
 
 def encoded(kind: str, shape: tuple[int, int] = (6, 5)) -> Dataset:
@@ -30,8 +43,12 @@ def encoded(kind: str, shape: tuple[int, int] = (6, 5)) -> Dataset:
         compressed(data, JPEG_LOSSLESS, [jpeg_lossless(image)])
     elif kind == "deflated":
         data.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
-    elif kind != "plain":
-        data.compress(RLELossless if kind == "RLE" else JPEG_LS, generate_instance_uid=False)
+    elif kind == "JPEG-LS":
+        compressed(data, JPEG_LS, [jpeg_ls(image)])
+    elif kind == "HTJ2K":
+        compressed(data, HTJ2K, [imagecodecs.htj2k_encode(image, level=0, reversible=True)])
+    elif kind == "RLE":
+        data.compress(RLELossless, generate_instance_uid=False)
     return data
 
 
@@ -49,6 +66,11 @@ def jpeg_2000(image: np.ndarray) -> bytes:
     stream = BytesIO()
     Image.fromarray(image).save(stream, "JPEG2000", no_jp2=True, num_resolutions=1)
     return stream.getvalue()
+
+
+def jpeg_ls(image: np.ndarray) -> bytes:
+    """Return a lossless JPEG-LS stream of the bits of the image's type."""
+    return imagecodecs.jpegls_encode(image, out=2 * image.nbytes + 1000)
 
 
 def jpeg_lossless(image: np.ndarray) -> bytes:

@@ -119,6 +119,32 @@ def test_forms_of_pixels(tmp_path):
         assert read_series(tmp_path / name).pixels[0].tolist() == expected, name
 
 
+LOW, HIGH = "the low bits are read", "the high bits are read, the low ones are empty"
+
+
+@pytest.mark.parametrize("signed", [0, 1])
+@pytest.mark.parametrize(
+    ("bits", "high_bit", "shift", "note"),
+    [(12, 15, 0, LOW), (12, 13, 0, LOW), (11, 11, 0, LOW), (12, 15, 4, HIGH), (12, 13, 2, HIGH)],
+)
+def test_a_high_bit_that_is_too_high(bits, high_bit, shift, note, signed, tmp_path):
+    """Low bits are read as GDCM, dcm2niix and pydicom do; they make noise of true high ones."""
+    truth = volume((3, 12, 10), high=1 << bits)
+    truth[:, :8] = 0 if not signed else 1 << (bits - 1)  # most pixels are stored as 0
+    if signed:
+        truth = truth.astype(np.int16) - np.int16(1 << (bits - 1))
+    pixels = truth << shift if shift else truth & ((1 << bits) - 1)
+    tags = {"BitsStored": bits, "HighBit": high_bit, "PixelRepresentation": signed}
+    series = read_series(write_axial(tmp_path, pixels.astype(np.uint16), **tags))
+    assert np.array_equal(series.pixels, truth)
+    warning = f"HighBit is {high_bit}, but BitsStored is {bits}: {note}"
+    assert series.warnings[-1] == warning
+    if not shift:
+        sitk = pytest.importorskip("SimpleITK")
+        image = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "000.dcm")))[0]
+        assert np.array_equal(series.pixels[0], image)
+
+
 def test_pixels_that_are_not_grey_or_not_plain(tmp_path):
     colour = dataset(
         np.zeros((4, 12), np.uint8),

@@ -1,6 +1,7 @@
 """Compressed and deflated pixels: decoded, or a named reason, within time and memory."""
 
 import struct
+import sys
 import time
 import tracemalloc
 import zlib
@@ -15,6 +16,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
 from src.dicom import DicomError, open_series, read_series
 from tests.compressed_files import (
+    HTJ2K,
     JPEG,
     JPEG_2000,
     JPEG_LOSSLESS,
@@ -24,8 +26,11 @@ from tests.compressed_files import (
     encoded,
     jpeg_2000,
     jpeg_lossless,
+    jpeg_ls,
 )
 from tests.dicom_files import AXES, dataset, places, reason, save, volume, write_frames
+
+RLE, MPEG = str(RLELossless), "1.2.840.10008.1.2.4.100"
 
 
 def test_compressed_syntaxes_decode(tmp_path):
@@ -34,7 +39,7 @@ def test_compressed_syntaxes_decode(tmp_path):
     twelve = {"BitsStored": 12, "HighBit": 11}
     files = {
         "RLE": dataset(image, **twelve),
-        "JPEG-LS": dataset(image, **twelve),
+        "JPEG-LS": compressed(dataset(image, **twelve), JPEG_LS, [jpeg_ls(image)]),
         "deflated": dataset(image, **twelve),
         "JPEG lossless": compressed(
             dataset(image, **twelve), JPEG_LOSSLESS, [jpeg_lossless(image)]
@@ -43,7 +48,6 @@ def test_compressed_syntaxes_decode(tmp_path):
         "JPEG": compressed(dataset(smooth), JPEG, [cv2.imencode(".jpg", smooth)[1].tobytes()]),
     }
     files["RLE"].compress(RLELossless)
-    files["JPEG-LS"].compress(JPEG_LS)
     files["deflated"].file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     for name, data in files.items():
         save(data, tmp_path / name / "file")
@@ -147,25 +151,26 @@ def test_a_deflate_bomb(where, tmp_path):
             assert np.array_equal(read_series(tmp_path).pixels[0], volume((6, 5), high=4096))
 
 
-@pytest.mark.parametrize(
-    ("syntax", "remedy"),
-    [
-        (JPEG_2000, "pip install pillow"),
-        (JPEG_LS, "pip install pyjpegls"),
-        ("1.2.840.10008.1.2.4.100", "convert"),
-    ],
-)
-def test_a_missing_decoder(syntax, remedy, tmp_path, monkeypatch):
-    save(compressed(dataset(volume()[0]), syntax, [b"12345678"]), tmp_path / "file")
-    monkeypatch.setattr("pydicom.pixels.decoders.base.Decoder.is_available", False)
-    with pytest.raises(DicomError, match=remedy) as caught:
+@pytest.mark.parametrize("syntax", [JPEG, JPEG_LOSSLESS, JPEG_LS, JPEG_2000, HTJ2K, RLE])
+def test_a_missing_decoder(syntax, tmp_path, monkeypatch):
+    save(compressed(dataset(volume()[0]), syntax, [b"12345678"]), tmp_path / "one" / "file")
+    save(dataset(volume()[0]), tmp_path / "plain" / "file")
+    monkeypatch.setitem(sys.modules, "imagecodecs", None)  # importing it fails
+    with pytest.raises(DicomError, match=r"pip install imagecodecs$") as caught:
+        open_series(tmp_path / "one")
+    assert caught.value.reason == "missing_decoder"
+    assert pydicom.uid.UID(syntax).name in str(caught.value)
+    assert np.array_equal(read_series(tmp_path / "plain").pixels[0], volume()[0])
+
+
+def test_a_syntax_without_a_decoder(tmp_path):
+    save(compressed(dataset(volume()[0]), MPEG, [b"12345678"]), tmp_path / "file")
+    with pytest.raises(DicomError, match=r"MPEG2 Main Profile.*convert the files") as caught:
         open_series(tmp_path)
-    assert caught.value.reason == "missing_decoder" and pydicom.uid.UID(syntax).name in str(
-        caught.value
-    )
+    assert caught.value.reason == "missing_decoder"
 
 
-@pytest.mark.parametrize("syntax", [JPEG, JPEG_LOSSLESS, JPEG_LS, JPEG_2000, str(RLELossless)])
+@pytest.mark.parametrize("syntax", [JPEG, JPEG_LOSSLESS, JPEG_LS, JPEG_2000, HTJ2K, RLE])
 def test_noise_for_a_compressed_stream(syntax, tmp_path):
     noise = np.random.default_rng(0).bytes(500)
     save(compressed(dataset(volume()[0]), syntax, [noise]), tmp_path / "file")
@@ -177,7 +182,7 @@ def test_a_stream_larger_than_its_header_says(kind, tmp_path):
     image = volume((32, 24), high=250).astype(np.uint8)
     data = dataset(volume((32, 24)) if kind == "JPEG 2000" else image)
     if kind == "JPEG-LS":
-        data.compress(JPEG_LS, generate_instance_uid=False)
+        compressed(data, JPEG_LS, [jpeg_ls(image)])
     elif kind == "JPEG":
         compressed(data, JPEG, [cv2.imencode(".jpg", image)[1].tobytes()])
     else:

@@ -26,6 +26,7 @@ DEFLATED = "1.2.840.10008.1.2.1.99"
 NATIVE = (IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED)  # syntaxes with uncompressed pixels
 MAX_HEADER = 16 << 20  # bytes that are inflated to find the header of a deflated file
 
+UNDEFINED_LENGTH = 0xFFFFFFFF  # of the pixel element if pixels are compressed
 FLOAT_PIXELS = 0x7FE00008  # the first tag that holds pixels
 PIXEL_TAGS = {0x7FE00010: 0, FLOAT_PIXELS: 32, 0x7FE00009: 64}  # -> bits of a float, 0: integers
 LONG_VRS = (b"OB", b"OW", b"OF", b"OD", b"UN")  # explicit types of a pixel element
@@ -39,6 +40,11 @@ SHORTS = (
     "SamplesPerPixel", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit",
     "PixelRepresentation",
 )  # fmt: skip
+RAW = (  # src/dicom/coding.py gives these their meaning
+    "PixelPaddingValue", "PixelPaddingRangeLimit", "FloatPixelPaddingValue",
+    "FloatPixelPaddingRangeLimit", "DoubleFloatPixelPaddingValue",
+    "DoubleFloatPixelPaddingRangeLimit", "ModalityLUTSequence",
+)  # fmt: skip
 TABLES = ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")
 TEXTS = (
     "TransferSyntaxUID", "MediaStorageSOPClassUID", "SOPClassUID", "SOPInstanceUID",
@@ -48,7 +54,8 @@ TEXTS = (
     "SpacingBetweenSlices", "PhotometricInterpretation", "NumberOfFrames", "RescaleSlope",
     "RescaleIntercept", "RescaleType",
 )  # fmt: skip
-WANTED = {tag_for_keyword(name): name for name in (*TEXTS, *SHORTS, *TABLES, PER_FRAME, SHARED)}
+NAMES = (*TEXTS, *SHORTS, *RAW, *TABLES, PER_FRAME, SHARED)
+WANTED = {tag_for_keyword(name): name for name in NAMES}
 
 
 class DicomError(Exception):
@@ -69,6 +76,7 @@ class PixelElement(NamedTuple):
     tag: int
     offset: int  # of its value, in inflated bytes if the file is deflated
     length: int  # of its value in bytes, as the file says it
+    in_words: bool  # its type is OW: numbers of two bytes
 
 
 def require(holds: bool, reason: str, message: str) -> None:
@@ -118,14 +126,19 @@ def read_fields(file: BinaryIO, size: int) -> tuple[dict, PixelElement]:
     if syntax == DEFLATED:
         file = BytesIO(inflate(file.read(), MAX_HEADER))
         size = MAX_HEADER
-    implicit, little = syntax == IMPLICIT, syntax != BIG_ENDIAN
-    elements = data_element_generator(file, implicit, little, _header_ends, specific_tags=WANTED)
-    fields = meta | _values(elements)
-    element = _pixel_element(file, syntax)
+    found, element = read_elements(file, syntax)
+    fields = meta | found
     if element.tag not in PIXEL_TAGS:
         past_end = file.tell() > size
         raise DicomError(_why_no_pixels(fields, past_end), "there are no pixels in it")
     return fields, element
+
+
+def read_elements(file: BinaryIO, syntax: str) -> tuple[dict, PixelElement]:
+    """Return {keyword: value} up to the next pixels or the end, and the element found there."""
+    implicit, little = syntax == IMPLICIT, syntax != BIG_ENDIAN
+    elements = data_element_generator(file, implicit, little, _header_ends, specific_tags=WANTED)
+    return _values(elements), _pixel_element(file, syntax)
 
 
 def group_fields(groups: list[Dataset], index: int) -> dict:
@@ -203,6 +216,8 @@ def _value(name: str, element: RawDataElement | DataElement) -> str | int | byte
     if name in (PER_FRAME, SHARED):
         is_raw = not isinstance(element, DataElement)
         return convert_raw_data_element(element).value if is_raw else element.value
+    if name in RAW:
+        return element
     if name in SHORTS:
         return int.from_bytes(element.value[:2], "little" if element.is_little_endian else "big")
     return element.value if name in TABLES else element.value.decode("latin-1").strip(" \0")
@@ -228,7 +243,8 @@ def _pixel_element(file: BinaryIO, syntax: str) -> PixelElement:
     explicit = syntax != IMPLICIT and head[4:6] in LONG_VRS
     length_at = 8 if explicit else 4
     (length,) = struct.unpack(order + "I", head[length_at : length_at + 4])
-    return PixelElement(group << 16 | element, start + length_at + 4, length)
+    in_words = explicit and head[4:6] == b"OW"
+    return PixelElement(group << 16 | element, start + length_at + 4, length, in_words)
 
 
 def _why_no_pixels(fields: dict, past_end: bool) -> str:

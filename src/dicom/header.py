@@ -6,6 +6,8 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from src.dicom.behind_pixels import read_on
+from src.dicom.coding import ModalityLut, modality_lut_of, padding_of
 from src.dicom.fields import (
     DEFLATED,
     NATIVE,
@@ -13,6 +15,7 @@ from src.dicom.fields import (
     PIXEL_TAGS,
     SHARED,
     TABLES,
+    UNDEFINED_LENGTH,
     PixelElement,
     group_fields,
     integer,
@@ -26,8 +29,6 @@ from src.dicom.fields import (
 MAX_SIDE = 8192  # rows or columns
 MAX_FRAMES = 4096  # frames a file
 MAX_PIXELS = 1 << 30  # pixels of a file, and of a series
-
-UNDEFINED_LENGTH = 0xFFFFFFFF  # of the pixel element if pixels are compressed
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ class FileHeader:
     syntax: str  # transfer syntax UID
     offset: int  # of the first pixel byte (in the inflated bytes of a deflated file)
     length: int  # of the pixel element in bytes, as the file says it
+    in_words: bool  # the type of the pixel element is OW
     rows: int
     columns: int
     frames: int
@@ -51,12 +53,19 @@ class FileHeader:
     high_bit: int  # the highest of them
     signed: bool
     is_float: bool
-    inverted: bool  # MONOCHROME1
+    monochrome1: bool  # 0 is shown white
+    padding: tuple[float, float] | None  # stored values from, to (inclusive) that are padding
+    modality_lut: ModalityLut | None  # in place of slope and intercept
     offset_table: tuple[bytes, bytes] | None  # extended offsets and lengths of encapsulated frames
 
     @property
     def frame_bytes(self) -> int:
         return self.rows * self.columns * self.allocated // 8
+
+    @property
+    def inverted(self) -> bool:
+        """Inverting concerns the display only (PS3.3 C.7.6.3.1.2): HU stay what they are."""
+        return self.monochrome1 and self.modality != "CT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +86,7 @@ class Slice:
     slice_spacing: float | None  # as the file says it
     slope: float
     intercept: float
+    rescaled: bool  # slope or intercept is in the header
 
 
 def read_header(path: Path) -> list[Slice]:
@@ -86,7 +96,7 @@ def read_header(path: Path) -> list[Slice]:
         require(stat.S_ISREG(os.stat(path).st_mode), "not_dicom", "not a regular file")
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
-            fields, element = read_fields(file, size)
+            fields, element = read_on(file, *read_fields(file, size))
         header = _file_header(path, fields, element)
         if header.syntax in NATIVE:
             _check_length(header, size)
@@ -98,6 +108,7 @@ def _file_header(path: Path, fields: dict, element: PixelElement) -> FileHeader:
     tables = tuple(fields.get(name, b"") for name in TABLES)
     allocated = fields.get("BitsAllocated", 16)
     stored = fields.get("BitsStored", allocated)
+    signed, bits_of_float = fields.get("PixelRepresentation", 0) == 1, PIXEL_TAGS[element.tag]
     header = FileHeader(
         path=path,
         series_uid=fields.get("SeriesInstanceUID", ""),
@@ -108,22 +119,25 @@ def _file_header(path: Path, fields: dict, element: PixelElement) -> FileHeader:
         syntax=fields["TransferSyntaxUID"],
         offset=element.offset,
         length=element.length,
+        in_words=element.in_words,
         rows=fields.get("Rows", 0),
         columns=fields.get("Columns", 0),
         frames=1 if "NumberOfFrames" not in fields else integer(fields, "NumberOfFrames") or 0,
         allocated=allocated,
         stored=stored,
         high_bit=fields.get("HighBit", stored - 1),
-        signed=fields.get("PixelRepresentation", 0) == 1,
-        is_float=PIXEL_TAGS[element.tag] > 0,
-        inverted=photometric == "MONOCHROME1",
+        signed=signed,
+        is_float=bits_of_float > 0,
+        monochrome1=photometric == "MONOCHROME1",
+        padding=padding_of(fields, bits_of_float, signed),
+        modality_lut=modality_lut_of(fields, signed),
         offset_table=tables if all(tables) else None,
     )
     monochrome = photometric in ("MONOCHROME1", "MONOCHROME2")
     grey = monochrome and fields.get("SamplesPerPixel", 1) == 1
     require(grey, "colour", f"{photometric} is not a grey image")
     if header.is_float:
-        plain = allocated == PIXEL_TAGS[element.tag] and header.syntax in NATIVE
+        plain = allocated == bits_of_float and header.syntax in NATIVE
         claim = f"float pixels of {allocated} bits in {uid_name(header.syntax)}"
         require(plain, "bad_header", claim)
     _check_sizes(header)
@@ -199,6 +213,7 @@ def _slice(fields: dict, header: FileHeader, index: int) -> Slice:
         slice_spacing=(abs(between[0]) or None) if between else None,
         slope=slope,
         intercept=intercept,
+        rescaled="RescaleSlope" in fields or "RescaleIntercept" in fields,
     )
 
 

@@ -6,22 +6,23 @@
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 
+from src.dicom.decoders import check_decoder
+from src.dicom.doubts import settle_doubts
 from src.dicom.fields import DicomError, require
 from src.dicom.header import MAX_PIXELS, Slice, read_header
 from src.dicom.order import build_stack, gap_warning
-from src.dicom.pixels import check_decoder, iter_words, values
+from src.dicom.pixels import iter_words, values
 from src.orientation import orientation_code, plane_of
 from src.text import printable
 
 # These reasons name the failure of a folder only if there is no other.
 MINOR = ("not_dicom", "no_pixels", "empty", "other_modality")
-AIR, SOFT_TISSUE = (-1100, -900), (-20, 100)  # HU
 
 
 @dataclass
@@ -147,8 +148,9 @@ def _series_of(folder: Path, slices: list[Slice], dropped: list[tuple[str, str]]
         dropped=dropped + [(_name(slice_), reason) for slice_, reason in stack.left_out],
         warnings=stack.warnings + gap_warning(stack.positions, between),
     )
-    _note_header_doubts(series)
-    _ignore_false_intercept(series)
+    _note_spacings(series)
+    series.slices, doubts = settle_doubts(series.slices)
+    series.warnings += doubts
     return series
 
 
@@ -243,44 +245,9 @@ def _name(slice_: Slice) -> str:
     return name if slice_.frame < 0 else f"{name} frame {slice_.frame}"
 
 
-def _note_header_doubts(series: Series) -> None:
+def _note_spacings(series: Series) -> None:
     doubts = {
         "no pixel spacing": series.spacing[1] is None,
         "no distance between slices": series.spacing[0] is None,
-        "MONOCHROME1 was inverted": any(slice_.file.inverted for slice_ in series.slices),
-        "a rescale slope of 0": any(slice_.slope == 0 for slice_ in series.slices),
     }
     series.warnings += [doubt for doubt, holds in doubts.items() if holds]
-
-
-def _ignore_false_intercept(series: Series) -> None:
-    """Set the intercept of CT to 0 if it is stored in HU although its tags say about -1024.
-
-    Air would be near -2024 then, and brain where air should be. A few slices decide: both air and
-    soft tissue must be far more frequent among the stored values than among the rescaled ones.
-    """
-    for slice_ in series.slices:
-        in_doubt = slice_.file.signed and -1100 <= slice_.intercept <= -900
-        if slice_.file.modality != "CT" or not in_doubt:
-            return
-    stored = [replace(slice_, intercept=0.0) for slice_ in series.slices]
-    as_stored, as_tagged = [], []
-    for index in np.linspace(0, len(stored) - 1, min(len(stored), 8)).astype(int):
-        try:
-            sample = values(next(iter_words([stored[index]])), stored[index])[::2, ::2]
-        except DicomError:
-            continue  # it will be named when the pixels are read
-        as_stored.append(sample)
-        as_tagged.append(sample + np.float32(series.slices[index].intercept))
-    if as_stored and _head_fraction(as_stored) > max(0.02, 3 * _head_fraction(as_tagged)):
-        series.slices = stored
-        series.warnings.append("CT stored in HU: its rescale intercept was ignored")
-
-
-def _head_fraction(images: list[np.ndarray]) -> float:
-    """Return the fraction of air or of soft tissue, whichever is less: large in a head in HU."""
-    pixels = np.stack(images)
-    pixels = pixels[pixels > pixels.min()]  # the lowest value is padding
-    air = np.count_nonzero((pixels >= AIR[0]) & (pixels <= AIR[1]))
-    tissue = np.count_nonzero((pixels >= SOFT_TISSUE[0]) & (pixels <= SOFT_TISSUE[1]))
-    return min(air, tissue) / max(len(pixels), 1)

@@ -12,7 +12,7 @@ import numpy as np
 
 from src.dicom import Series, read_words
 from src.dicom.header import Slice
-from src.dicom.pixels import lookup_table, values
+from src.dicom.pixels import MAX_TABLE_BITS, every_stored_value, is_padding, values
 from src.orientation import canonical
 from src.preprocess.intensity import (
     apply_window,
@@ -85,47 +85,64 @@ def _images(
     series: Series, stored: dict[int, np.ndarray], numbers: np.ndarray, size: int, mr_window: str
 ) -> Iterator[np.ndarray]:
     """Yield the images (size, size) float16 of the slices `numbers`."""
-    tables = {_table_key(slice_): lookup_table(slice_) for slice_ in series.slices}
-    window = window_of(series.modality, mr_window, lambda: _histogram(series, stored, tables))
+    window = window_of(series.modality, mr_window, lambda: _histogram(series, stored))
     resized = series.shape[1:] != (size, size)
-    for key, table in tables.items():
-        if table is not None:
-            scaled = apply_window(table, window)
-            tables[key] = codes_of(scaled) if resized else scaled.astype(np.float16).view(np.int16)
+    tables = {}
     for number in numbers.tolist():
-        slice_ = series.slices[number]
-        table = tables[_table_key(slice_)]
-        if table is None:  # stored values of more than 16 bits
-            image = prepared_image(apply_window(values(stored[number], slice_), window), size)
-        elif resized:
-            image = float16_of(resize(cv2.LUT(stored[number], table), size))
+        slice_, pixels = series.slices[number], stored[number]
+        if slice_.file.allocated > MAX_TABLE_BITS:
+            image = prepared_image(_scaled(pixels, slice_, window), size)
         else:
-            image = cv2.LUT(stored[number], table).view(np.float16)
+            key = _table_key(slice_)
+            if key not in tables:
+                tables[key] = _table(slice_, window, resized)
+            image = cv2.LUT(pixels, tables[key])
+            image = float16_of(resize(image, size)) if resized else image.view(np.float16)
         yield np.ascontiguousarray(canonical(image, series.orientation))
+
+
+def _table(slice_: Slice, window: tuple[float, float], resized: bool) -> np.ndarray:
+    """Return what each stored value becomes: a code to resize, or the bits of float16."""
+    scaled = _scaled(every_stored_value(slice_.file), slice_, window)
+    return codes_of(scaled) if resized else scaled.astype(np.float16).view(np.int16)
+
+
+def _scaled(stored: np.ndarray, slice_: Slice, window: tuple[float, float]) -> np.ndarray:
+    """Return stored values, any shape, as float32 in 0..5. Padding is background."""
+    scaled = apply_window(values(stored, slice_), window)
+    if slice_.file.padding is not None:
+        scaled[is_padding(stored, slice_.file)] = 0
+    return scaled
 
 
 def _table_key(slice_: Slice) -> tuple:
     """Return what a lookup table depends on: slices with the same key share one."""
     file = slice_.file
     bits = (file.allocated, file.stored, file.high_bit)
-    return (slice_.slope, slice_.intercept, bits, file.signed, file.is_float, file.inverted)
+    coding = (file.signed, file.is_float, file.inverted, file.padding, file.modality_lut)
+    return (slice_.slope, slice_.intercept, bits, coding)
 
 
-def _histogram(
-    series: Series, stored: dict[int, np.ndarray], tables: dict[tuple, np.ndarray | None]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the values of all pixels of a series, and how often each occurs; both (m,)."""
-    counts = dict.fromkeys(tables, 0)  # of each stored value, by lookup table
-    found = []  # (values, counts)
+def _histogram(series: Series, stored: dict[int, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the values of all pixels of a series, and how often each occurs; both (m,).
+
+    Padding shows nothing of the patient: it is left out, unless there is nothing else.
+    """
+    counts = {}  # a slice, and how often each stored value occurs, by what a table depends on
+    found = []  # (a slice, stored values, how often each occurs)
     for number, slice_ in enumerate(series.slices):
-        key = _table_key(slice_)
-        if tables[key] is None:
-            found.append(np.unique(values(stored[number], slice_), return_counts=True))
+        bits = slice_.file.allocated
+        if bits > MAX_TABLE_BITS:
+            found.append((slice_, *np.unique(stored[number], return_counts=True)))
         else:
-            counts[key] += np.bincount(stored[number].ravel(), minlength=len(tables[key]))
-    for key, table in tables.items():
-        if table is not None:
-            occurs = counts[key] > 0
-            found.append((table[occurs], counts[key][occurs]))
-    all_values, all_counts = zip(*found, strict=True)
-    return np.concatenate(all_values), np.concatenate(all_counts)
+            first = (slice_, np.zeros(1 << bits, np.int64))
+            _, occurs = counts.setdefault(_table_key(slice_), first)
+            occurs += np.bincount(stored[number].ravel(), minlength=1 << bits)
+    for slice_, occurs in counts.values():
+        at = np.flatnonzero(occurs)
+        found.append((slice_, every_stored_value(slice_.file)[at], occurs[at]))
+    all_values = np.concatenate([values(numbers, slice_) for slice_, numbers, _ in found])
+    all_counts = np.concatenate([occurs for _, _, occurs in found])
+    padding = np.concatenate([is_padding(numbers, slice_.file) for slice_, numbers, _ in found])
+    chosen = ~padding if not padding.all() else padding
+    return all_values[chosen], all_counts[chosen]
