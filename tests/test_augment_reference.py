@@ -107,7 +107,9 @@ def test_a_grid_hides_the_same_part_of_every_cell(ratio, cells):
             assert np.abs(np.diff(pattern[0], append=pattern[0, 0])).sum() == 2  # one run
             phases.append(tuple(pattern[0]))
         assert not drawn.hole_columns[1:].any()
-    assert {np.argmax(np.roll(phase, -1) < phase) for phase in phases} == set(range(cell))
+    ends = [np.argmax(np.roll(phase, -1) < phase) for phase in phases]
+    often = np.bincount(ends, minlength=cell) / len(ends)
+    np.testing.assert_allclose(often, np.full(cell, 1 / cell), atol=0.06)
     assert np.mean(phases) == pytest.approx(ratio, abs=0.02)
     pairs = [phases[k] == phases[k + 1] for k in range(0, len(phases), 2)]
     assert np.mean(pairs) < 0.5  # rows and columns differ

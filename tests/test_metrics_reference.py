@@ -1,5 +1,7 @@
 """Scores and intervals against pairs of rows, one drawn sample after the other."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -46,7 +48,9 @@ def test_intervals_equal_the_percentiles_of_the_same_draws(seed):
         location = np.nanmean(aucs[:13])
         drawn.append([*aucs, location, 0.5 * aucs[13] + 0.5 * location])
     drawn = np.array(drawn)
-    found = intervals(truth, probabilities, 60, seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = intervals(truth, probabilities, 60, seed)
     assert list(found["locations"]) == list(LOCATIONS)
     assert found.keys() == {"score", "present", "mean_location", "locations"}
     for k, name in enumerate((*LOCATIONS, "present", "mean_location", "score")):

@@ -127,6 +127,14 @@ def test_a_drawn_sequence_depends_on_seed_epoch_and_index(features):
     assert len(set(first)) > 6
 
 
+def test_one_sequence_alone_is_a_batch(features):
+    run, series, geometry = features
+    dataset = SequenceDataset(run, series, geometry, cut=192, seed=0, step=1)
+    batch = pad_sequences([dataset[0, 0]])
+    assert batch["features"].shape == (1, 4, 6)
+    assert batch["present"].tolist() == [[True] * 4]
+
+
 def test_sequences_are_padded_with_zeros_to_the_longest():
     generator = np.random.default_rng(0)
     samples = [

@@ -167,6 +167,16 @@ def test_gem_equals_the_slow_reference(power):
         np.testing.assert_allclose(pooled[k], expected, rtol=1e-4, atol=2e-5)
 
 
+def test_pooling_and_logits_are_float32_under_autocast():
+    model, *series = randomised(1, 0)
+    pooled = gem_pool(
+        torch.rand(1, 3, 4).bfloat16(), torch.ones(1, 3, dtype=torch.bool), model.power
+    )
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        logits = model(*series)
+    assert pooled.dtype == logits.dtype == torch.float32
+
+
 def test_gem_has_gradients_where_all_tokens_are_negative():
     x, power = torch.full((1, 3, 2), -1.0), torch.tensor(9.0, requires_grad=True)
     gem_pool(x.requires_grad_(), torch.ones(1, 3, dtype=torch.bool), power).sum().backward()

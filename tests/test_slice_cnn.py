@@ -186,3 +186,7 @@ def test_the_pooling_stays_in_float32_under_autocast():
     weights = out.heatmap.double().flatten(1).softmax(1).view_as(out.heatmap)
     pooled = (weights[:, None] * finest[0].double()).sum((2, 3))
     torch.testing.assert_close(out.features[:, 64:-2].double(), pooled, rtol=1e-5, atol=1e-5)
+    published, images = randomised("resnet10t", False, 0)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = published(images)
+    assert out.logits.dtype == out.features.dtype == torch.float32
