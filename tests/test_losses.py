@@ -7,11 +7,11 @@ from src import distributed
 from src.training.losses import SMALLEST_SIGMA, focal_loss, heat_target, heatmap_loss
 
 
-def plain_focal(logit, target):
-    """Focal loss with gamma 2 of one number in float64, hard or soft target."""
+def plain_focal(logit, target, gamma=2.0):
+    """Focal loss of one number in float64, hard or soft target."""
     p = 1 / (1 + np.exp(-logit))
     cross_entropy = -(target * np.log(p) + (1 - target) * np.log(1 - p))
-    return (target - p) ** 2 * cross_entropy
+    return abs(target - p) ** gamma * cross_entropy
 
 
 def plain_heatmap_loss(logits, targets, maps=None):
@@ -103,6 +103,17 @@ def test_the_mean_over_ranks_is_the_loss_of_the_whole_batch(monkeypatch):
     monkeypatch.setattr(distributed, "total", lambda own: torch.tensor(3))
     losses = [heatmap_loss(torch.tensor(logits[p]), torch.tensor(targets[p])) for p in parts]
     assert np.mean(losses) == pytest.approx(plain_heatmap_loss(logits, targets), rel=1e-9)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 1.0, 1.5, 3.0])
+def test_another_gamma_is_another_power_of_the_distance(gamma):
+    logits, targets = heatmaps(2)
+    pairs = list(zip(logits.ravel(), targets.ravel(), strict=True))
+    total = sum(plain_focal(logit, target, gamma) for logit, target in pairs)
+    ours = focal_loss(torch.tensor(logits), torch.tensor(targets), gamma).item()
+    assert ours == pytest.approx(total / len(pairs), rel=1e-9)
+    ours = heatmap_loss(torch.tensor(logits), torch.tensor(targets), gamma).item()
+    assert ours == pytest.approx(total / 2, rel=1e-9)
 
 
 @pytest.mark.parametrize("seed", range(3))
