@@ -13,6 +13,7 @@ from src.evaluation.metrics import (
     intervals,
     joined,
     label_arrays,
+    mean_location,
     roc_band,
     roc_points,
     weighted_score,
@@ -72,6 +73,7 @@ def test_presence_and_locations_weigh_half_each():
     scores = weighted_score(truth, probabilities)
     assert scores["present"] == 1
     assert scores["score"] == pytest.approx(0.5 + 0.5 * np.mean(aucs[:13]))
+    assert type(mean_location(scores)) is type(scores["score"]) is float
     assert list(scores["locations"].values()) == pytest.approx(aucs[:13])
 
 
@@ -114,6 +116,14 @@ def test_the_band_of_one_draw_is_its_curve():
     np.testing.assert_allclose(band, [np.interp(grid, false, true)] * 2, atol=1e-12)
     default = roc_band(truth[:, 2], probabilities[:, 2], grid, 20)
     np.testing.assert_array_equal(default, roc_band(truth[:, 2], probabilities[:, 2], grid, 20, 0))
+
+
+@pytest.mark.parametrize("flip", [1, -1])
+def test_the_band_of_classes_that_are_all_apart_and_tied(flip):
+    """All draws with both classes have one curve, with one step at one or the other end."""
+    truth = np.array([1, 1, 1, 0, 0, 0])
+    band = roc_band(truth, flip * truth / 2, np.array([0.5]), 20)
+    assert band.tolist() == ([[1.0], [1.0]] if flip == 1 else [[0.0], [0.0]])
 
 
 def test_joined_rows_hold_labels_and_predictions_once():
