@@ -135,6 +135,13 @@ def test_one_sequence_alone_is_a_batch(features):
     assert batch["present"].tolist() == [[True] * 4]
 
 
+def test_labels_are_the_dataset_s_own(features):
+    """Torch warns about memory that it may not write to, as that of a table is."""
+    run, series, geometry = features
+    dataset = SequenceDataset(run, series, geometry, cut=192, seed=0, step=1)
+    assert dataset[0, 0]["labels"].flags.writeable
+
+
 def test_sequences_are_padded_with_zeros_to_the_longest():
     generator = np.random.default_rng(0)
     samples = [
