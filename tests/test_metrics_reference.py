@@ -73,7 +73,8 @@ def test_presence_and_locations_weigh_half_each():
     scores = weighted_score(truth, probabilities)
     assert scores["present"] == 1
     assert scores["score"] == pytest.approx(0.5 + 0.5 * np.mean(aucs[:13]))
-    assert type(mean_location(scores)) is type(scores["score"]) is float
+    values = mean_location(scores), scores["score"], scores["present"]
+    assert [type(value) for value in values] == [float] * 3
     assert list(scores["locations"].values()) == pytest.approx(aucs[:13])
 
 

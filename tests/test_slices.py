@@ -65,7 +65,7 @@ def test_steps_planes_and_spacing_are_those_of_the_method():
     assert slices.DEFAULT_SPACING == (1.0, 0.5, 0.5)
 
 
-@pytest.mark.parametrize("missing", [None, 0, 0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("missing", [None, 0, 0.0, -1.0, -1e-3, float("nan")])
 def test_a_missing_spacing_is_replaced_alone(missing):
     known = [3.0, 0.4, 0.3]
     for k, default in enumerate((1.0, 0.5, 0.5)):
