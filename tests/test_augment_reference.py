@@ -76,6 +76,13 @@ def test_the_crop_is_turned_about_its_own_centre():
     assert seen == {0, 1, 2, 3}
 
 
+def test_quarter_turns_are_exact_and_drawn_as_often():
+    turns = [drawn.matrix[:, :2].tolist() for drawn in many(replace(STILL, quarter_turns=True))]
+    expected = [[[1, 0], [0, 1]], [[0, -1], [1, 0]], [[-1, 0], [0, -1]], [[0, 1], [-1, 0]]]
+    often = [np.mean([turn == each for turn in turns]) for each in expected]
+    np.testing.assert_allclose(often, [0.25] * 4, atol=0.06)
+
+
 def occluded(**changes):
     """Return draws of grids, holes and distortions, told apart by what they change."""
     kinds = {"grid": [], "holes": [], "distortion": []}
@@ -129,6 +136,8 @@ def test_holes_are_boxes_of_10_to_20_percent_all_inside():
             ends.append(SIZE - 1 - along[:, ::-1].argmax(axis=1))
     assert set(counts) == set(range(10, 26))
     wide, tall = np.concatenate(sides[::2]), np.concatenate(sides[1::2])
+    left, top = np.concatenate(starts[::2]), np.concatenate(starts[1::2])
+    assert abs(np.corrcoef(left, top)[0, 1]) < 0.1
     starts, ends = np.concatenate(starts), np.concatenate(ends)
     np.testing.assert_array_equal(ends - starts + 1, np.concatenate(sides))  # without gaps
     for side in (wide, tall):

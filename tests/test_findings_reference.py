@@ -113,11 +113,11 @@ def test_an_empty_map_has_no_peaks():
 
 
 def test_a_place_that_is_no_maximum_is_refined_by_half_a_pixel_at_most():
-    three = np.array(
-        [[0.9, 0.1, 0.3, 0.5, 0.2], [0.8, 0.8, 0.3, 0.1, 0.0], [0.1, 0.9, 0.3, 0.5, 0.2]]
-    )
-    assert refinement(three, np.ones(5, bool)).tolist() == [-0.5, 0.5, 0, 0, 0]
-    assert refinement(three, np.zeros(5, bool)).tolist() == [0] * 5
+    """Falling, rising, flat, a valley, a flat valley, a maximum between zeros."""
+    before, after = [0.9, 0.1, 0.3, 0.5, 0.6, 0.0], [0.1, 0.9, 0.3, 0.5, 0.5, 0.0]
+    three = np.array([before, [0.8, 0.8, 0.3, 0.1, 0.45, 0.2], after])
+    assert refinement(three, np.ones(6, bool)).tolist() == [-0.5, 0.5, 0, 0, 0, 0]
+    assert refinement(three, np.zeros(6, bool)).tolist() == [0] * 6
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -145,7 +145,7 @@ def test_findings_equal_the_slow_reference(code, placed):
     heat, slices = maps(seed)
     tokens, size, crop = np.array([1, 2, 4, 7, 8]), 64, 48
     positions = np.cumsum(np.linspace(1, 4, 10)) - 20 if placed else None
-    spacing = (3.0, 0.7, 0.4) if placed else (None, 0.7, None)
+    spacing = (3.0, 0.7, 0.4) if placed else (1.5, 0.7, None)
     series = PlainSeries((10, 50, 70), spacing, code, positions)
     rules = FindingRules(threshold=0.1, peaks=4, reach=6.0)
 
@@ -155,7 +155,7 @@ def test_findings_equal_the_slow_reference(code, placed):
         down_mm, across_mm = across_mm, down_mm
     places = []
     for token, x, y, _ in peaks:
-        along = positions[tokens[token]] if placed else tokens[token] * 1.0
+        along = positions[tokens[token]] if placed else tokens[token] * 1.5
         places.append([x * across_mm, y * down_mm, along])
     expected = plain_merge([score for *_, score in peaks], np.array(places), rules)
 
@@ -175,3 +175,5 @@ def test_findings_equal_the_slow_reference(code, placed):
         assert (finding.x, finding.y) == pytest.approx((column, row))
         assert finding.position == (positions[number] if placed else None)
         assert finding.patient == (number, finding.x, finding.y)
+        numbers = [finding.probability, finding.x, finding.y, *[finding.position] * placed]
+        assert {type(value) for value in numbers} == {float}  # json knows no others

@@ -183,6 +183,12 @@ def test_gem_has_gradients_where_all_tokens_are_negative():
     assert torch.isfinite(power.grad) and torch.isfinite(x.grad).all()
 
 
+@pytest.mark.parametrize(("power", "expected"), [(1.0, 1e-6), (9.0, 1e-30 ** (1 / 9))])
+def test_gem_of_negative_tokens_is_its_floor(power, expected):
+    pooled = gem_pool(torch.full((1, 3, 2), -1.0), torch.ones(1, 3), torch.tensor(power))
+    np.testing.assert_allclose(pooled.numpy(), expected, rtol=1e-3)
+
+
 @pytest.mark.parametrize("millimetres", [0.0, 0.3, -0.3, 1.7, -12.0, 55.0, -199.0, 240.0, -1e4])
 def test_the_distance_bias_equals_the_slow_reference(millimetres):
     bias = DistanceBias()

@@ -25,7 +25,13 @@ MANY, ONE, NONE = "4", "1", "0"  # UIDs, by how many aneurysms
 PUBLISHED = train_stage1.augmentation_of(train_stage1.Config())
 STILL = replace(PUBLISHED, mirror=0, affine=0, occlude=0, brightness=0)
 POINTS = {  # f, class_id, x_512, y_512 of each aneurysm
-    MANY: [(0, 3, 100.0, 200.0), (2, 8, 300.0, 50.0), (2, 4, 10.0, 500.0), (7, 3, 400.0, 400.0)],
+    MANY: [
+        (0, 3, 100.0, 200.0),
+        (2, 8, 300.0, 50.0),
+        (2, 4, 10.0, 500.0),
+        (3, 0, 77.0, 88.0),
+        (7, 3, 400.0, 400.0),
+    ],
     ONE: [(4, 11, 255.5, 64.0)],
     NONE: [],
 }
@@ -35,7 +41,7 @@ PLANES = {MANY: "axial", ONE: "sagittal", NONE: "coronal"}
 
 @pytest.fixture
 def tables(tmp_path):
-    """Three series of 9, 5 and 12 slices: four aneurysms, one and none."""
+    """Three series of 9, 5 and 12 slices: five aneurysms, one and none."""
     data = DataFolder(tmp_path)
     rows, labels, safe = [], {}, {}
     for seed, (uid, length) in enumerate(LENGTHS.items()):
@@ -66,7 +72,7 @@ def volume(tables, uid):
 def test_evaluated_samples_equal_the_slow_definition(tables):
     rows = tables.spots[tables.spots.f >= 0]
     found = dataset(tables, None, rows=rows)
-    assert len(found) == 6
+    assert len(found) == 7
     for index, row in enumerate(rows.itertuples()):
         uid, f = row.SeriesInstanceUID, row.f
         sample = found[3, index]
@@ -80,7 +86,7 @@ def test_evaluated_samples_equal_the_slow_definition(tables):
                 in_image = (x + 0.5) * SIDE / 512 - 0.5, (y + 0.5) * SIDE / 512 - 0.5
                 points.append([in_image[0] - 3, in_image[1] - 3])  # crop 10 of 16
         assert sample["labels"].tolist() == labels.tolist()
-        assert sample["points"].shape == (4, 2)  # as many as the series with the most
+        assert sample["points"].shape == (5, 2)  # as many as the series with the most
         np.testing.assert_allclose(sample["points"][: len(points)], points or np.empty((0, 2)))
         assert np.isnan(sample["points"][len(points) :]).all()
         assert sample["index"] == index
@@ -146,7 +152,7 @@ def test_a_positive_is_shifted_half_the_time_and_stays_in_the_series(tables, f, 
 )
 def test_half_the_negatives_are_hard_slices_that_are_safe(tables, hard, expected):
     tables.hard = {} if hard is None else {MANY: np.array(hard)}
-    found, row = dataset(tables, PUBLISHED), tables.spots.iloc[4].to_dict()
+    found, row = dataset(tables, PUBLISHED), tables.spots.iloc[5].to_dict()
     drawn = [found.draw_slice(row, np.random.default_rng(k))[0] for k in range(1500)]
     assert counted(drawn) == pytest.approx(expected, abs=0.05)
 
@@ -222,16 +228,16 @@ def test_the_crop_fits_all_arrays_of_one_width(tables):
 
 
 def test_the_rows_of_training_and_of_evaluation(tables):
-    """Fold 0 has four aneurysms, two on one slice; a spot on slice 0 is evaluated."""
+    """Fold 0 has five aneurysms, two on one slice; a spot on slice 0 is evaluated."""
     spots = tables.spots
-    assert len(spots) == 8
+    assert len(spots) == 9
     training = training_rows(spots, 0)
     assert training.class_id.tolist() == [11, 11, PRESENT, PRESENT]
     assert training.index.tolist() == [0, 1, 2, 3]
-    expected = [(uid, f) for uid, f in ((MANY, 0), (MANY, 2), (MANY, 7))]
+    expected = [(uid, f) for uid, f in ((MANY, 0), (MANY, 2), (MANY, 3), (MANY, 7))]
     held_out = held_out_rows(spots, 0)
     assert list(zip(held_out.SeriesInstanceUID, held_out.f, strict=True)) == expected
-    assert held_out.index.tolist() == [0, 1, 2]
+    assert held_out.index.tolist() == [0, 1, 2, 3]
     spots.loc[spots.SeriesInstanceUID == ONE, "fold"] = 0
     spots.loc[spots.f == 4, "f"] = 7
-    assert len(held_out_rows(spots, 0)) == 4  # slice 7 of two series
+    assert len(held_out_rows(spots, 0)) == 5  # slice 7 of two series

@@ -94,6 +94,7 @@ def test_a_pixel_keeps_its_value_in_the_prepared_image(code):
         ([3], 4, "no such frame"),
         ([3, 0], 0, 1),
         ([3, 0], None, "no such frame"),
+        ([1, 2], None, "no such frame"),
         ([0, 3, 3], 3, "several slices"),
         ([-1], 5, 0),  # a single-frame file: f says nothing
         ([-1, -1], None, "several slices"),
