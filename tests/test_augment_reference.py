@@ -84,7 +84,7 @@ def test_quarter_turns_are_exact_and_drawn_as_often():
 
 
 def occluded(**changes):
-    """Return draws of grids, holes and distortions, told apart by what they change."""
+    """Return draws of grids, holes and distortions; what they change tells which is which."""
     kinds = {"grid": [], "holes": [], "distortion": []}
     for drawn in many(replace(STILL, occlude=1, **changes), 600):
         count = drawn.hole_rows.any(axis=1).sum()

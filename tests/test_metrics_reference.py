@@ -141,11 +141,14 @@ def test_joined_rows_hold_labels_and_predictions_once():
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda truth, told: (truth, told.drop(index=[3, 2])), r"2 rows .* the first is 1\.2"),
-        (lambda truth, told: (truth.drop(index=[1, 3]), told), r"2 rows .* the first is 1\.1"),
-        (lambda truth, told: (pd.concat([truth, truth.loc[[4]]]), told), r"labels hold 1\.4 twice"),
+        (lambda truth, found: (truth, found.drop(index=[3, 2])), r"2 rows .* the first is 1\.2"),
+        (lambda truth, found: (truth.drop(index=[1, 3]), found), r"2 rows .* the first is 1\.1"),
         (
-            lambda truth, told: (truth, pd.concat([told, told.loc[[3, 1]]])),
+            lambda truth, found: (pd.concat([truth, truth.loc[[4]]]), found),
+            r"labels hold 1\.4 twice",
+        ),
+        (
+            lambda truth, found: (truth, pd.concat([found, found.loc[[3, 1]]])),
             r"predictions hold 1\.3 twice",
         ),
     ],

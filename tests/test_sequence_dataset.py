@@ -135,7 +135,7 @@ def test_one_sequence_alone_is_a_batch(features):
     assert batch["present"].tolist() == [[True] * 4]
 
 
-def test_labels_are_the_dataset_s_own(features):
+def test_labels_may_be_written_to(features):
     """Torch warns about memory that it may not write to, as that of a table is."""
     run, series, geometry = features
     dataset = SequenceDataset(run, series, geometry, cut=192, seed=0, step=1)
