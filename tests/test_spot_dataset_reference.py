@@ -238,6 +238,7 @@ def test_the_rows_of_training_and_of_evaluation(tables):
     held_out = held_out_rows(spots, 0)
     assert list(zip(held_out.SeriesInstanceUID, held_out.f, strict=True)) == expected
     assert held_out.index.tolist() == [0, 1, 2, 3]
+    assert list(held_out.columns) == list(training.columns) == list(spots.columns)
     spots.loc[spots.SeriesInstanceUID == ONE, "fold"] = 0
     spots.loc[spots.f == 4, "f"] = 7
     assert len(held_out_rows(spots, 0)) == 5  # slice 7 of two series
