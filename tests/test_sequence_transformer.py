@@ -228,6 +228,6 @@ def test_weights_come_back_and_others_are_refused():
     built = build_transformer(settings, model.state_dict(), torch.device("cpu"))
     assert not built.training
     assert torch.equal(built(*series), model(*series))
-    reason = r"Error\(s\) in loading state_dict for SequenceTransformer:$"
-    with pytest.raises(UserError, match=f"do not fit the sequence transformer: {reason}"):
+    with pytest.raises(UserError, match=r"do not fit the sequence transformer: \S") as caught:
         build_transformer(settings | {"width": 24}, model.state_dict(), torch.device("cpu"))
+    assert "\n" not in str(caught.value)
