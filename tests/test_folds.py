@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.labels import LABELS, MODALITIES, PRESENT
-from src.sampling.folds import deal, patients
+from src.sampling.folds import deal, patients, seeded_order
 from src.script import UserError
 
 
@@ -65,3 +65,57 @@ def test_a_placeholder_is_nobody():
 def test_fewer_series_than_folds_is_said():
     with pytest.raises(UserError, match="--folds"):
         deal(table(5), 10, 42)
+
+
+@pytest.mark.parametrize("folds", [2, 3, 10])
+@pytest.mark.parametrize("sex", ["Female", None, np.nan, "absent"])
+def test_folds_are_dealt_round_robin_down_the_sorted_table(folds, sex):
+    """By the slow definition: sort keys as tuples, then one patient after the other."""
+    series = table(40, 3, 0.5).sample(frac=1, random_state=0)
+    if sex == "absent":
+        series = series.drop(columns="PatientSex")
+    else:
+        series.loc[series.index % 3 == 0, "PatientSex"] = sex
+
+    def key(row):
+        given = row.get("PatientSex")
+        known = given if isinstance(given, str) else ""
+        locations = [row[label] for label in LABELS[:PRESENT]]
+        tie = seeded_order(row["SeriesInstanceUID"], 7)
+        return row[LABELS[PRESENT]], row["Modality"], known, *locations, tie
+
+    order, fold_of = sorted(series.to_dict("records"), key=key), {}
+    for row in order:
+        fold_of.setdefault(row["patient_id"], len(fold_of) % folds)
+    assert len(fold_of) < len(series)
+    assert deal(series, folds, 7).tolist() == [fold_of[name] for name in series.patient_id]
+
+
+def test_the_order_of_ties_is_a_hash_that_never_changes():
+    """Folds must stay what they are from one version to the next."""
+    assert seeded_order("1.2.3", 42) == 11010472224404344365
+    assert seeded_order("1.2.3", 43) != seeded_order("1.2.3", 42)
+
+
+@pytest.mark.parametrize(
+    ("count", "rows", "is_one_patient"),
+    [(1, 4, True), (2, 4, True), (3, 20, False), (3, 30, True), (4, 30, False), (3, 29, False)],
+)
+def test_an_id_of_more_than_a_fold_of_all_series_is_a_placeholder(count, rows, is_one_patient):
+    """Of 10 folds; an id of 1 or 2 series is always a patient."""
+    names = [" P "] * count + [f"other {k}" for k in range(rows - count)]
+    uids = [f"1.{k}" for k in range(rows)]
+    found = patients(pd.DataFrame({"patient_id": names, "SeriesInstanceUID": uids}), 10)
+    assert found[:count].tolist() == (["P"] * count if is_one_patient else uids[:count])
+    assert found[count:].tolist() == names[count:]
+
+
+def test_series_without_an_id_are_patients_of_their_own():
+    table = pd.DataFrame({"patient_id": [None, " ", np.nan], "SeriesInstanceUID": ["1", "2", "3"]})
+    assert patients(table, 3).tolist() == ["1", "2", "3"]
+
+
+def test_as_many_patients_as_folds_are_enough():
+    assert sorted(deal(table(5, patients_share=0), 5, 42)) == [0, 1, 2, 3, 4]
+    with pytest.raises(UserError, match="5 series of 3 patients cannot fill 4 folds"):
+        deal(table(5, patients_share=1), 4, 42)

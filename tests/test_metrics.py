@@ -115,7 +115,10 @@ def test_roc_band_leaves_out_draws_without_both_classes():
     truth, scores = np.arange(40) == 7, np.arange(40) / 40  # 1 positive: a third of draws lack it
     grid = np.linspace(0, 1, 5)
     assert np.isfinite(roc_band(truth, scores, grid, 50)).all()
-    assert np.isnan(roc_band(np.zeros(40), scores, grid, 50)).all()
+    assert np.isfinite(roc_band(~truth, scores, grid, 50)).all()
+    assert np.isfinite(roc_band(np.arange(2), np.arange(2) / 2, grid, 50)).all()
+    undefined = roc_band(np.zeros(40), scores, grid, 50)
+    assert undefined.shape == (2, 5) and np.isnan(undefined).all()
 
 
 def test_drawn_counts_are_samples_with_replacement():

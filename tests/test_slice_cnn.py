@@ -6,6 +6,7 @@ from src.inference.encode import encode
 from src.networks.slice_cnn import HEAT_CHANNELS, SliceCNN, build_slice_cnn, expected_position
 from src.sampling.slices import neighbours
 from src.script import UserError
+from tests import reference_networks
 
 CPU = torch.device("cpu")
 
@@ -95,15 +96,124 @@ def test_weights_come_back_and_others_are_refused(model):
     built = build_slice_cnn(settings(), model.state_dict(), CPU)
     images = torch.rand(1, 3, 64, 64)
     torch.testing.assert_close(built(images).logits, model(images).logits)
-    with pytest.raises(UserError, match="do not fit"):
+    assert not built.training
+    with pytest.raises(UserError, match=r"do not fit the encoder test_convnext: \S") as caught:
         build_slice_cnn(settings(heatmap_weight=0), model.state_dict(), CPU)
+    assert "\n" not in str(caught.value)
 
 
 def test_the_heat_begins_rare_and_dropout_works_in_training_only(model):
     images = torch.rand(2, 3, 64, 64) * 5
     fresh = SliceCNN("test_convnext", heatmap=True, dropout=0.5)
     with torch.no_grad():
+        assert fresh.heatmap.heat.bias.sigmoid().item() == pytest.approx(0.018, abs=1e-4)
         assert fresh.eval()(images).heatmap.sigmoid().median() < 0.1
         assert torch.equal(fresh(images).logits, fresh(images).logits)
         fresh.train()
         assert not torch.equal(fresh(images).logits, fresh(images).logits)
+
+
+STAGES = {  # the encoder's maps of stride 8, 16 and 32
+    "test_convnext": ("stages.1", "stages.2", "stages.3"),
+    "resnet10t": ("layer2", "layer3", "layer4"),
+}
+
+
+def randomised(encoder, heatmap, seed):
+    """Return a network whose every weight outside the encoder is drawn, and a batch."""
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    model = SliceCNN(encoder, heatmap).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if not name.startswith("encoder"):
+                weight.copy_(torch.randn(weight.shape, generator=generator) * 0.2)
+    height, width = 32 * torch.randint(1, 4, (2,), generator=generator)
+    return model, torch.rand(2, 3, height, width, generator=generator) * 5
+
+
+@torch.no_grad()
+def seen_by_the_encoder(model, encoder, images):
+    """Return the encoder's pooled features (B, C) and its maps, read with hooks."""
+    maps, modules = [], dict(model.encoder.named_modules())
+    hooks = [
+        modules[name].register_forward_hook(lambda module, inputs, out: maps.append(out))
+        for name in STAGES[encoder]
+    ]
+    pooled = model.encoder(images - 2.5)
+    for hook in hooks:
+        hook.remove()
+    return pooled.double().numpy(), [tensor.double().numpy() for tensor in maps]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("encoder", STAGES)
+def test_the_network_equals_the_slow_reference(encoder, seed):
+    model, images = randomised(encoder, True, seed)
+    with torch.no_grad():
+        out = model(images)
+    pooled, maps = seen_by_the_encoder(model, encoder, images)
+    weights = reference_networks.float64(model.state_dict())
+    for k in range(len(images)):
+        expected = reference_networks.slice_cnn(weights, pooled[k], [stage[k] for stage in maps])
+        for ours, reference in zip((out.logits, out.features, out.heatmap), expected, strict=True):
+            np.testing.assert_allclose(ours[k].numpy(), reference, rtol=1e-4, atol=1e-5)
+        spread = np.ptp(expected[2])
+        assert spread > 0.5  # the pooling is no plain mean
+
+
+@pytest.mark.parametrize("encoder", STAGES)
+def test_the_published_network_is_one_linear_layer_on_the_pooled_features(encoder):
+    model, images = randomised(encoder, False, 5)
+    with torch.no_grad():
+        out = model(images)
+    pooled, _ = seen_by_the_encoder(model, encoder, images)
+    weights = reference_networks.float64(model.state_dict())
+    expected = reference_networks.linear(weights, "head.1", pooled)
+    np.testing.assert_allclose(out.logits.numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_weights_keep_their_names_and_shapes():
+    """Checkpoints of before must still load."""
+    model = SliceCNN("test_convnext", heatmap=True)
+    shapes = {
+        name: tuple(weight.shape)
+        for name, weight in model.state_dict().items()
+        if not name.startswith("encoder")
+    }
+    assert shapes == {
+        "heatmap.laterals.0.weight": (64, 32, 1, 1),
+        "heatmap.laterals.0.bias": (64,),
+        "heatmap.laterals.1.weight": (64, 48, 1, 1),
+        "heatmap.laterals.1.bias": (64,),
+        "heatmap.laterals.2.weight": (64, 64, 1, 1),
+        "heatmap.laterals.2.bias": (64,),
+        "heatmap.smooth.0.weight": (64, 64, 3, 3),
+        "heatmap.smooth.0.bias": (64,),
+        "heatmap.heat.weight": (1, 64, 1, 1),
+        "heatmap.heat.bias": (1,),
+        "head.1.weight": (256, 64 + 64 + 2),
+        "head.1.bias": (256,),
+        "head.3.weight": (14, 256),
+        "head.3.bias": (14,),
+    }
+    assert [layer.p for layer in model.head if isinstance(layer, torch.nn.Dropout)] == [0.1]
+    published = SliceCNN("test_convnext", heatmap=False)
+    assert published.head[1].weight.shape == (14, 64)
+
+
+@torch.no_grad()
+def test_the_pooling_stays_in_float32_under_autocast():
+    model, images = randomised("test_convnext", True, 0)
+    finest = []
+    model.heatmap.smooth.register_forward_hook(lambda module, inputs, out: finest.append(out))
+    with torch.autocast("cpu", torch.bfloat16):
+        out = model(images)
+    assert out.logits.dtype == out.features.dtype == out.heatmap.dtype == torch.float32
+    weights = out.heatmap.double().flatten(1).softmax(1).view_as(out.heatmap)
+    pooled = (weights[:, None] * finest[0].double()).sum((2, 3))
+    torch.testing.assert_close(out.features[:, 64:-2].double(), pooled, rtol=1e-5, atol=1e-5)
+    published, images = randomised("resnet10t", False, 0)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = published(images)
+    assert out.logits.dtype == out.features.dtype == torch.float32

@@ -4,12 +4,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.preprocess.intensity import resize
+from src.sampling import slices
 from src.sampling.slices import (
     centre_crop,
     crop_margin,
     neighbours,
+    original_point,
     resized_point,
     slice_positions,
+    spacing_or_default,
     thin,
 )
 
@@ -53,3 +56,50 @@ def test_centre_crop():
     image = np.arange(36).reshape(1, 6, 6)
     np.testing.assert_array_equal(centre_crop(image, 4), image[:, 1:5, 1:5])
     assert crop_margin(512, 448) == 32
+    assert centre_crop(image, 3)[0, 0, 0] == 7  # of an odd rest, the smaller half is first
+
+
+def test_steps_planes_and_spacing_are_those_of_the_method():
+    assert slices.STEPS == (1, 2)
+    assert slices.MIRRORABLE == ("axial", "coronal")
+    assert slices.DEFAULT_SPACING == (1.0, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("missing", [None, 0, 0.0, -1.0, -1e-3, float("nan")])
+def test_a_missing_spacing_is_replaced_alone(missing):
+    known = [3.0, 0.4, 0.3]
+    for k, default in enumerate((1.0, 0.5, 0.5)):
+        spacing = [missing if i == k else value for i, value in enumerate(known)]
+        expected = [default if i == k else value for i, value in enumerate(known)]
+        assert spacing_or_default(spacing) == tuple(expected)
+    assert spacing_or_default((1e-3, 0.5, 0.5)) == (1e-3, 0.5, 0.5)
+
+
+@pytest.mark.parametrize(("length", "size"), [(64, 160), (512, 512), (300, 7)])
+def test_edges_go_to_edges_when_an_image_is_resized(length, size):
+    assert resized_point(-0.5, length, size) == -0.5
+    assert resized_point(length - 0.5, length, size) == pytest.approx(size - 0.5)
+    assert resized_point((length - 1) / 2, length, size) == pytest.approx((size - 1) / 2)
+    assert original_point(-0.5, length, size) == -0.5
+    assert original_point(size - 0.5, length, size) == pytest.approx(length - 0.5)
+    assert original_point((size - 1) / 2, length, size) == pytest.approx((length - 1) / 2)
+
+
+def test_steps_may_differ_from_slice_to_slice():
+    found = neighbours(np.array([0, 3, 5]), np.array([1, 2, 2]), 6)
+    assert found.tolist() == [[0, 0, 1], [1, 3, 5], [3, 5, 5]]
+
+
+@given(st.integers(1, 3000), st.integers(2, 192), st.integers(0, 99))
+def test_thinning_in_training_is_every_kth_slice_from_one_of_the_first(length, cut, seed):
+    chosen = thin(length, cut, np.random.default_rng(seed))
+    stride = int(chosen[1] - chosen[0]) if len(chosen) > 1 else 1
+    assert 1 <= stride <= max(1, length // cut)
+    assert 0 <= chosen[0] < stride
+    assert chosen.tolist() == list(range(int(chosen[0]), length, stride))
+
+
+def test_one_unknown_position_makes_all_of_them_slice_numbers():
+    chosen = slice_positions(np.array([5.0, np.inf, 9.0]), np.array([0, 2]))
+    assert chosen.tolist() == [0.0, 2.0]
+    assert chosen.dtype == slice_positions(np.array([5.0, 6.0]), np.array([1])).dtype == np.float32

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import train_stage1
-from src.artifacts.files import read_array, write_array
+from src.artifacts.files import read_array, write_array, write_pickle
 from src.artifacts.paths import ArtifactError, DataFolder
 from src.labels import LABELS, MIRROR, PRESENT
 from src.sampling.loader import make_loader
@@ -211,3 +211,12 @@ def test_sigma_is_3_mm_along_each_axis(orientation, expected):
         {"w": 200, "h": 100, "column_spacing": 0.5, "row_spacing": 2.0, "orientation": orientation}
     )
     assert pixel_sigma(meta, 50, 3.0).tolist() == pytest.approx(expected)
+
+
+def test_hard_slices_are_read_where_they_were_made(tiny):
+    assert read_spot_tables(tiny).hard == {}
+    try:
+        write_pickle(tiny.hard_slices, {"1": np.array([2])})
+        assert read_spot_tables(tiny).hard["1"].tolist() == [2]
+    finally:
+        tiny.hard_slices.unlink()

@@ -25,6 +25,10 @@ CONFIG = Config()
 def test_coordinates_are_read_as_data():
     assert parse_coordinates("{'x': 258.3, 'y': 261.4}") == (258.3, 261.4, None)
     assert parse_coordinates("{'f': 12, 'x': 1, 'y': 2.5}") == (1.0, 2.5, 12)
+    assert parse_coordinates("\n {'f': 0, 'x': -1e-3, 'y': 0}\n") == (-0.001, 0.0, 0)
+    assert parse_coordinates("{'x': 1, 'y': 2}".ljust(200)) == (1.0, 2.0, None)
+    kinds = [type(value) for value in parse_coordinates("{'x': 1, 'y': 2, 'f': 3.0}")]
+    assert kinds == [float, float, int]
 
 
 @pytest.mark.parametrize(
@@ -37,6 +41,7 @@ def test_coordinates_are_read_as_data():
         "[1, 2]",
         "{'x': 1e999, 'y': 1}",
         "{" * 99,
+        "{'x': 1, 'y': 2}".ljust(201),
         7.0,
     ]
     + [
