@@ -13,15 +13,13 @@ from io import BytesIO
 import numpy as np
 from pydicom.pixels import get_decoder
 
+from src.dicom.errors import DicomError, named_errors, require
 from src.dicom.fields import (
     BIG_ENDIAN,
     DEFLATED,
     NATIVE,
-    DicomError,
     inflate,
-    named_errors,
     read_meta,
-    require,
     uid_name,
 )
 from src.dicom.header import UNDEFINED_LENGTH, FileHeader, Slice
