@@ -88,6 +88,8 @@ def _best(group: Group, trait: Trait, parts: list[Group], choices: list[Choice])
 
 def _first_of_repeats(group: Group) -> Choice:
     """Return the first slice in time at each position."""
+    if positions(group) == len(group):
+        return Choice(sorted(group, key=lambda entry: entry.index))
     in_time = [trait for trait in TRAITS if trait.in_time]
 
     def order(entry: Placed) -> tuple:
@@ -97,14 +99,14 @@ def _first_of_repeats(group: Group) -> Choice:
     by_time = sorted(group, key=order)
     first = {entry.index: entry for entry in reversed(by_time)}
     repeats = [entry.slice_ for entry in by_time if entry is not first[entry.index]]
-    choice = Choice([first[index] for index in sorted(first)])
-    if repeats:
-        passes = repeated(group) > len(first) / 2
-        choice.left_out = [(slice_, PASS if passes else "duplicate") for slice_ in repeats]
-        note = f"{len(repeats)} slices repeat a position: the first at each position is taken"
-        doubt = ", but nothing tells acquisitions apart: they may be mixed" if passes else ""
-        choice.notes = [note + doubt]
-    return choice
+    passes = repeated(group) > len(first) / 2
+    note = f"{len(repeats)} slices repeat a position: the first at each position is taken"
+    doubt = ", but nothing tells acquisitions apart: they may be mixed" if passes else ""
+    return Choice(
+        [first[index] for index in sorted(first)],
+        [(slice_, PASS if passes else "duplicate") for slice_ in repeats],
+        [note + doubt],
+    )
 
 
 def _split(group: Group, trait: Trait) -> list[Group]:
@@ -149,10 +151,13 @@ def _equal(group: Group, values: list[Value]) -> list[Group]:
     for entry, value in zip(group, values, strict=True):
         parts.setdefault(value, []).append(entry)
 
+    words = any(isinstance(value, str) for value in parts)
+
     def order(value: Value) -> tuple:
-        is_word = isinstance(value, str)
         first = min(entry.slice_.number for entry in parts[value])
-        return value is None, value not in FIRST_WORDS, first if is_word else value, first
+        if words:
+            return value not in FIRST_WORDS, first
+        return (value is None, first) if value is None else (False, value, first)
 
     return [parts[value] for value in sorted(parts, key=order)]
 
@@ -160,16 +165,18 @@ def _equal(group: Group, values: list[Value]) -> list[Group]:
 def _passes(group: Group, values: list[Value]) -> list[Group]:
     """Return the passes over the positions, by values that run with time; [] if they do not tell.
 
-    Each pass goes up or down, or takes every second slice, or each position has all its repeats
-    before the next.
+    If some slices are missing, each pass must go up or down, or take every second slice, or each
+    position must have all its repeats before the next.
     """
     pairs = Counter(zip([entry.index for entry in group], values, strict=True))
     if None in values or sum(count > 1 for count in pairs.values()) > (1 - EVEN) * len(pairs):
         return []
     at = dict(zip(map(id, group), values, strict=True))
-    by_time = sorted(group, key=lambda entry: (at[id(entry)], entry.slice_.number))
+    by_time = sorted(group, key=lambda entry: (at[id(entry)], entry.index))
     steps = np.diff([entry.index for entry in by_time])
-    if np.count_nonzero(steps == 0) * 2 >= len(group) - positions(group) > 0:
+    counts = set(Counter(entry.index for entry in group).values())
+    whole = len(counts) == 1 and counts != {1}
+    if whole or np.count_nonzero(steps == 0) * 2 >= len(group) - positions(group) > 0:
         return _repeats_in_order(by_time, [at[id(entry)] for entry in by_time])
     runs = [[by_time[0]]]
     direction = 0
