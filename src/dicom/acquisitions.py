@@ -12,7 +12,6 @@ import numpy as np
 
 from src.dicom.groups import (
     COVERED,
-    EVEN,
     FEW,
     Group,
     Placed,
@@ -23,9 +22,10 @@ from src.dicom.groups import (
     repeated,
 )
 from src.dicom.header import Slice
+from src.dicom.passes import passes
 from src.dicom.traits import ACQUISITION, FIRST_WORDS, PASS, TRAITS, Trait, Value, label
 
-SAME_NUMBER = 0.01  # settings that differ by less, relatively, are the same
+SAME_NUMBER = 0.003  # settings that differ by less, relatively, are the same
 
 
 @dataclass
@@ -86,25 +86,25 @@ def _best(group: Group, trait: Trait, parts: list[Group], choices: list[Choice])
     return choice
 
 
+def _time(entry: Placed) -> tuple:
+    """Sort slices by all that runs with time."""
+    values = [trait.value(entry.slice_) for trait in TRAITS if trait.in_time]
+    return [(value is None, value or 0) for value in values], entry.slice_.number
+
+
 def _first_of_repeats(group: Group) -> Choice:
     """Return the first slice in time at each position."""
     if positions(group) == len(group):
         return Choice(sorted(group, key=lambda entry: entry.index))
-    in_time = [trait for trait in TRAITS if trait.in_time]
-
-    def order(entry: Placed) -> tuple:
-        values = [trait.value(entry.slice_) for trait in in_time]
-        return [(value is None, value or 0) for value in values], entry.slice_.number
-
-    by_time = sorted(group, key=order)
+    by_time = sorted(group, key=_time)
     first = {entry.index: entry for entry in reversed(by_time)}
     repeats = [entry.slice_ for entry in by_time if entry is not first[entry.index]]
-    passes = repeated(group) > len(first) / 2
+    several = repeated(group) > len(first) / 2
     note = f"{len(repeats)} slices repeat a position: the first at each position is taken"
-    doubt = ", but nothing tells acquisitions apart: they may be mixed" if passes else ""
+    doubt = ", but nothing tells acquisitions apart: they may be mixed" if several else ""
     return Choice(
         [first[index] for index in sorted(first)],
-        [(slice_, PASS if passes else "duplicate") for slice_ in repeats],
+        [(slice_, PASS if several else "duplicate") for slice_ in repeats],
         [note + doubt],
     )
 
@@ -125,7 +125,7 @@ def _split(group: Group, trait: Trait) -> list[Group]:
     # Times can differ from slice to slice: then their order tells, and not that they are equal.
     candidates = [equal]
     if trait.in_time and len(equal) > 1.5 * most + 1:
-        candidates = [_passes(group, values)]
+        candidates = [passes(group, values)]
         if np.median([len(part) for part in equal]) >= FEW:
             candidates.append(equal)
     for parts in candidates:
@@ -150,64 +150,11 @@ def _equal(group: Group, values: list[Value]) -> list[Group]:
     parts: dict[Value, Group] = {}
     for entry, value in zip(group, values, strict=True):
         parts.setdefault(value, []).append(entry)
-
     words = any(isinstance(value, str) for value in parts)
 
     def order(value: Value) -> tuple:
-        first = min(entry.slice_.number for entry in parts[value])
         if words:
-            return value not in FIRST_WORDS, first
-        return (value is None, first) if value is None else (False, value, first)
+            return value not in FIRST_WORDS, min(map(_time, parts[value]))
+        return (False, value) if value is not None else (True,)
 
     return [parts[value] for value in sorted(parts, key=order)]
-
-
-def _passes(group: Group, values: list[Value]) -> list[Group]:
-    """Return the passes over the positions, by values that run with time; [] if they do not tell.
-
-    If some slices are missing, each pass must go up or down, or take every second slice, or each
-    position must have all its repeats before the next.
-    """
-    pairs = Counter(zip([entry.index for entry in group], values, strict=True))
-    if None in values or sum(count > 1 for count in pairs.values()) > (1 - EVEN) * len(pairs):
-        return []
-    at = dict(zip(map(id, group), values, strict=True))
-    by_time = sorted(group, key=lambda entry: (at[id(entry)], entry.index))
-    steps = np.diff([entry.index for entry in by_time])
-    counts = set(Counter(entry.index for entry in group).values())
-    whole = len(counts) == 1 and counts != {1}
-    if whole or np.count_nonzero(steps == 0) * 2 >= len(group) - positions(group) > 0:
-        return _repeats_in_order(by_time, [at[id(entry)] for entry in by_time])
-    runs = [[by_time[0]]]
-    direction = 0
-    for entry, step in zip(by_time[1:], np.sign(steps).tolist(), strict=True):
-        if step == 0 or step == -direction:
-            runs.append([])
-            direction = 0
-        else:
-            direction = step
-        runs[-1].append(entry)
-    return runs
-
-
-def _repeats_in_order(by_time: Group, values: list[float]) -> list[Group]:
-    """Return the first repeats of all positions, the second ones, and so on.
-
-    Where some are missing, the values of neighbouring positions say which ones are there.
-    """
-    at_position: dict[int, list[tuple[Placed, float]]] = {}
-    for entry, value in zip(by_time, values, strict=True):
-        at_position.setdefault(entry.index, []).append((entry, value))
-    usual = Counter(map(len, at_position.values())).most_common(1)[0][0]
-    whole = [at_position[index] for index in sorted(at_position)]
-    whole = [repeats for repeats in whole if len(repeats) == usual]
-    places = [repeats[0][0].place for repeats in whole]
-    times = np.array([[value for _, value in repeats] for repeats in whole])  # (position, repeat)
-    parts: list[Group] = [[] for _ in range(usual)]
-    for repeats in at_position.values():
-        for k, (entry, value) in enumerate(repeats):
-            if len(repeats) != usual:
-                expected = [np.interp(entry.place, places, column) for column in times.T]
-                k = int(np.argmin(np.abs(np.array(expected) - value)))
-            parts[k].append(entry)
-    return parts

@@ -50,14 +50,16 @@ def text(name: str) -> Callable[[Slice], str | None]:
 
 
 def time(*names: str) -> Callable[[Slice], float | None]:
-    """Return a function: slice -> the first of the tags that it has, as digits of a clock."""
+    """Return a function: slice -> the first of the tags that it has, in seconds."""
 
     def value(slice_: Slice) -> float | None:
         for name in names:
-            # Without colons of old files, and without the time zone.
-            clock = re.split(r"[+-]", slice_.tags.get(name, "").replace(":", ""))[0]
-            if re.fullmatch(r"\d+(\.\d*)?", clock):
-                return float(clock)
+            # Old files have colons; what follows a sign is the time zone.
+            clock = slice_.tags.get(name, "").replace(":", "")
+            found = re.match(r"(\d{8})?(\d\d)(\d\d)?(\d\d(?:\.\d*)?)?(?:[+-]|$)", clock)
+            if found:
+                day, hour, minute, second = (float(part or 0) for part in found.groups())
+                return ((day * 24 + hour) * 60 + minute) * 60 + second
         return None
 
     return value
@@ -95,6 +97,12 @@ def dimensions(slice_: Slice) -> tuple[int, ...] | None:
     return tuple(map(int, values)) if values[0] else None
 
 
+def stack(slice_: Slice) -> float | str | None:
+    """Return the name of a stack of frames, mostly a number."""
+    found = number("StackID")(slice_)
+    return text("StackID")(slice_) if found is None else found
+
+
 def label(trait: Trait, value: Value) -> str:
     """Return a value for people if it is a number with a unit or a known word, else ""."""
     if value in KNOWN_WORDS:
@@ -121,7 +129,7 @@ TRAITS = (
     Trait("image types", text("ImageType"), RECONSTRUCTION),
     Trait("frame types", text("FrameType"), RECONSTRUCTION),
     Trait("contrast media", text("ContrastBolusAgent"), PASS),
-    Trait("stacks", text("StackID"), PASS),
+    Trait("stacks", stack, PASS),
     Trait(
         "time points by temporal position",
         number("TemporalPositionIndex", "TemporalPositionIdentifier"),
