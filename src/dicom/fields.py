@@ -4,6 +4,7 @@ Nothing in a file is trusted: whatever is wrong with it becomes a DicomError wit
 """
 
 import math
+import os
 import re
 import struct
 import zlib
@@ -49,6 +50,7 @@ TEXTS = (
 )  # fmt: skip
 NAMES = (*TEXTS, *SHORTS, *TABLES, *TRAITS, *SEQUENCES)
 WANTED = {tag_for_keyword(name): name for name in NAMES} | PRIVATE_TRAITS
+NOT_TEXT = {*SEQUENCES, *SHORTS, *TABLES, *BINARY}
 MACRO_TAGS = {tag_for_keyword(name) for name in MACROS}
 
 
@@ -194,9 +196,8 @@ def _guess_syntax(file: BinaryIO) -> dict:
 
 def _peek(file: BinaryIO, count: int) -> bytes:
     """Return up to `count` bytes and go back to where the file was."""
-    start = file.tell()
     head = file.read(count)
-    file.seek(start)
+    file.seek(-len(head), os.SEEK_CUR)
     return head
 
 
@@ -210,8 +211,12 @@ def _values(elements: Iterable[RawDataElement | DataElement]) -> dict:
     fields = {}
     for element in elements:
         name, value = WANTED.get(element.tag), element.value
-        if name and value and (type(value) is bytes or name in SEQUENCES):
+        if not name or not value:
+            continue
+        if name in NOT_TEXT:
             fields[name] = _value(name, element)
+        elif type(value) is bytes:
+            fields[name] = value.decode("latin-1").strip(" \0")
     return fields
 
 
@@ -222,8 +227,8 @@ def _value(name: str, element: RawDataElement | DataElement) -> str | int | byte
     if name in SHORTS:
         return int.from_bytes(element.value[:2], "little" if element.is_little_endian else "big")
     if name in BINARY:
-        return _numbers(element, BINARY[name])
-    return element.value if name in TABLES else element.value.decode("latin-1").strip(" \0")
+        return _numbers(element, BINARY[name]) if type(element.value) is bytes else ""
+    return element.value
 
 
 def _numbers(element: RawDataElement, kind: str) -> str:
