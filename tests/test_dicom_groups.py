@@ -278,3 +278,17 @@ def test_thick_slices_beside_thin_ones(start, tmp_path):
     )
     assert is_acquisition(tmp_path, 1)
     assert {reason for _, reason in open_series(tmp_path).dropped} == {"other_reconstruction"}
+
+
+@pytest.mark.parametrize("images", [1, 9])
+def test_images_that_time_the_contrast(images, tmp_path):
+    """One thick slice, taken again and again between two slices of the scan."""
+    write(
+        tmp_path,
+        lambda a, k: {"SliceThickness": (1, 10)[a == 3], "ContentTime": instants(a, k)},
+        acquisitions=4,
+        place=lambda a, k: 9 * a + k if a < 3 else (12.3 if k < images else None),
+    )
+    series = open_series(tmp_path)
+    assert len(series.slices) == 27 and len(series.dropped) == images
+    assert all(slice_.thickness == 1 for slice_ in series.slices)

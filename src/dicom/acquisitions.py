@@ -129,7 +129,7 @@ def _split(group: Group, trait: Trait) -> list[Group]:
         if np.median([len(part) for part in equal]) >= FEW:
             candidates.append(equal)
     for parts in candidates:
-        joined = join(parts)
+        joined = join(parts, by_setting=not trait.in_time)
         if len(joined) > 1 and plausible(joined, most):
             return joined
     return []

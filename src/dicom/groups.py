@@ -8,7 +8,8 @@ import numpy as np
 
 from src.dicom.header import Slice
 
-CLOSE = 0.75  # times the distance of slices: two slices of one acquisition are not so near
+CLOSE = 0.75  # times the distance of slices: those of one acquisition are not so near
+TOO_CLOSE = 0.5  # the same for single slices
 COVERED = 0.5  # fraction of a group's slices near those of another: both show the same place
 EVEN = 0.8  # fraction of distances, or of positions, that are as most of them
 JITTER = (0.05, 0.01)  # by which even distances differ: fraction of the median, and mm
@@ -26,12 +27,15 @@ class Placed(NamedTuple):
 Group = list[Placed]
 
 
-def join(parts: Iterable[Group]) -> list[Group]:
-    """Join parts that are at other places: slabs, or every second slice, of one acquisition."""
+def join(parts: Iterable[Group], by_setting: bool) -> list[Group]:
+    """Join parts that are at other places: slabs, or every second slice, of one acquisition.
+
+    by_setting: the parts differ in a setting of the scanner, and not just in time
+    """
     joined: list[Group] = []
     for part in parts:
         for group in joined:
-            if not _same_places(part, group):
+            if not _same_places(part, group, by_setting):
                 group += part
                 break
         else:
@@ -39,19 +43,22 @@ def join(parts: Iterable[Group]) -> list[Group]:
     return joined
 
 
-def _same_places(a: Group, b: Group) -> bool:
+def _same_places(a: Group, b: Group, by_setting: bool) -> bool:
     """Return whether most of the smaller group's slices are where the other one has slices."""
     few, many = sorted((a, b), key=positions)
     indices = {entry.index for entry in few}
     shared = indices.intersection(entry.index for entry in many)
     if len(shared) >= COVERED * len(indices):
         return True
-    if len(indices) < FEW:
+    single = len(indices) < FEW
+    # A few images of another kind among many slices, such as those that time the contrast.
+    if single and not (by_setting and positions(many) >= 10 * len(indices)):
         return False
     places, others = _places(few), _places(many)
     after = np.searchsorted(others, places).clip(1, len(others) - 1)
     nearest = np.minimum(np.abs(others[after - 1] - places), np.abs(others[after] - places))
-    near = nearest < CLOSE * min(_distance(few), _distance(many))
+    distance = _distance(many) if single else min(_distance(few), _distance(many))
+    near = nearest < (TOO_CLOSE if single else CLOSE) * distance
     return bool(near.mean() >= COVERED)
 
 
@@ -77,7 +84,11 @@ def in_doubt(group: Group) -> bool:
     if len(places) < len(group):
         return True
     thickness = group[0].slice_.thickness or 0
-    overlap = len(places) > FEW and np.median(np.diff(places)) < 0.6 * thickness
+    if len(places) <= FEW:
+        return False
+    distances = np.diff(places)
+    median = np.median(distances)
+    overlap = median < 0.6 * thickness or distances.min() < TOO_CLOSE * median
     return overlap or not _is_even(places)
 
 
