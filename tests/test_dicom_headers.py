@@ -1,4 +1,4 @@
-"""Header forms that other readers accept, and headers that lie; what a reason may quote."""
+"""Header forms that other readers accept, and false headers; what a reason may quote."""
 
 import gzip
 import struct

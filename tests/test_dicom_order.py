@@ -241,7 +241,7 @@ def test_directions_that_jitter_are_one_stack(size, tmp_path):
 
 
 @pytest.mark.parametrize("degrees", [1, 5])
-def test_a_second_orientation_is_told_apart(degrees, tmp_path):
+def test_a_second_orientation_is_another_stack(degrees, tmp_path):
     write_axial(tmp_path, volume())
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     for k in range(5):

@@ -75,7 +75,7 @@ def _best(group: Group, trait: Trait, parts: list[Group], choices: list[Choice])
     choice = choices[best]
     reason = trait.reason
     if reason == PASS and len(choice.kept) <= COVERED * positions(group):
-        reason = ACQUISITION  # they lie between each other
+        reason = ACQUISITION  # their positions are between those of the others
     others = [entry for k, part in enumerate(parts) if k != best for entry in part]
     choice.left_out += [(entry.slice_, reason) for entry in others]
     values = {trait.value(entry.slice_) for entry in parts[best]}
