@@ -218,3 +218,54 @@ def test_order_without_positions(fault, tmp_path):
         assert (series.positions is None) == (
             fault in ("no position", "same position", "nothing at all")
         )
+
+
+@pytest.mark.parametrize("size", [7e-4, 2e-3])
+def test_directions_that_jitter_are_one_stack(size, tmp_path):
+    """SimpleITK reads all of them, too."""
+    sitk = pytest.importorskip("SimpleITK")
+    images = volume((20, 12, 10))
+    jitter = np.random.default_rng(1).uniform(-size, size, 20).round(6).tolist()
+    points = places(AXES["axial"], 20)
+    for k, error in enumerate(jitter):
+        directions = [1, error, 0, -error, 1, 0]
+        write_slices(tmp_path, images[k : k + 1], points[k : k + 1], directions, names=[f"{k}"])
+        data = pydicom.dcmread(tmp_path / f"{k}")
+        data.SOPInstanceUID = f"1.2.{k}"
+        save(data, tmp_path / f"{k}")
+    series = read_series(tmp_path)
+    assert np.array_equal(series.pixels, images) and not series.dropped and not series.warnings
+    assert np.diff(series.positions) == pytest.approx(2.5, abs=1e-3)
+    names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(tmp_path))
+    assert [Path(name).name for name in names] == [f"{k}" for k in range(20)]
+
+
+@pytest.mark.parametrize("degrees", [1, 5])
+def test_a_second_orientation_is_another_stack(degrees, tmp_path):
+    write_axial(tmp_path, volume())
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    for k in range(5):
+        data = pydicom.dcmread(tmp_path / f"{k:03d}.dcm")
+        data.ImageOrientationPatient = [1, 0, 0, 0, c, s]
+        data.SOPInstanceUID = f"1.9.{k}"
+        save(data, tmp_path / f"b{k}")
+    series = read_series(tmp_path)
+    assert np.array_equal(series.pixels, volume())
+    assert sorted(series.dropped) == [(f"b{k}", "other_orientation") for k in range(5)]
+
+
+def test_two_orientations_that_jitter(tmp_path):
+    """Each slice that is left out has a reason."""
+    rng = np.random.default_rng(1)
+    for k in range(28):
+        error = rng.uniform(-2e-3, 2e-3)
+        lean = 0.0 if k < 20 else 0.0872  # 5 degrees
+        header = {
+            "ImagePositionPatient": [0, 0, float(k)],
+            "ImageOrientationPatient": [1, error, 0, -error, (1 - lean**2) ** 0.5, lean],
+            "SOPInstanceUID": f"1.2.{k}",
+        }
+        save(dataset(volume()[0], **header), tmp_path / f"{k:02d}")
+    series = open_series(tmp_path)
+    assert len(series.slices) == 20
+    assert sorted(series.dropped) == [(f"{k}", "other_orientation") for k in range(20, 28)]

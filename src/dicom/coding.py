@@ -9,7 +9,7 @@ from pydicom.dataelem import DataElement, RawDataElement, convert_raw_data_eleme
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from src.dicom.fields import DicomError
+from src.dicom.errors import DicomError
 
 PADDING = {  # bits of float pixels, 0: whole numbers -> value, limit, type of the number
     0: ("PixelPaddingValue", "PixelPaddingRangeLimit", "H"),

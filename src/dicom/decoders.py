@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from pydicom.encaps import generate_frames
 
-from src.dicom.fields import NATIVE, require, uid_name
+from src.dicom.errors import require
+from src.dicom.fields import NATIVE, uid_name
 from src.dicom.header import FileHeader
 
 RLE = "1.2.840.10008.1.2.5"

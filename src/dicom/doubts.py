@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from src.dicom.decoders import listed_frames
-from src.dicom.fields import NATIVE, DicomError
+from src.dicom.errors import DicomError
+from src.dicom.fields import NATIVE
 from src.dicom.header import FileHeader, Slice
 from src.dicom.pixels import background, is_padding, iter_words, values
 

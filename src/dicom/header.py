@@ -3,32 +3,36 @@
 import math
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from src.dicom.behind_pixels import read_on
 from src.dicom.coding import ModalityLut, modality_lut_of, padding_of
+from src.dicom.errors import named_errors, require
 from src.dicom.fields import (
     DEFLATED,
     NATIVE,
     PER_FRAME,
     PIXEL_TAGS,
+    SEQUENCES,
     SHARED,
     TABLES,
     UNDEFINED_LENGTH,
     PixelElement,
+    dimension_pointers,
     group_fields,
     integer,
-    named_errors,
     read_fields,
-    require,
     uid_name,
     vector,
 )
+from src.dicom.tags import COLOURS, MODALITIES, POSITION_TAGS
 
 MAX_SIDE = 8192  # rows or columns
 MAX_FRAMES = 4096  # frames a file
 MAX_PIXELS = 1 << 30  # pixels of a file, and of a series
+FARTHEST = 1e5  # mm from the origin; no scanner is as large
+SPACINGS = (1e-3, 100)  # mm, of pixels and slices; others are mistakes
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,7 @@ class Slice:
 
     file: FileHeader
     frame: int  # 0-based stored frame, -1 for single-frame files
-    scan: tuple[int, int, int]  # time point, acquisition, echo: slices of one pass share them
+    tags: dict[str, str | int | bytes] = field(compare=False)  # all fields, by keyword
     number: tuple  # order within a scan: instance number, parts of the SOP UID, stored frame
     instance: int | None
     position: tuple[float, ...] | None  # centre of the first pixel (3)
@@ -87,6 +91,18 @@ class Slice:
     slope: float
     intercept: float
     rescaled: bool  # slope or intercept is in the header
+
+    @property
+    def thickness(self) -> float | None:
+        """Mm, as the file says it."""
+        found = _lengths(self.tags, "SliceThickness", 1)
+        return found[0] if found else None
+
+    @property
+    def location(self) -> float | None:
+        """SliceLocation: mm along the normal, but of either sign."""
+        found = vector(self.tags, "SliceLocation", 1)
+        return found[0] if found and abs(found[0]) <= FARTHEST else None
 
 
 def read_header(path: Path) -> list[Slice]:
@@ -122,10 +138,11 @@ def _file_header(path: Path, fields: dict, element: PixelElement) -> FileHeader:
         in_words=element.in_words,
         rows=fields.get("Rows", 0),
         columns=fields.get("Columns", 0),
-        frames=1 if "NumberOfFrames" not in fields else integer(fields, "NumberOfFrames") or 0,
+        frames=_frames(fields),
         allocated=allocated,
         stored=stored,
-        high_bit=fields.get("HighBit", stored - 1),
+        # Below the stored bits it makes no sense, and other readers do not use it.
+        high_bit=max(fields.get("HighBit", stored - 1), stored - 1),
         signed=signed,
         is_float=bits_of_float > 0,
         monochrome1=photometric == "MONOCHROME1",
@@ -135,7 +152,8 @@ def _file_header(path: Path, fields: dict, element: PixelElement) -> FileHeader:
     )
     monochrome = photometric in ("MONOCHROME1", "MONOCHROME2")
     grey = monochrome and fields.get("SamplesPerPixel", 1) == 1
-    require(grey, "colour", f"{photometric} is not a grey image")
+    quoted = photometric if photometric in COLOURS else "what it holds"
+    require(grey, "colour", f"{quoted} is not a grey image")
     if header.is_float:
         plain = allocated == bits_of_float and header.syntax in NATIVE
         claim = f"float pixels of {allocated} bits in {uid_name(header.syntax)}"
@@ -144,11 +162,20 @@ def _file_header(path: Path, fields: dict, element: PixelElement) -> FileHeader:
     return header
 
 
+def _frames(fields: dict) -> int:
+    """Return the number of frames; some writers put 0 into files of one image."""
+    if "NumberOfFrames" not in fields:
+        return 1
+    frames = integer(fields, "NumberOfFrames")
+    return -1 if frames is None else frames or 1
+
+
 def _modality(fields: dict) -> str:
     """Return CT or MR. If the tag is missing, the class or the unit decides."""
     modality = fields.get("Modality", "")
     known = modality in ("CT", "MR", "")
-    require(known, "other_modality", f"modality {modality} is neither CT nor MR")
+    quoted = f"modality {modality}" if modality in MODALITIES else "its modality"
+    require(known, "other_modality", f"{quoted} is neither CT nor MR")
     if modality:
         return modality
     is_ct_class = "CT Image" in uid_name(fields.get("SOPClassUID", ""))
@@ -185,36 +212,60 @@ def _slices(fields: dict, header: FileHeader) -> list[Slice]:
 
     Fields of a frame's own group win over those of the shared group, and these over the top level.
     """
-    per_frame = fields.get(PER_FRAME, [])
-    common = fields | group_fields(fields.get(SHARED, []), 0)
+    if header.frames == 1 and not {PER_FRAME, SHARED} & fields.keys():
+        return [_slice(fields, header, 0)]
+    pointers = dimension_pointers(fields)
+    per_frame, shared = fields.get(PER_FRAME, []), fields.get(SHARED, [])
+    common = fields | group_fields(shared, 0)
+    for name in SEQUENCES:
+        common.pop(name, None)
     slices = []
     for index in range(header.frames):
-        slices.append(_slice(common | group_fields(per_frame, index), header, index))
+        of_frame = common | group_fields(per_frame, index)
+        of_frame["DimensionIndexValues"] = _dimensions(of_frame, pointers)
+        slices.append(_slice(of_frame, header, index))
     return slices
+
+
+def _dimensions(fields: dict, pointers: list[int]) -> str:
+    """Return a frame's dimension indices, without those that count positions."""
+    values = fields.get("DimensionIndexValues", "").split("\\")
+    if len(values) != len(pointers):
+        return ""
+    kept = [k for k in range(len(values)) if pointers[k] not in POSITION_TAGS]
+    return "\\".join(values[k] for k in kept)
 
 
 def _slice(fields: dict, header: FileHeader, index: int) -> Slice:
     slope, intercept = _rescale(fields, header)
     instance = integer(fields, "InstanceNumber")
-    scan = ("TemporalPositionIdentifier", "AcquisitionNumber", "EchoNumbers")
     # As numbers: 1.9 comes before 1.10.
     uid_parts = tuple(int(part) for part in header.sop_uid.split(".") if part.isdecimal())
-    spacing = vector(fields, "PixelSpacing", 2) or vector(fields, "ImagerPixelSpacing", 2)
-    between = vector(fields, "SpacingBetweenSlices", 1) or vector(fields, "SliceThickness", 1)
+    spacing = _lengths(fields, "PixelSpacing", 2) or _lengths(fields, "ImagerPixelSpacing", 2)
+    between = _lengths(fields, "SpacingBetweenSlices", 1) or _lengths(fields, "SliceThickness", 1)
+    position = vector(fields, "ImagePositionPatient", 3)
+    near = position is not None and max(map(abs, position)) <= FARTHEST
     return Slice(
         file=header,
         frame=index if header.frames > 1 else -1,
-        scan=tuple(integer(fields, name) or 0 for name in scan),
+        tags=fields,
         number=(instance or 0, uid_parts, index),
         instance=instance,
-        position=vector(fields, "ImagePositionPatient", 3),
+        position=position if near else None,
         orientation=_orientation(fields),
-        pixel_spacing=spacing if spacing and min(spacing) > 0 else None,
-        slice_spacing=(abs(between[0]) or None) if between else None,
+        pixel_spacing=spacing,
+        slice_spacing=between[0] if between else None,
         slope=slope,
         intercept=intercept,
         rescaled="RescaleSlope" in fields or "RescaleIntercept" in fields,
     )
+
+
+def _lengths(fields: dict, name: str, count: int) -> tuple[float, ...] | None:
+    """Return `count` lengths in mm, or None if they cannot be true."""
+    lengths = vector(fields, name, count)
+    true = lengths is not None and SPACINGS[0] <= min(lengths) and max(lengths) <= SPACINGS[1]
+    return lengths if true else None
 
 
 def _rescale(fields: dict, header: FileHeader) -> tuple[float, float]:
@@ -233,7 +284,7 @@ def _number(fields: dict, name: str, default: float) -> float:
     if name not in fields or fields[name] == "":
         return default
     number = vector(fields, name, 1)
-    require(number is not None, "bad_rescale", f"{name} is {fields[name][:40]!r}")
+    require(number is not None, "bad_rescale", f"{name} is not a number")
     return number[0]
 
 

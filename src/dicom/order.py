@@ -1,21 +1,25 @@
 """Slices of one folder -> one volume in order.
 
-The largest consistent group is kept, without repeats, and sorted along the slice normal.
+The largest group of one geometry is kept, of this one acquisition and reconstruction, and its
+slices are sorted along their normal.
 """
 
 from collections import Counter
 from dataclasses import dataclass, field
-from itertools import groupby
-from typing import NamedTuple
 
 import numpy as np
 
+from src.dicom.acquisitions import one_acquisition
+from src.dicom.errors import require
 from src.dicom.header import Slice
+from src.dicom.kinds import FEWEST, NAMES, STACK, is_derived, kind_of, true_slices
 from src.orientation import normal_of
 
-SAME_GEOMETRY = 1e-3  # of direction cosines, and of pixel spacings in mm
+SAME_DIRECTION = 5e-3  # of direction cosines, between neighbours of one group
+SAME_SPACING = 1e-3  # mm, of pixel spacings
 SAME_POSITION = 0.01  # mm
 GAP = 1.5  # times the median distance of neighbours
+REASONS = ("other_series", "other_series", "other_size", "other_orientation", "other_spacing")
 
 
 @dataclass
@@ -28,55 +32,54 @@ class Stack:
     warnings: list[str] = field(default_factory=list)
 
 
-class Placed(NamedTuple):
-    """A slice and its place in the volume."""
-
-    slice_: Slice
-    index: int  # of its position among the distinct positions
-    place: float  # mm along the normal
-
-
 def build_stack(slices: list[Slice]) -> Stack:
-    """Return the one volume among `slices` (at least one). The order of `slices` is irrelevant."""
-    chosen, left_out = largest_group(slices)
-    stack = Stack(chosen, left_out=left_out)
+    """Return the one volume among `slices` (at least one). The order of `slices` is irrelevant.
+
+    Raise DicomError if all are images of a kind that is no volume.
+    """
+    kept, left_out, warnings = true_slices(sorted(slices, key=_content))
+    chosen, others = largest_group(kept)
+    kind = kind_of(chosen[0])
+    if kind in ("localizer", "projection"):
+        # Some writers call all slices of a volume so; real ones are few or turn.
+        one_stack = len(chosen) >= STACK and not others
+        require(one_stack, kind, f"all images are {NAMES[kind]}, no volume")
+    stack = Stack(chosen, left_out=left_out + others, warnings=warnings)
     _remove_copies(stack)
     _sort(stack)
     return stack
 
 
 def largest_group(slices: list[Slice]) -> tuple[list[Slice], list[tuple[Slice, str]]]:
-    """Return the largest group of slices that fit together, and the others with a reason each."""
-    groups: list[list[Slice]] = []
-    for slice_ in sorted(slices, key=_content):
-        for group in groups:
-            if not difference(group[0], slice_):
-                group.append(slice_)
-                break
-        else:
-            groups.append([slice_])
+    """Return the largest group of slices of one geometry, and the others with a reason each.
 
-    def rank(group: list[Slice]) -> tuple[int, bool, bool]:
-        return len(group), group[0].orientation is not None, group[0].position is not None
+    Originals count before slices that were derived from them.
+    """
+    groups: dict[tuple, list[Slice]] = {}
+    for slice_, key in zip(slices, _geometries(slices), strict=True):
+        groups.setdefault(key, []).append(slice_)
+    originals = Counter()
+    for key, group in groups.items():
+        originals[key] = sum(not is_derived(slice_) for slice_ in group)
+    if originals.total() < FEWEST * len(slices):
+        originals.clear()
 
-    chosen = max(groups, key=rank)
+    def rank(key: tuple) -> tuple[int, int, bool, bool]:
+        first = groups[key][0]
+        return (
+            originals[key],
+            len(groups[key]),
+            first.orientation is not None,
+            first.position is not None,
+        )
+
+    best = max(groups, key=rank)
     left_out = []
-    for group in groups:
-        if group is not chosen:
-            left_out += [(slice_, difference(chosen[0], slice_)) for slice_ in group]
-    return chosen, left_out
-
-
-def difference(a: Slice, b: Slice) -> str:
-    """Return why two slices cannot belong to one volume, "" if they can."""
-    if (a.file.series_uid, a.file.modality) != (b.file.series_uid, b.file.modality):
-        return "other_series"
-    if (a.file.rows, a.file.columns) != (b.file.rows, b.file.columns):
-        return "other_size"
-    one_unknown = (a.orientation is None) != (b.orientation is None)
-    if one_unknown or _differ(a.orientation, b.orientation):
-        return "other_orientation"
-    return "other_spacing" if _differ(a.pixel_spacing, b.pixel_spacing) else ""
+    for key, group in groups.items():
+        if key != best:
+            differs = next(k for k in range(len(key)) if key[k] != best[k])
+            left_out += [(slice_, REASONS[differs]) for slice_ in group]
+    return groups[best], left_out
 
 
 def gap_warning(positions: np.ndarray | None, median: float | None) -> list[str]:
@@ -97,13 +100,48 @@ def _content(slice_: Slice) -> tuple:
     file = slice_.file
     kind = (file.series_uid, file.modality, file.rows, file.columns)
     geometry = (slice_.orientation or (), slice_.pixel_spacing or (), slice_.position or ())
-    return kind, geometry, slice_.scan, slice_.number, file.sop_uid, str(file.path)
+    return kind, geometry, slice_.number, file.sop_uid, str(file.path)
 
 
-def _differ(a: tuple[float, ...] | None, b: tuple[float, ...] | None) -> bool:
-    if a is None or b is None:
-        return False
-    return max(abs(x - y) for x, y in zip(a, b, strict=True)) > SAME_GEOMETRY
+def _geometries(slices: list[Slice]) -> list[tuple]:
+    """Return what slices of one volume share: series, modality, size, direction, pixel spacing.
+
+    Directions and spacings are numbers of a group; each member is near another one.
+    """
+    directions = _near(slices, "orientation", SAME_DIRECTION)
+    spacings = _near(slices, "pixel_spacing", SAME_SPACING)
+    usual = Counter(spacings.values()).most_common(1)[0][0]
+    keys = []
+    for slice_ in slices:
+        file = slice_.file
+        # A missing spacing is no other spacing.
+        spacing = usual if slice_.pixel_spacing is None else spacings[slice_.pixel_spacing]
+        size = (file.rows, file.columns)
+        direction = directions[slice_.orientation]
+        keys.append((file.series_uid, file.modality, size, direction, spacing))
+    return keys
+
+
+def _near(slices: list[Slice], name: str, tolerance: float) -> dict[tuple | None, int]:
+    """Return the number of the group of each value that slices have; None is a group, too.
+
+    A value joins a group if one member is so near that no component differs by more.
+    """
+    known = Counter(getattr(slice_, name) for slice_ in slices)
+    known.pop(None, None)
+    groups: dict[tuple | None, int] = {None: -1}
+    values = np.array(list(known))  # (u, k)
+    left = np.ones(len(known), bool)
+    for first in range(len(known)):
+        found = [first] if left[first] else []
+        left[first] = False
+        while found:
+            at = found.pop()
+            groups[tuple(values[at].tolist())] = first
+            near = left & (np.abs(values - values[at]).max(axis=1) <= tolerance)
+            left &= ~near
+            found += np.flatnonzero(near).tolist()
+    return groups
 
 
 def _remove_copies(stack: Stack) -> None:
@@ -121,29 +159,34 @@ def _remove_copies(stack: Stack) -> None:
 
 
 def _sort(stack: Stack) -> None:
-    """Sort by position; if positions are missing or all the same, by the acquisition's numbers."""
+    """Sort by position; if positions are missing or all the same, by what else gives an order."""
     slices = stack.slices
     placed = [slice_ for slice_ in slices if slice_.position is not None]
     if len(placed) <= len(slices) / 2:
-        _sort_by_number(stack, "no positions")
+        _sort_without_positions(stack, "no positions")
         return
     places, notes = _along_normal(placed)
     if len(placed) > 1 and np.ptp(places) <= SAME_POSITION:
-        _sort_by_number(stack, "all positions are the same")
+        _sort_without_positions(stack, "all positions are the same")
         return
     stack.left_out += [(slice_, "no_position") for slice_ in slices if slice_.position is None]
     stack.warnings += notes
-    _sort_by_position(stack, placed, places)
+    stack.positions = _keep_one(stack, placed, places)
 
 
-def _sort_by_number(stack: Stack, note: str) -> None:
-    """Sort by instance number, then SOP UID, then stored frame."""
+def _sort_without_positions(stack: Stack, note: str) -> None:
+    """Sort by SliceLocation if it tells all slices apart, else by instance number or SOP UID."""
     slices = stack.slices
+    locations = {slice_.location for slice_ in slices}
     numbers = {(slice_.instance, slice_.frame) for slice_ in slices}
-    order = "instance number and stored frame" if len(numbers) == len(slices) else "SOP UID"
+    if len(locations) == len(slices) and None not in locations:
+        order = "SliceLocation"
+        slices.sort(key=lambda slice_: slice_.location)
+    else:
+        order = "instance number and stored frame" if len(numbers) == len(slices) else "SOP UID"
+        slices.sort(key=lambda slice_: slice_.number)
     if len(slices) > 1:
         stack.warnings.append(f"{note}: ordered by {order}")
-    slices.sort(key=lambda slice_: slice_.number)
 
 
 def _along_normal(slices: list[Slice]) -> tuple[np.ndarray, list[str]]:
@@ -154,7 +197,7 @@ def _along_normal(slices: list[Slice]) -> tuple[np.ndarray, list[str]]:
     points = np.array([slice_.position for slice_ in slices])  # (n, 3)
     note = "no orientation"
     if slices[0].orientation is not None:
-        along = points @ normal_of(slices[0].orientation)
+        along = points @ normal_of(_mean_orientation(slices))
         if len(slices) == 1 or np.ptp(along) > SAME_POSITION:
             return along, []
         note = "the positions do not spread along the slice normal"
@@ -162,50 +205,21 @@ def _along_normal(slices: list[Slice]) -> tuple[np.ndarray, list[str]]:
     return points[:, axis], [f"{note}: ordered along the patient's {'xyz'[axis]} axis"]
 
 
-def _sort_by_position(stack: Stack, slices: list[Slice], places: np.ndarray) -> None:
-    """Keep one slice at each position, all of one pass if there is a complete one."""
-    entries = _placed(slices, places)
-    by_time = sorted(entries, key=lambda entry: (entry.slice_.scan, entry.slice_.number))
-    counts = Counter(entry.index for entry in entries)
-    repeated = sum(count > 1 for count in counts.values())
-    several_passes = repeated > len(counts) / 2
-    complete = _first_complete_pass(by_time, len(counts)) if several_passes else {}
-    first_at_each = {entry.index: entry for entry in reversed(by_time)}
-    chosen = complete or first_at_each
-    repeats = [entry.slice_ for entry in by_time if entry is not chosen[entry.index]]
-    if repeats:
-        reason = "other_pass" if several_passes else "duplicate"
-        stack.left_out += [(slice_, reason) for slice_ in repeats]
-        taken = "complete pass" if complete else "at each position"
-        note = f"{len(repeats)} slices repeat a position"
-        stack.warnings.append(f"{note}: the first {taken} is taken")
-    kept = [chosen[index] for index in range(len(counts))]
-    stack.slices = [entry.slice_ for entry in kept]
-    stack.positions = np.array([entry.place for entry in kept])
+def _mean_orientation(slices: list[Slice]) -> tuple[float, ...]:
+    """Return the one direction of all slices, or the mean if they vary a little."""
+    distinct = {slice_.orientation for slice_ in slices}
+    if len(distinct) == 1:
+        return slices[0].orientation
+    return tuple(np.mean([slice_.orientation for slice_ in slices], axis=0).tolist())
 
 
-def _placed(slices: list[Slice], places: np.ndarray) -> list[Placed]:
-    """Return the slices by ascending place; places closer than SAME_POSITION share an index."""
-    entries = []
-    index = 0
-    for k in np.argsort(places, kind="stable").tolist():
-        if entries and places[k] - entries[-1].place > SAME_POSITION:
-            index += 1
-        entries.append(Placed(slices[k], index, places[k]))
-    return entries
-
-
-def _first_complete_pass(by_time: list[Placed], count: int) -> dict[int, Placed]:
-    """Return {index: entry} of the first run that has each of `count` positions once, else {}.
-
-    A run is consecutive in time, and of one time point, acquisition and echo.
-    """
-    for _, entries in groupby(by_time, key=lambda entry: entry.slice_.scan):
-        run = {}
-        for entry in entries:
-            if entry.index in run:
-                run = {}
-            run[entry.index] = entry
-            if len(run) == count:
-                return run
-    return {}
+def _keep_one(stack: Stack, slices: list[Slice], places: np.ndarray) -> np.ndarray:
+    """Keep the slices of one acquisition by ascending place; return their places (n,)."""
+    order = np.argsort(places, kind="stable")
+    ascending = places[order]
+    steps = np.diff(ascending, prepend=ascending[0]) > SAME_POSITION
+    choice = one_acquisition([slices[k] for k in order], np.cumsum(steps), ascending)
+    stack.slices = choice.slices
+    stack.left_out += choice.left_out
+    stack.warnings += choice.notes
+    return choice.places

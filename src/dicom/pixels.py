@@ -13,15 +13,14 @@ from typing import BinaryIO
 import numpy as np
 
 from src.dicom.decoders import iter_frames
+from src.dicom.errors import named_errors, require
 from src.dicom.fields import (
     BIG_ENDIAN,
     DEFLATED,
     NATIVE,
     UNDEFINED_LENGTH,
     inflate,
-    named_errors,
     read_meta,
-    require,
 )
 from src.dicom.header import FileHeader, Slice
 

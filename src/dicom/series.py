@@ -3,8 +3,6 @@
 `canonical(series.pixels, series.orientation)` makes left left in every series.
 """
 
-import os
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -12,17 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from src.dicom.decoders import check_decoder
 from src.dicom.doubts import settle_doubts
-from src.dicom.fields import DicomError, require
-from src.dicom.header import MAX_PIXELS, Slice, read_header
+from src.dicom.errors import DicomError, require
+from src.dicom.folder import by_series, no_volume, read_headers
+from src.dicom.header import MAX_PIXELS, Slice
 from src.dicom.order import build_stack, gap_warning
 from src.dicom.pixels import iter_words, values
 from src.orientation import orientation_code, plane_of
 from src.text import printable
-
-# These reasons name the failure of a folder only if there is no other.
-MINOR = ("not_dicom", "no_pixels", "empty", "other_modality")
 
 
 @dataclass
@@ -55,7 +50,9 @@ class Series:
 
     @property
     def patient_id(self) -> str:
-        return self.slices[0].file.patient_id
+        # Some writers leave it out of a part of the files.
+        known = (slice_.file.patient_id for slice_ in self.slices)
+        return next(filter(None, known), "")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -101,7 +98,7 @@ def read_words(series: Series, chosen: np.ndarray | None = None) -> list[np.ndar
 
 def open_series(folder: str | Path) -> Series:
     """Return the volume of a folder without its pixels. Raise DicomError if there is none."""
-    return _series_of(Path(folder), *_read_headers(Path(folder)))
+    return _series_of(Path(folder), *read_headers(Path(folder)))
 
 
 def open_all(
@@ -114,12 +111,8 @@ def open_all(
     Files of two patients are two series even under one UID. Files without a UID are one series a
     folder. Raise DicomError if there is no series at all.
     """
-    slices, dropped = _read_headers(Path(folder))
-    groups: dict[tuple[str, str, str], list[Slice]] = {}
-    for slice_ in slices:
-        file = slice_.file
-        place = "" if file.series_uid else str(file.path.parent)
-        groups.setdefault((file.series_uid, file.patient_id, place), []).append(slice_)
+    slices, dropped = read_headers(Path(folder))
+    groups = by_series(slices)
     of_one, of_none = (dropped, []) if len(groups) == 1 else ([], dropped)
     found: list[tuple[str, Series | DicomError]] = []
     for key in sorted(groups):
@@ -132,7 +125,10 @@ def open_all(
 
 def _series_of(folder: Path, slices: list[Slice], dropped: list[tuple[str, str]]) -> Series:
     """Return the largest volume among the slices. dropped: (file name, reason) of other files."""
-    stack = build_stack(slices)
+    try:
+        stack = build_stack(slices)
+    except DicomError as error:
+        raise DicomError(error.reason, f"{folder}: {error}") from None
     first, count = stack.slices[0], len(stack.slices)
     small = count * first.file.rows * first.file.columns <= MAX_PIXELS
     require(small, "too_large", f"{folder}: {count} slices")
@@ -182,7 +178,7 @@ def _remove_failed(series: Series, failed: dict[int, DicomError]) -> None:
     kept = [k for k in range(len(series.slices)) if k not in failed]
     if not kept:
         folder = series.slices[0].file.path.parent
-        raise _no_volume(folder, series.dropped, next(iter(failed.values())))
+        raise no_volume(folder, series.dropped, next(iter(failed.values())))
     gaps_before = gap_warning(series.positions, series.spacing[0])
     series.slices = [series.slices[k] for k in kept]
     if series.positions is not None:
@@ -191,53 +187,6 @@ def _remove_failed(series: Series, failed: dict[int, DicomError]) -> None:
         series.pixels = series.pixels[kept]
     warnings = [warning for warning in series.warnings if warning not in gaps_before]
     series.warnings = warnings + gap_warning(series.positions, series.spacing[0])
-
-
-def _read_headers(folder: Path) -> tuple[list[Slice], list[tuple[str, str]]]:
-    """Return the slices of all files, and (file name, reason) of files that cannot be read."""
-    try:
-        require(folder.exists(), "missing", f"{folder} does not exist")
-        paths, locked = _visible_files(folder)
-    except OSError as error:
-        raise DicomError("unreadable", f"{folder}: {error.strerror}") from None
-    require(len(paths) + len(locked) > 0, "no_dicom", f"{folder} holds no files")
-    slices = []
-    failed = [(name, DicomError("unreadable", "a folder may not be entered")) for name in locked]
-    for path in paths:
-        try:
-            of_file = read_header(path)
-            check_decoder(of_file[0].file)
-            slices += of_file
-        except DicomError as error:
-            failed.append((printable(path.name), error))
-    dropped = [(name, error.reason) for name, error in failed]
-    if not slices:
-        errors = [error for _, error in failed]
-        example = next((error for error in errors if error.reason not in MINOR), errors[-1])
-        raise _no_volume(folder, dropped, example)
-    return slices, dropped
-
-
-def _visible_files(folder: Path) -> tuple[list[Path], list[str]]:
-    """Return all files below a folder, and the names of folders that may not be entered.
-
-    Links to files are followed; links to folders are not, because they may lead in circles.
-    """
-    if folder.is_file():
-        return [folder], []
-    found, locked = [], []
-    for parent, folders, names in os.walk(folder, onerror=locked.append):
-        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
-        found += [Path(parent, name) for name in names if not name.startswith(".")]
-    return sorted(found), [printable(Path(error.filename).name) for error in locked]
-
-
-def _no_volume(folder: Path, dropped: list[tuple[str, str]], example: DicomError) -> DicomError:
-    """Return the error of a folder without readable slices, with its most frequent reason."""
-    counts = Counter(reason for _, reason in dropped)
-    reason = max(counts, key=lambda reason: (reason not in MINOR, counts[reason]))
-    listed = ", ".join(f"{count} {name}" for name, count in counts.most_common())
-    return DicomError(reason, f"{folder}: no slice can be read ({listed}); {example}")
 
 
 def _name(slice_: Slice) -> str:
