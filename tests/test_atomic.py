@@ -139,3 +139,16 @@ def test_a_file_whose_temporary_vanishes_is_one_sentence(tmp_path):
     with pytest.raises(ArtifactError, match="another run"), atomic(tmp_path / "x") as file:
         Path(file.name).unlink()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
+def test_what_a_process_left_that_nobody_waited_for_is_removed(tmp_path):
+    """In a container such a process may be listed for as long as the container runs."""
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    while "Z" not in Path(f"/proc/{child.pid}/stat").read_text().split(") ")[1][:1]:
+        time.sleep(0.01)
+    left = tmp_path / f".file.{child.pid}-00000000@{platform.node()}.tmp"
+    left.touch()
+    remove_stale(tmp_path)
+    assert not left.exists()
+    child.wait()

@@ -60,7 +60,10 @@ def _has_ended(process: int) -> bool:
     except ProcessLookupError:
         return True
     except OSError:  # somebody else's
-        pass
+        return False
+    with suppress(OSError):  # it ended, but nobody has asked how: in a container this may last
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+        return state in "ZX"
     return False
 
 

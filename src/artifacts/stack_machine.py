@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-MOST_STEPS = 8_000_000  # opcodes; the slices' UIDs of 4,348 series take 2.1 million
+MOST_STEPS = 6_000_000  # opcodes; the slices' UIDs of 4,348 series take 2.1 million
 MOST_SHARED = 8  # items of a tuple that may be in two places, as shapes may
 LEAVES = {str, int, float, bool, type(None)}
 CONTAINERS = {dict, list, tuple}
