@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 
 from src.dicom import open_series, read_series
@@ -50,6 +51,8 @@ NO_SLICES = {
     "DERIVED\\PRIMARY\\M\\SUBTRACTION": "derived",
     "DERIVED\\SECONDARY\\M\\SUB\\ND": "derived",
     "ORIGINAL\\PRIMARY\\M\\ND\\MOSAIC": "mosaic",
+    "DERIVED\\SECONDARY\\SCREEN SAVE": "screenshot",
+    "DERIVED\\SECONDARY\\PROT": "screenshot",
 }
 
 
@@ -148,6 +151,24 @@ def test_mosaics_are_refused_by_name(tmp_path):
     kind = "ORIGINAL\\PRIMARY\\M\\ND\\MOSAIC"
     write(tmp_path, "a", kind, [0, 0, 0], AcquisitionNumber=1)
     assert reason(tmp_path) == "mosaic"
+
+
+def test_mosaics_that_only_a_private_tag_names(tmp_path):
+    write(tmp_path, "a", "ORIGINAL\\PRIMARY\\M\\ND\\NORM", [0, 0, 0], AcquisitionNumber=1)
+    for path in tmp_path.iterdir():
+        data = pydicom.dcmread(path)
+        data.add_new(0x00190010, "LO", "SIEMENS MR HEADER")
+        data.add_new(0x0019100A, "US", 36)
+        save(data, path)
+    assert reason(tmp_path) == "mosaic"
+
+
+def test_a_dose_report_between_slices(tmp_path):
+    slices = write(tmp_path, "b", SLICE)
+    write(tmp_path, "a", "DERIVED\\SECONDARY\\SCREEN SAVE", [3.5], seed=1)
+    series = read_series(tmp_path)
+    assert np.array_equal(series.pixels, slices)
+    assert series.warnings == ["1 image is left out: pictures of a screen (such as dose reports)"]
 
 
 def test_a_folder_with_everything_is_read_as_a_person_would(tmp_path):

@@ -25,6 +25,7 @@ from src.dicom.header import Slice
 from src.dicom.passes import passes
 from src.dicom.traits import ACQUISITION, FIRST_WORDS, PASS, TRAITS, Trait, Value, label
 
+DAY = 24 * 3600.0  # s
 SAME_NUMBER = 0.003  # settings that differ by less, relatively, are the same
 
 
@@ -112,7 +113,10 @@ def _first_of_repeats(group: Group) -> Choice:
 def _split(group: Group, trait: Trait) -> list[Group]:
     """Return the acquisitions that a trait tells apart, first things first, or one or none."""
     values = [trait.value(entry.slice_) for entry in group]
-    values = values if trait.in_time else _same_numbers(values)
+    if trait.of_day:
+        values = _past_midnight(values)
+    elif not trait.in_time:
+        values = _same_numbers(values)
     known = set(values) - {None}
     if trait.strict:
         return _equal(group, values) if len(known) > 1 else []
@@ -133,6 +137,16 @@ def _split(group: Group, trait: Trait) -> list[Group]:
         if len(joined) > 1 and plausible(joined, most):
             return joined
     return []
+
+
+def _past_midnight(values: list[Value]) -> list[Value]:
+    """Return times in seconds, those after midnight later than those before it."""
+    known = [value for value in values if value is not None]
+    dated = max(known, default=0) > DAY
+    if dated or not known or max(known) - min(known) <= DAY / 2:
+        return values
+    noon = min(known) + DAY / 2
+    return [value + DAY if value is not None and value < noon else value for value in values]
 
 
 def _same_numbers(values: list[Value]) -> list[Value]:

@@ -132,8 +132,9 @@ def uid_name(uid: str) -> str:
 def vector(fields: dict, name: str, length: int) -> tuple[float, ...] | None:
     """Return the finite numbers of a field, or None if there are not exactly `length`."""
     try:
-        # Some writers put a comma where the standard has a decimal point.
-        numbers = tuple(map(float, fields.get(name, "").replace(",", ".").split("\\")))
+        # Some writers put a comma where the standard has a decimal point, or end with a separator.
+        text = fields.get(name, "").replace(",", ".").rstrip("\\ ")
+        numbers = tuple(map(float, text.split("\\")))
     except ValueError:
         return None
     return numbers if len(numbers) == length and all(map(math.isfinite, numbers)) else None

@@ -120,7 +120,7 @@ def read_header(path: Path) -> list[Slice]:
 
 
 def _file_header(path: Path, fields: dict, element: PixelElement) -> FileHeader:
-    photometric = fields.get("PhotometricInterpretation", "MONOCHROME2")
+    photometric = fields.get("PhotometricInterpretation", "MONOCHROME2").upper()
     tables = tuple(fields.get(name, b"") for name in TABLES)
     allocated = fields.get("BitsAllocated", 16)
     stored = fields.get("BitsStored", allocated)
@@ -172,7 +172,7 @@ def _frames(fields: dict) -> int:
 
 def _modality(fields: dict) -> str:
     """Return CT or MR. If the tag is missing, the class or the unit decides."""
-    modality = fields.get("Modality", "")
+    modality = fields.get("Modality", "").upper()
     known = modality in ("CT", "MR", "")
     quoted = f"modality {modality}" if modality in MODALITIES else "its modality"
     require(known, "other_modality", f"{quoted} is neither CT nor MR")

@@ -8,6 +8,7 @@ from collections import Counter
 from functools import lru_cache
 
 from src.dicom.errors import require
+from src.dicom.fields import vector
 from src.dicom.header import Slice
 
 WORDS = {  # kind -> words of ImageType, best kind first; "" is a slice
@@ -23,6 +24,7 @@ WORDS = {  # kind -> words of ImageType, best kind first; "" is a slice
         "PROJECTION", "MIP", "MINIP", "MNIP", "MAXIP", "IP", "COLLAPSE", "COLLAPSED", "VRT",
         "SSD", "RENDERING", "CPR", "CURVED", "MAXIMUM", "MINIMUM",
     ),
+    "screenshot": ("SCREEN", "SCREENSAVE", "SCREENSHOT", "PROT", "DOSE"),
     "localizer": ("LOCALIZER", "SCOUT", "SURVIEW", "TOPOGRAM", "SCANOGRAM", "SCANO"),
     "mosaic": ("MOSAIC",),
 }  # fmt: skip
@@ -34,16 +36,19 @@ NAMES = {
     "": "slices that belong to no map",
     "derived": "maps computed from others (such as ADC, perfusion, subtraction)",
     "projection": "projections (MIP)",
+    "screenshot": "pictures of a screen (such as dose reports)",
     "localizer": "localizers (scouts, surviews)",
     "mosaic": "Siemens mosaics (all slices in one image: dcm2niix unpacks them)",
 }
 FEWEST = 0.1  # slices are not the volume if there are fewer, as a fraction of the maps
-STACK = 10  # as many parallel localizers or projections are a volume
+DOUBTFUL = ("projection", "screenshot", "localizer")
+STACK = 10  # as many parallel images of a doubtful kind are a volume
 
 
 def kind_of(slice_: Slice) -> str:
     """Return the kind of an image, a key of WORDS."""
-    return _kind(_image_type(slice_))
+    tiles = vector(slice_.tags, "SiemensMosaic", 1)
+    return "mosaic" if tiles and tiles[0] > 1 else _kind(_image_type(slice_))
 
 
 def is_derived(slice_: Slice) -> bool:
@@ -103,5 +108,6 @@ def true_slices(slices: list[Slice]) -> tuple[list[Slice], list[tuple[Slice, str
     warnings = [f"all slices are {NAMES[best]}"] if best else []
     for kind, count in counts.items():
         if kind != best:
-            warnings.append(f"{count} images are left out: {NAMES[kind]}")
+            images = "image is" if count == 1 else "images are"
+            warnings.append(f"{count} {images} left out: {NAMES[kind]}")
     return kept, left_out, warnings

@@ -12,7 +12,7 @@ import numpy as np
 from src.dicom.acquisitions import one_acquisition
 from src.dicom.errors import require
 from src.dicom.header import Slice
-from src.dicom.kinds import FEWEST, NAMES, STACK, is_derived, kind_of, true_slices
+from src.dicom.kinds import DOUBTFUL, FEWEST, NAMES, STACK, is_derived, kind_of, true_slices
 from src.orientation import normal_of
 
 SAME_DIRECTION = 5e-3  # of direction cosines, between neighbours of one group
@@ -40,7 +40,7 @@ def build_stack(slices: list[Slice]) -> Stack:
     kept, left_out, warnings = true_slices(sorted(slices, key=_content))
     chosen, others = largest_group(kept)
     kind = kind_of(chosen[0])
-    if kind in ("localizer", "projection"):
+    if kind in DOUBTFUL:
         # Some writers call all slices of a volume so; real ones are few or turn.
         one_stack = len(chosen) >= STACK and not others
         require(one_stack, kind, f"all images are {NAMES[kind]}, no volume")

@@ -9,7 +9,7 @@ MACROS = (
     "CTImageFrameTypeSequence", "MREchoSequence", "MRDiffusionSequence",
     "DiffusionGradientDirectionSequence", "MRModifierSequence", "CTXRayDetailsSequence",
     "MRTimingAndRelatedParametersSequence", "CTReconstructionSequence",
-    "CardiacSynchronizationSequence",
+    "CardiacSynchronizationSequence", "TemporalPositionSequence", "MRVelocityEncodingSequence",
 )  # fmt: skip
 # What tells one acquisition or reconstruction from another; see src/dicom/acquisitions.py.
 TRAITS = (
@@ -20,11 +20,13 @@ TRAITS = (
     "FrameAcquisitionDateTime", "FrameAcquisitionNumber", "TemporalPositionIndex", "StackID",
     "NominalCardiacTriggerDelayTime", "NominalPercentageOfCardiacPhase", "DimensionIndexValues",
     "AcquisitionNumber", "TemporalPositionIdentifier", "EchoNumbers", "SeriesDescription",
-    "SliceLocation",
+    "SliceLocation", "RepetitionTime", "FrameReferenceDateTime", "TemporalPositionTimeOffset",
+    "VelocityEncodingDirection",
 )  # fmt: skip
 PRIVATE_TRAITS = {
-    0x0019100C: "SiemensB", 0x0019100E: "SiemensDirection", 0x00431039: "GEB",
-    0x001910BB: "GEDirectionX", 0x001910BC: "GEDirectionY", 0x001910BD: "GEDirectionZ",
+    0x0019100A: "SiemensMosaic", 0x0019100C: "SiemensB", 0x0019100E: "SiemensDirection",
+    0x00431039: "GEB", 0x001910BB: "GEDirectionX", 0x001910BC: "GEDirectionY",
+    0x001910BD: "GEDirectionZ",
     0x20011003: "PhilipsB", 0x200510B0: "PhilipsDirectionX", 0x200510B1: "PhilipsDirectionY",
     0x200510B2: "PhilipsDirectionZ",
 }  # fmt: skip
@@ -32,6 +34,7 @@ BINARY = {  # numbers that are not stored as text -> type for struct
     "FrameAcquisitionNumber": "H", "TemporalPositionIndex": "I", "DimensionIndexValues": "I",
     "EffectiveEchoTime": "d", "InversionTimes": "d", "DiffusionBValue": "d",
     "DiffusionGradientOrientation": "d", "NominalCardiacTriggerDelayTime": "d",
+    "TemporalPositionTimeOffset": "d", "VelocityEncodingDirection": "d", "SiemensMosaic": "H",
     "NominalPercentageOfCardiacPhase": "f", "SiemensDirection": "d", "PhilipsB": "f",
     "PhilipsDirectionX": "f", "PhilipsDirectionY": "f", "PhilipsDirectionZ": "f",
 }  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from src.dicom.fields import vector
-from src.dicom.header import Slice
+from src.dicom.header import MAX_FRAMES, Slice
 from src.dicom.kinds import COMPONENTS, component_of, is_derived
 
 FIRST_WORDS = ("original", "magnitude")  # of a trait's values, these come first
@@ -22,6 +22,7 @@ class Trait(NamedTuple):
     reason: str  # code of those that are left out
     unit: str = ""  # of a value that may be shown
     in_time: bool = False  # its values run with time and can differ from slice to slice
+    of_day: bool = False  # its values are seconds of a day, mostly without the date
     strict: bool = False  # slices that differ are never of one volume
     first_wins: bool = False  # the first group is taken unless it is much smaller
     weak: bool = False  # tells acquisitions apart only if most positions are repeated
@@ -103,6 +104,13 @@ def stack(slice_: Slice) -> float | str | None:
     return text("StackID")(slice_) if found is None else found
 
 
+def instance(slice_: Slice) -> int | None:
+    """Return a number that grows by instance and then by stored frame; files may have neither."""
+    if slice_.instance is None and slice_.frame < 0:
+        return None
+    return (slice_.instance or 0) * MAX_FRAMES + slice_.frame
+
+
 def label(trait: Trait, value: Value) -> str:
     """Return a value for people if it is a number with a unit or a known word, else ""."""
     if value in KNOWN_WORDS:
@@ -120,6 +128,7 @@ TRAITS = (
     Trait("diffusion directions", direction, PASS),
     Trait("echo times", number("EffectiveEchoTime", "EchoTime"), PASS, "ms"),
     Trait("echoes", number("EchoNumbers"), PASS),
+    Trait("repetition times", number("RepetitionTime"), PASS, "ms"),
     Trait("inversion times", number("InversionTime", "InversionTimes"), PASS, "ms"),
     Trait("tube voltages", number("KVP"), PASS, "kV"),
     Trait("flip angles", number("FlipAngle"), PASS, "degrees"),
@@ -128,11 +137,12 @@ TRAITS = (
     Trait("sequences", text("SequenceName"), PASS),
     Trait("image types", text("ImageType"), RECONSTRUCTION),
     Trait("frame types", text("FrameType"), RECONSTRUCTION),
+    Trait("directions of flow", text("VelocityEncodingDirection"), PASS),
     Trait("contrast media", text("ContrastBolusAgent"), PASS),
     Trait("stacks", stack, PASS),
     Trait(
         "time points by temporal position",
-        number("TemporalPositionIndex", "TemporalPositionIdentifier"),
+        number("TemporalPositionIndex", "TemporalPositionTimeOffset", "TemporalPositionIdentifier"),
         PASS,
         in_time=True,
     ),
@@ -154,13 +164,20 @@ TRAITS = (
         time("FrameAcquisitionDateTime", "AcquisitionDateTime", "AcquisitionTime"),
         PASS,
         in_time=True,
+        of_day=True,
     ),
     Trait("cardiac phases by trigger time", number("TriggerTime"), PASS, in_time=True),
-    Trait("time points by content time", time("ContentTime"), PASS, in_time=True),
+    Trait(
+        "time points by content time",
+        time("FrameReferenceDateTime", "ContentTime"),
+        PASS,
+        in_time=True,
+        of_day=True,
+    ),
     Trait("series descriptions", text("SeriesDescription"), RECONSTRUCTION),
     Trait(
         "passes by instance number",
-        lambda slice_: slice_.instance,
+        instance,
         PASS,
         in_time=True,
         weak=True,
