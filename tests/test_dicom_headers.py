@@ -105,8 +105,14 @@ def test_a_data_set_of_another_form_than_its_syntax_says(written, claimed, tmp_p
 
 @pytest.mark.parametrize(
     "tags",
-    [{"NumberOfFrames": 0}, {"BitsStored": 16, "HighBit": 11}, {"BitsStored": 12, "HighBit": 7}],
-    ids=["no frames", "high bit below 16 bits", "high bit below 12 bits"],
+    [
+        {"NumberOfFrames": 0},
+        {"PhotometricInterpretation": "monochrome2"},
+        {"Modality": "mr"},
+        {"BitsStored": 16, "HighBit": 11},
+        {"BitsStored": 12, "HighBit": 7},
+    ],
+    ids=["no frames", "small letters", "mr", "high bit below 16 bits", "high bit below 12 bits"],
 )
 def test_numbers_that_other_readers_forgive(tags, tmp_path):
     sitk = pytest.importorskip("SimpleITK")
@@ -126,6 +132,17 @@ def test_slice_location_gives_the_order_where_positions_are_missing(tmp_path):
     series = read_series(tmp_path)
     assert np.array_equal(series.pixels, images[::-1])
     assert series.warnings[0] == "no positions: ordered by SliceLocation"
+
+
+def test_a_position_that_ends_with_a_separator(tmp_path):
+    write_axial(tmp_path, volume(), InstanceNumber=1)
+    for path in tmp_path.iterdir():
+        data = pydicom.dcmread(path)
+        text = "\\".join(map(str, data.ImagePositionPatient))
+        raw_text(data, "ImagePositionPatient", f"{text}\\ ")
+        save(data, path)
+    series = read_series(tmp_path)
+    assert np.array_equal(series.pixels, volume()) and not series.warnings
 
 
 @pytest.mark.parametrize("keyword", ["ImagePositionPatient", "PixelSpacing", "RescaleSlope"])
