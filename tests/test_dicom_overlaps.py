@@ -39,6 +39,8 @@ def test_scans_that_overlap_in_part_do_not_alternate(shift, overlap, tmp_path):
     assert np.array_equal(series.pixels[20:], second[overlap:])
     assert len(series.dropped) == overlap
     assert np.diff(series.positions).min() > 0.9
+    note = "acquisitions by acquisition number overlap"
+    assert series.warnings[0] == f"{note}: {overlap} slices between those of another left out"
 
 
 def test_slices_that_overlap_keep_together_whatever_their_content_times(tmp_path):

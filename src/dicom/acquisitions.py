@@ -80,9 +80,12 @@ def _best(group: Group, trait: Trait, parts: list[Group], choices: list[Choice])
     others = [entry for k, part in enumerate(parts) if k != best for entry in part]
     choice.left_out += [(entry.slice_, reason) for entry in others]
     values = {trait.value(entry.slice_) for entry in parts[best]}
-    taken = label(trait, values.pop()) if len(values) == 1 else ""
+    other_values = {trait.value(entry.slice_) for entry in others}
+    taken = label(trait, next(iter(values))) if len(values) == 1 else ""
     taken = taken or ("the first is" if best == 0 else "the one with most slices is")
     note = f"{len(parts)} {trait.what}: {taken} taken, {len(others)} slices left out"
+    if len(parts) == 2 and other_values <= values:  # a part was joined up to where it overlaps
+        note = f"{trait.what} overlap: {len(others)} slices between those of another left out"
     choice.notes.insert(0, note)
     return choice
 
