@@ -109,3 +109,21 @@ def test_frames_at_one_position(macro, tmp_path):
     series = read_series(tmp_path)
     assert np.array_equal(series.pixels, points[1])
     assert "they may be mixed" not in str(open_series(tmp_path).warnings)
+
+
+def test_fields_of_view_of_one_pixel_spacing(tmp_path):
+    """Two reconstructions with different centres."""
+    left, right = volume((9, 6, 8), seed=1), volume((9, 6, 8), seed=2)
+    for seed, images in enumerate((left, right)):
+        numbers = np.random.default_rng(seed).permutation(9)
+
+        def tags(k: int, seed=seed, numbers=numbers) -> dict:
+            uid = f"1.2.{numbers[k]}.{seed}"
+            return {"ImagePositionPatient": [40.0 * seed, 0.0, k], "SOPInstanceUID": uid}
+
+        write(tmp_path, "a" * (seed + 1), images, tags=tags)
+    pixels = read_series(tmp_path).pixels
+    assert np.array_equal(pixels, left) or np.array_equal(pixels, right)
+    assert open_series(tmp_path).warnings == [
+        "2 fields of view: the first is taken, 9 slices left out"
+    ]

@@ -5,6 +5,8 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
+
 from src.dicom.fields import vector
 from src.dicom.header import MAX_FRAMES, Slice
 from src.dicom.kinds import COMPONENTS, component_of, is_derived
@@ -98,6 +100,14 @@ def dimensions(slice_: Slice) -> tuple[int, ...] | None:
     return tuple(map(int, values)) if values[0] else None
 
 
+def corner(slice_: Slice) -> tuple[int, ...] | None:
+    """Return where the first pixel is within the plane of the slice, in whole mm."""
+    if slice_.position is None or slice_.orientation is None:
+        return None
+    along = np.reshape(slice_.orientation, (2, 3)) @ slice_.position
+    return tuple(np.rint(along).astype(int).tolist())
+
+
 def stack(slice_: Slice) -> float | str | None:
     """Return the name of a stack of frames, mostly a number."""
     found = number("StackID")(slice_)
@@ -175,6 +185,7 @@ TRAITS = (
         of_day=True,
     ),
     Trait("series descriptions", text("SeriesDescription"), RECONSTRUCTION),
+    Trait("fields of view", corner, RECONSTRUCTION),
     Trait(
         "passes by instance number",
         instance,
