@@ -145,3 +145,21 @@ def test_the_spacing_of_a_series_is_that_of_the_slices_that_say_it(tmp_path):
     series = open_series(tmp_path)
     assert len(series.slices) == 7 and series.spacing == (2.5, 0.75, 0.5)
     assert series.warnings == [] and series.dropped == []
+
+
+def test_slices_within_a_hundredth_of_a_mm_are_at_one_position():
+    stack = build_stack([a_slice(k, instance=k) for k in (0.0, 0.01, 1, 2, 3)])
+    assert stack.positions.tolist() == [0, 1, 2, 3]
+    assert [reason for _, reason in stack.left_out] == ["duplicate"]
+    assert len(build_stack([a_slice(k, instance=k) for k in (0.0, 0.011, 1, 2, 3)]).slices) == 5
+
+
+@pytest.mark.parametrize("lacking", ["orientation", "position"])
+def test_of_two_groups_of_one_size_the_one_that_has_more_tags(lacking):
+    for rows in (3, 5):
+        whole = [a_slice(k, instance=k, uid=f"1.{k}") for k in range(4)]
+        poor = [
+            a_slice(k, instance=k, uid=f"2.{k}", rows=rows, **{lacking: None}) for k in range(4)
+        ]
+        stack = build_stack(whole + poor)
+        assert [slice_.file.rows for slice_ in stack.slices] == [4] * 4

@@ -44,6 +44,7 @@ CLOCKS = {
     "one after the other": lambda number, index: 100.0 * number + index,
     "at once": lambda number, index: 100.0 * number + 0.01 * index,
     "position by position": lambda number, index: number + 100.0 * index,
+    "downwards": lambda number, index: 100.0 * number - 3.0 * index**1.5,
     "of the heart": lambda number, index: 40.0 * number + 3.0 * (index % 3),
 }
 
@@ -54,7 +55,7 @@ def test_repeats_in_time_are_the_passes(clock, count):
     assert split(table(CLOCKS[clock], count, 6)) == whole(count, 6)
 
 
-@pytest.mark.parametrize("clock", ["at once", "position by position", "of the heart"])
+@pytest.mark.parametrize("clock", ["at once", "position by position", "downwards", "of the heart"])
 @pytest.mark.parametrize("missing", [(0, 2), (1, 3), (2, 1), (0, 0), (2, 0), (1, 5), (2, 5)])
 def test_where_a_repeat_is_missing_its_neighbours_tell_the_pass(clock, missing):
     """Inside, and at both ends, where times go on as they ran."""

@@ -230,3 +230,28 @@ def test_strict_traits_tear_apart_what_looks_like_one_stack():
     assert choice.notes == ["2 b-values: 0 s/mm2 is taken, 3 slices left out"]
     # A slice that does not say is no other weighting.
     assert len(choose([(0, {})] + [(k, {"DiffusionBValue": "0"}) for k in range(1, 8)]).kept) == 8
+
+
+def test_the_reason_of_those_between_the_others_and_of_those_at_their_places():
+    between = [(k + 0.4, {"EchoTime": "9"}) for k in range(6)]
+    assert reasons(choose([(k, {"EchoTime": "5"}) for k in range(6)] + between)) == {
+        "other_acquisition"
+    }
+    shared = [(k, {"EchoTime": "9"}) for k in range(5)] + [(5.4, {"EchoTime": "9"})]
+    assert reasons(choose([(k, {"EchoTime": "5"}) for k in range(6)] + shared)) == {"other_pass"}
+
+
+@pytest.mark.parametrize("size", [3, 4])
+def test_acquisitions_that_are_made_in_blocks(size):
+    """Two regions in turn: six numbers in time, whose blocks of a region are one stack."""
+    entries = []
+    for number in range(8):
+        region = (number % 2) * size
+        for k in range(size):
+            place = region + (size - 1 - k if number % 3 else k)
+            tags = {"AcquisitionNumber": str(number), "instance": place * 10 + number // 2}
+            entries.append((place, tags))
+    choice = choose(entries)
+    numbers = {slice_.tags["AcquisitionNumber"] for slice_ in choice.slices}
+    assert numbers == {"0", "1"} and len(choice.slices) == 2 * size
+    assert choice.notes[0].startswith("4 acquisitions by acquisition number")
