@@ -89,7 +89,7 @@ def test_directions_near_each_other_are_one_group(component, same):
         np.testing.assert_allclose(stack.positions, height * np.arange(7), rtol=1e-12)
 
 
-@pytest.mark.parametrize(("spacing", "same"), [(1.0009, True), (1.002, False), (None, True)])
+@pytest.mark.parametrize(("spacing", "same"), [(1.0009, True), (1.0015, False), (None, True)])
 def test_spacings_near_each_other_are_one_group(spacing, same):
     """A slice that says none is of the usual one."""
     slices = [a_slice(k, instance=k) for k in range(5)]
@@ -163,3 +163,10 @@ def test_of_two_groups_of_one_size_the_one_that_has_more_tags(lacking):
         ]
         stack = build_stack(whole + poor)
         assert [slice_.file.rows for slice_ in stack.slices] == [4] * 4
+
+
+def test_two_slices():
+    """One says no spacing; at one place, they have no order of positions."""
+    two = [a_slice(0, instance=1, pixel_spacing=None), a_slice(1, instance=2)]
+    assert len(build_stack(two).slices) == 2
+    assert build_stack([a_slice(0, instance=k) for k in (1, 2)]).positions is None

@@ -131,6 +131,7 @@ def complement(bits: int) -> str:
         ([{**CT, "intercept": -899.0}], []),
         ([{**CT, "intercept": -1024.0}, CT], []),
         ([{"modality": "CT", "intercept": -1024.0}], []),
+        ([{**CT, "intercept": -1024.0}, {"modality": "CT", "intercept": -1024.0}], []),
         ([{"modality": "MR", "signed": True}], []),
         ([CT, {"modality": "MR"}], []),
         ([{**CT, "is_float": True}], []),
@@ -152,6 +153,7 @@ def test_readings_change_nothing_else():
     assert _readings([signed])[0].of(signed) == a_slice(**CT)
     assert _readings([a_slice(**CT)])[0].of(a_slice(**CT)) == signed
     unsigned = {"modality": "CT", "stored": 13, "high_bit": 12}
+    assert _as_signed(12).lowest_is_air
     mended = a_slice(modality="CT", stored=12, high_bit=11, signed=True)
     assert _as_signed(12).of(a_slice(**unsigned)) == mended
     mended = a_slice(modality="CT", stored=11, high_bit=10, signed=True)
@@ -206,6 +208,7 @@ LOW, HIGH = "the low bits are read", "the high bits are read, the low ones are e
         (12, 74, 26, LOW),
         (13, 50, 50, HIGH),
         (15, 0, 0, LOW),
+        (12, 1, 0, HIGH),
     ],
 )
 def test_low_bits_are_empty_in_most_pixels(high_bit, empty, filled, note, monkeypatch):

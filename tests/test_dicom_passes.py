@@ -121,3 +121,10 @@ def test_times_between_and_beyond_positions():
     np.testing.assert_allclose(_times_at(0.0, places, straight), [0.0, 10.0], atol=1e-9)
     np.testing.assert_allclose(_times_at(8.0, places, straight), [4.0, 14.0])
     np.testing.assert_allclose(_times_at(9.0, places[:1], straight[:1]), [1.0, 11.0])
+
+
+def test_passes_without_a_pause_that_are_whole_are_the_repeats():
+    """Every second slice, then the others, in each pass."""
+    rank = [0, 3, 1, 4, 2, 5]
+    times = table(lambda number, index: 6.0 * number + rank[index], 3, 6)
+    assert split(times) == whole(3, 6)

@@ -255,3 +255,15 @@ def test_acquisitions_that_are_made_in_blocks(size):
     numbers = {slice_.tags["AcquisitionNumber"] for slice_ in choice.slices}
     assert numbers == {"0", "1"} and len(choice.slices) == 2 * size
     assert choice.notes[0].startswith("4 acquisitions by acquisition number")
+
+
+def test_three_of_four_positions_are_not_most():
+    index = [0, 1, 2, 3, 3]
+    assert not plausible([group(index, index=index)], 2)
+
+
+def test_passes_by_instance_number_where_no_position_repeats():
+    first = [(k, {"instance": k}) for k in range(8)]
+    choice = choose(first + [(k + 0.4, {"instance": 50 + k}) for k in range(8)])
+    assert [entry.place for entry in choice.kept] == [*range(8)]
+    assert choice.notes[0].startswith("2 passes by instance number")
