@@ -70,7 +70,7 @@ def test_evidence_by_explicit_loops(seed):
     weights = random.dirichlet(np.full(len(ENDS), 0.3))
     hu = random.choice(ENDS, (2, SIDE, SIDE + 3), p=weights)
     y, x = np.mgrid[-1 : 1 : SIDE * 1j, -1 : 1 : (SIDE + 3) * 1j]
-    head = np.hypot(y - 0.2 * random.random(), x) < random.uniform(0.3, 1)
+    head = np.hypot(y - 0.4 * random.random(), x - 0.6 * random.random()) < random.uniform(0.3, 1)
     hu[:, head if seed % 2 else ~head] = random.choice([35, -20, 100], hu.shape)[:, head if seed % 2
         else ~head]  # fmt: skip
     outside = ~head if seed % 2 else head

@@ -221,6 +221,8 @@ def test_the_first_in_time_is_kept_of_repeats():
     kept = [(entry.place, entry.slice_.instance) for entry in choice.kept]
     assert kept == [(1, 1), (2, 2), (3, 3), (4, 4), (5, 99), (6, 6), (7, 7), (8, 8)]
     assert choice.places.tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
+    left_out = {(slice_.position[2], slice_.instance) for slice_, _ in choice.left_out}
+    assert left_out == {(3, 99), (5, 5), (7, 0)}
 
 
 def test_strict_traits_tear_apart_what_looks_like_one_stack():
