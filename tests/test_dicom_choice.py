@@ -170,3 +170,15 @@ def test_two_slices():
     two = [a_slice(0, instance=1, pixel_spacing=None), a_slice(1, instance=2)]
     assert len(build_stack(two).slices) == 2
     assert build_stack([a_slice(0, instance=k) for k in (1, 2)]).positions is None
+
+
+@pytest.mark.parametrize("place", [0, None])
+def test_copies_leave_before_the_order_is_made(place):
+    """Also where no position tells them apart."""
+    stack = build_stack([a_slice(place, instance=1, uid="1.5") for _ in range(2)])
+    assert len(stack.slices) == 1 and stack.warnings == []
+    repeats = build_stack([a_slice(k, instance=k, uid=f"1.{k}") for k in (0, 1, 2, 0.0)])
+    assert len(repeats.slices) == 3 and len(repeats.left_out) == 1
+    again = a_slice(1, instance=9, uid="1.9")
+    notes = build_stack([*[a_slice(k, instance=k) for k in range(4)], again]).warnings
+    assert notes == ["1 slices repeat a position: the first at each position is taken"]

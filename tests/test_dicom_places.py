@@ -269,3 +269,10 @@ def test_passes_by_instance_number_where_no_position_repeats():
     choice = choose(first + [(k + 0.4, {"instance": 50 + k}) for k in range(8)])
     assert [entry.place for entry in choice.kept] == [*range(8)]
     assert choice.notes[0].startswith("2 passes by instance number")
+
+
+def test_groups_in_any_order_come_by_place():
+    placed = group([3, 1, 2, 0], index=[3, 1, 2, 0])
+    slices = [entry.slice_ for entry in placed]
+    choice = one_acquisition(slices, np.array([3, 1, 2, 0]), np.array([3.0, 1, 2, 0]))
+    assert choice.places.tolist() == [0, 1, 2, 3]
