@@ -115,7 +115,13 @@ def test_frames_of_an_uncompressed_file(frames, allocated, big, tmp_path):
     form = {"allocated": allocated, "stored": allocated, "high_bit": allocated - 1}
     syntax = BIG_ENDIAN if big else IMPLICIT
     found = stored_frames(
-        tmp_path, pixels.astype(dtype), frames, b"head", syntax=syntax, in_words=False, **form
+        tmp_path,
+        pixels.astype(dtype),
+        frames,
+        b"head",
+        syntax=syntax,
+        in_words=allocated > 8,
+        **form,
     )
     assert len(found) == len(frames)
     for frame, image in zip(frames, found, strict=True):
