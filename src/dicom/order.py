@@ -110,11 +110,12 @@ def _geometries(slices: list[Slice]) -> list[tuple]:
     """
     directions = _near(slices, "orientation", SAME_DIRECTION)
     spacings = _near(slices, "pixel_spacing", SAME_SPACING)
-    usual = Counter(spacings.values()).most_common(1)[0][0]
+    counts = Counter(spacings[slice_.pixel_spacing] for slice_ in slices)
+    counts[-1] = 0  # A missing spacing is no other spacing.
+    usual = max(counts, key=counts.get)
     keys = []
     for slice_ in slices:
         file = slice_.file
-        # A missing spacing is no other spacing.
         spacing = usual if slice_.pixel_spacing is None else spacings[slice_.pixel_spacing]
         size = (file.rows, file.columns)
         direction = directions[slice_.orientation]

@@ -133,12 +133,13 @@ def _series_of(folder: Path, slices: list[Slice], dropped: list[tuple[str, str]]
     small = count * first.file.rows * first.file.columns <= MAX_PIXELS
     require(small, "too_large", f"{folder}: {count} slices")
     between = first.slice_spacing
+    pixel_spacings = (slice_.pixel_spacing for slice_ in stack.slices)
     if stack.positions is not None and count > 1:
         between = float(np.median(np.diff(stack.positions)))
     series = Series(
         slices=stack.slices,
         positions=stack.positions,
-        spacing=(between, *(first.pixel_spacing or (None, None))),
+        spacing=(between, *next(filter(None, pixel_spacings), (None, None))),
         plane=plane_of(first.orientation),
         orientation=orientation_code(first.orientation),
         dropped=dropped + [(_name(slice_), reason) for slice_, reason in stack.left_out],
