@@ -19,7 +19,8 @@ from tests.slices_in_memory import a_slice, group
         ([0, 0.4, 0.8], 5.0, False),  # too few to know
         ([0, 0.4, 0.8, 1.2], 5.0, True),
         ([0, 1, 2, 3, 4, 4.4], None, True),  # one is too near
-        ([0, 2, 4, 6, 8, 9], None, False),  # half the distance and no less
+        ([0, 2, 4, 6, 8, 9], None, True),  # half the distance: the grid of another scan
+        ([0, 2, 4, 6, 8, 9.1], None, False),  # more than half
         ([0, 1, 2, 4, 5, 8, 9], None, True),  # uneven
         ([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 20], None, False),  # one gap
     ],
@@ -48,8 +49,8 @@ def test_positions_that_repeat_are_a_doubt():
 )
 def test_an_acquisition_has_even_distances(places, even):
     """The largest part decides where no position repeats."""
-    assert plausible([group(places), group([99, 107])], 1) is even
-    assert plausible([group([99, 107]), group(places)], 1) is even
+    assert bool(plausible([group(places), group([99, 107])], 1)) is even
+    assert bool(plausible([group([99, 107]), group(places)], 1)) is even
 
 
 @pytest.mark.parametrize(("once", "plausible_"), [(8, True), (7, False)])

@@ -152,4 +152,6 @@ def test_the_last_trait_is_the_folder(tmp_path):
     assert TRAITS[-1].value(a_slice(path=tmp_path / "a" / "file")) == str(tmp_path / "a")
     thick = a_slice(tags={"SliceThickness": "2.5"})
     assert {trait.value(thick) for trait in TRAITS if "thickness" in trait.what} == {2.5}
-    assert TRAITS[-2].value(a_slice(instance=7)) == 7
+    of_instance = TRAITS[-2].value
+    assert of_instance(a_slice(instance=7)) < of_instance(a_slice(instance=8))
+    assert of_instance(a_slice(instance=None)) is None

@@ -161,7 +161,7 @@ whole = time.monotonic() - start
 import shutil
 shutil.rmtree(sys.argv[3]), shutil.rmtree(sys.argv[4])
 killed = 0
-for _ in range(20):
+for _ in range(9):
     pid = child(lambda: extract_features.main(config))
     time.sleep(generator.uniform(0.1, 0.5) * whole)
     os.kill(pid, signal.SIGKILL)
@@ -179,7 +179,7 @@ def python(code: str, *arguments) -> str:
     return done.stdout
 
 
-def test_killed_at_20_moments_and_run_again_the_features_are_the_same(tiny, tmp_path):
+def test_killed_at_9_moments_and_run_again_the_features_are_the_same(tiny, tmp_path):
     run = write_stage1(tiny, tmp_path / "killed")
     straight = write_stage1(tiny, tmp_path / "straight")
     killed = int(python(KILLER, tiny.root, tmp_path / "killed", run.features, run.logits))
