@@ -51,8 +51,9 @@ folds: .venv/run.txt
 	$(PY) tools/measure_findings.py $(MODEL) --fold all
 	$(PY) tools/report.py $(MODEL)
 
+# With bytecode: otherwise each of the hundred processes of the tests compiles everything again.
 test: .venv/dev.txt
-	$(PY) -m pytest -n 2 --dist loadfile
+	env -u PYTHONDONTWRITEBYTECODE $(PY) -m pytest -n 2 --dist loadfile
 
 check: .venv/dev.txt
 	@.venv/bin/ruff check --quiet .

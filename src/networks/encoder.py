@@ -1,7 +1,7 @@
 """A timm encoder without its classifier, and its pretrained weights."""
 
 import socket
-from functools import cache
+from functools import cache, lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -89,16 +89,25 @@ def _sized(name: str, crop_size: int | None) -> tuple[nn.Module, dict[str, int]]
     """Return the encoder for images of this size, and the options that made it so."""
     import timm
 
-    encoder = timm.create_model(name, num_classes=0)
+    encoder = _of_own_size(name)
     if crop_size is None or not timm.models.get_model_input_config(encoder)["fixed_input_size"]:
         return encoder, {}
     options = {"img_size": crop_size}
     return timm.create_model(name, num_classes=0, **options), options
 
 
+@lru_cache(maxsize=1)  # several sizes may be tried
+def _of_own_size(name: str) -> nn.Module:
+    """Return the encoder as timm makes it."""
+    import timm
+
+    return timm.create_model(name, num_classes=0)
+
+
 def _can_checkpoint(encoder: nn.Module) -> bool:
     try:
         encoder.set_grad_checkpointing()
+        encoder.set_grad_checkpointing(enable=False)
     except AssertionError:  # timm's way of saying no
         return False
     return True
