@@ -47,7 +47,9 @@ class Stop:
             return
         self.code = 128 + number
         if os.getpid() != self.owner:  # in a process that was forked from it
-            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(self.code)
+            interrupted = number == signal.SIGINT
+            signal.signal(number, signal.default_int_handler if interrupted else signal.SIG_DFL)
+            return os.kill(os.getpid(), number)
         _thread.start_new_thread(_end_late, (self.code,))  # takes no lock, as Thread would
         raise Stopped(self.code)
 

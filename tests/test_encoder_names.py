@@ -15,10 +15,10 @@ NAMES = names_of(PAGE)
 ROWS = [line for line in PAGE.read_text().splitlines() if line.startswith("| `")]
 FAMILIES = (
     "convnext_base.dinov3 convnextv2 vit_base_patch16_dinov3 vit_small_patch14_dinov2 "
-    "vit_base_patch16_224 vit_base_patch16_clip vit_so400m deit3 swin_ swinv2_ swinv2_cr maxvit "
+    "vit_base_patch16_224 vit_base_patch16_clip deit3 swin_ swinv2_ swinv2_cr maxvit "
     "coatnet eva02 efficientnet tf_efficientnetv2 regnety resnet50 resnext mobilenetv4_conv "
     "mobilenetv4_hybrid mobilenetv3 edgenext hiera beit_ beitv2 fastvit caformer nfnet davit "
-    "focalnet efficientvit tiny_vit pvt_v2 levit xcit volo mambaout"
+    "focalnet efficientvit pvt_v2 levit mambaout"
 ).split()
 REFUSED = {"halonet26t", "efficientformer_l1"}  # at 448
 

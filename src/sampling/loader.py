@@ -2,7 +2,9 @@
 
 import math
 import signal
+import sys
 from collections.abc import Callable, Iterator
+from types import TracebackType
 
 import numpy as np
 import torch
@@ -83,7 +85,19 @@ def make_loader(
         generator=torch.Generator(),
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
+        worker_init_fn=_without_last_words,
     )
+
+
+def _without_last_words(_worker: int) -> None:
+    """Let a loader process end without a traceback if the process that it loads for is gone."""
+    shown = sys.excepthook
+
+    def hook(kind: type, error: BaseException, trace: TracebackType | None) -> None:
+        if not isinstance(error, ConnectionError):
+            shown(kind, error, trace)
+
+    sys.excepthook = hook
 
 
 def batches_of(loader: DataLoader) -> Iterator[dict[str, torch.Tensor]]:
