@@ -51,9 +51,10 @@ folds: .venv/run.txt
 	$(PY) tools/measure_findings.py $(MODEL) --fold all
 	$(PY) tools/report.py $(MODEL)
 
-# With bytecode: otherwise each of the hundred processes of the tests compiles everything again.
+# With bytecode, which otherwise each of the hundred processes of the tests would make again, and
+# one thread each: two processes of two threads on two cores wait for one another.
 test: .venv/dev.txt
-	env -u PYTHONDONTWRITEBYTECODE $(PY) -m pytest -n 2 --dist loadfile
+	env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
 
 check: .venv/dev.txt
 	@.venv/bin/ruff check --quiet .
