@@ -95,6 +95,7 @@ def atomic(path: Path, mode: str = "wb", sync: bool = True) -> Iterator[IO]:
 
 
 def unwritable(path: Path, error: Exception) -> ArtifactError:
+    """Return what to say of a file that cannot be written, and what to do."""
     reason = getattr(error, "strerror", None) or error
     advice = "free space or choose another folder"
     met = getattr(error, "errno", None) in (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY)

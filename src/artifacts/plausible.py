@@ -96,5 +96,5 @@ def require_points(spots: pd.DataFrame, path: Path) -> pd.DataFrame:
 
 
 def _again(data: DataFolder, uid: str) -> str:
-    """Return how to have a series read anew, by the checks of today."""
+    """Return how to have a series read again, by the checks of today."""
     return f"delete {data.facts(uid)} and run preprocess_data.py and create_folds.py again"

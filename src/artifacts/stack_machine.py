@@ -202,6 +202,7 @@ class Machine:
         self.put(int(self.line()[:20]))
 
     def put(self, place: int) -> None:
+        """Keep the top of the stack in the memo."""
         value = self.stack[-1]
         if type(value) is Unbuilt:
             value.place = place
@@ -241,6 +242,7 @@ class Machine:
         self.stack.append(Call(now_called, self.calls[now_called]))
 
     def call(self, _) -> None:
+        """Call one of the functions that the table allows."""
         arguments, called = self.stack.pop(), self.stack.pop()
         if type(called) is not Call or called.function is None or type(arguments) is not tuple:
             raise ValueError("it calls what cannot be called")

@@ -49,6 +49,7 @@ def load_tensors(path: Path) -> Any:
         storages: dict[str, Tensor] = {}
 
         def load(identity: tuple) -> Tensor:
+            """Return the numbers that a persistent id stands for."""
             _, storage, key, _, count = identity
             if type(key) is not str:
                 raise ValueError("it holds a tensor without numbers")
@@ -61,7 +62,7 @@ def load_tensors(path: Path) -> Any:
 
 
 class _Bounded(io.FileIO):
-    """A file of which nobody can read much at once."""
+    """A file that gives no more than a few MB at once."""
 
     def read(self, size: int = -1) -> bytes:
         if size > MOST_READ + MOST_PICKLE:

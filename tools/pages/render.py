@@ -17,7 +17,7 @@ LONGEST = 2000  # characters of a line that holds what does not print
 
 
 def shown(value: Any) -> Any:
-    """Return a text of which every line can be shown; other values as they are."""
+    """Return a text whose lines can all be shown; other values as they are."""
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
     lines = [line if line.isprintable() else printable(line, LONGEST) for line in value.split("\n")]
