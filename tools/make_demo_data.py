@@ -22,33 +22,33 @@ Notes
 import shutil
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
-import pandas as pd
 from pydicom.uid import generate_uid
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from src.artifacts.files import read_json, write_json
 from src.artifacts.tables import write_table
-from src.labels import LABELS, LOCATIONS, PRESENT
+from src.labels import PRESENT
 from src.progress import progress
 from src.script import UserError, run_script
 from src.worker_pool import clean_context
 from tools.phantom.anatomy import Anatomy, Aneurysm, sample_anatomy, sample_aneurysm
+from tools.phantom.body import Body, sample_body
 from tools.phantom.dicom_files import write_series
 from tools.phantom.render import render_head
 from tools.phantom.scan import Scan, draw_scan
+from tools.phantom.tables import Record, Spot, localizer_table, shuffle_spots, train_table
 
 SETTINGS = "demo_settings.json"
 POSITIVE_FRACTION, SECOND_FRACTION, SAME_PATIENT_FRACTION = 0.429, 0.157, 0.03
 # Localizers of the challenge, in the order of the labels.
 LOCATION_COUNTS = (81, 101, 343, 287, 225, 304, 376, 47, 58, 89, 105, 114, 117)
-LOCALIZER_COLUMNS = ["SeriesInstanceUID", "SOPInstanceUID", "coordinates", "location"]
-PATIENT, ANATOMY, ANEURYSM, SCAN, PICTURE, PLAN, SHUFFLE = range(7)  # random streams
+PATIENT, ANATOMY, ANEURYSM, SCAN, PICTURE, PLAN = range(6)  # random streams
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ class Config:
     series: int = 720  # series to make
     matrix: int = 96  # pixels, rows and columns of most series; 96: 115 mm, 512: 230 mm
     slices: int = 28  # slices of most series, within 15 %; 28: 72 mm, 200: 170 mm
+    whole_heads: bool = False  # real fields and slices, with neck; matrix then stands for 512
     workers: int = 2  # processes; the files do not depend on it
     seed: int = 0  # another seed makes other heads
     shuffle_labels: bool = False  # the same pictures, random tables
@@ -69,31 +70,9 @@ class Head:
     anatomy: Anatomy
     aneurysms: list[Aneurysm]
     scan: Scan
+    body: Body | None
     age: int  # years
     sex: str  # Male or Female
-
-
-@dataclass(frozen=True)
-class Spot:
-    """An aneurysm in a picture."""
-
-    label: int  # index of its location
-    slice: int  # of the grid
-    x: float  # column of the stored matrix; pixel centres are integers
-    y: float  # row
-
-
-@dataclass(frozen=True)
-class Record:
-    """What the tables need of one series."""
-
-    uid: str
-    age: int
-    sex: str
-    modality: str
-    shape: tuple[int, int, int]
-    stored: list[tuple[str, int]]  # SOPInstanceUID and stored frame (or -1) of each grid slice
-    spots: list[Spot]
 
 
 def main(config: Config) -> None:
@@ -130,6 +109,7 @@ def prepare_folder(config: Config) -> bool:
     if path.exists():
         found = read_json(path)
         finished = found.pop("finished")
+        found.setdefault("whole_heads", False)  # a set that was made before there was a choice
         if finished and found == settings:
             print(f"{config.out} is there already, made with the same settings: nothing to do.")
             return False
@@ -196,15 +176,18 @@ def draw_head(config: Config, index: int, locations: list[int]) -> Head:
     sex = "Female" if rng.random() < 0.65 else "Male"
     anatomy = sample_anatomy(rng)
     aneurysms = [sample_aneurysm(aneurysm_rng, anatomy, location) for location in locations]
-    scan = draw_scan(scan_rng, anatomy, config.matrix, config.slices)
-    return Head(anatomy, aneurysms, scan, age, sex)
+    scan = draw_scan(scan_rng, anatomy, config.matrix, config.slices, config.whole_heads)
+    body = sample_body(scan_rng, anatomy) if config.whole_heads else None
+    return Head(anatomy, aneurysms, scan, body, age, sex)
 
 
 def render(config: Config, index: int, head: Head) -> np.ndarray:
     """Return the picture of series `index`, float32 (n, h, w), in the order of the grid."""
     rng = np.random.default_rng([config.seed, index, PICTURE])
     scan = head.scan
-    return render_head(rng, head.anatomy, head.aneurysms, scan.grid, scan.pose, scan.modality)
+    return render_head(
+        rng, head.anatomy, head.aneurysms, scan.grid, scan.pose, scan.modality, head.body
+    )
 
 
 def make_series(config: Config, index: int, locations: list[int]) -> Record:
@@ -234,59 +217,12 @@ def locate(head: Head) -> list[Spot]:
     return spots
 
 
-def shuffle_spots(records: list[Record], seed: int) -> list[Record]:
-    """Return the series with random labels: each takes the locations of another one.
-
-    Slices and positions, relative to the picture's size, are dealt from those of all aneurysms,
-    without regard to location or series.
-    """
-    rng = np.random.default_rng([seed, 0, SHUFFLE])
-    places = []
-    for record in records:
-        n, h, w = record.shape
-        places += [((spot.slice + 0.5) / n, spot.y / h, spot.x / w) for spot in record.spots]
-    places = iter(rng.permutation(np.array(places).reshape(-1, 3)).tolist())
-    shuffled = []
-    for record, donor in zip(records, rng.permutation(len(records)), strict=True):
-        n, h, w = record.shape
-        spots = []
-        for spot in records[donor].spots:
-            k, y, x = next(places)
-            spots.append(Spot(spot.label, int(k * n), round(x * w, 4), round(y * h, 4)))
-        shuffled.append(replace(record, spots=spots))
-    return shuffled
-
-
 def write_tables(config: Config, records: list[Record]) -> None:
     """Write both tables, ordered by UID, then the settings: the sign that the set is whole."""
     records = sorted(records, key=lambda record: record.uid)
-    train = pd.DataFrame([_train_row(record) for record in records])
-    rows = []
-    for record in records:
-        rows += [_localizer_row(record, spot) for spot in record.spots]
-    localizers = pd.DataFrame(rows, columns=LOCALIZER_COLUMNS)
-    write_table(config.out / "train.csv", train)
-    write_table(config.out / "train_localizers.csv", localizers)
+    write_table(config.out / "train.csv", train_table(records))
+    write_table(config.out / "train_localizers.csv", localizer_table(records))
     write_json(config.out / SETTINGS, _settings(config) | {"finished": True})
-
-
-def _train_row(record: Record) -> dict:
-    found = {spot.label for spot in record.spots}
-    if found:
-        found.add(PRESENT)
-    row = {
-        "SeriesInstanceUID": record.uid,
-        "PatientAge": record.age,
-        "PatientSex": record.sex,
-        "Modality": record.modality,
-    }
-    return row | {name: int(index in found) for index, name in enumerate(LABELS)}
-
-
-def _localizer_row(record: Record, spot: Spot) -> tuple:
-    sop_uid, frame = record.stored[spot.slice]
-    coordinates = {"x": spot.x, "y": spot.y} | ({"f": frame} if frame >= 0 else {})
-    return record.uid, sop_uid, str(coordinates), LOCATIONS[spot.label]
 
 
 def _settings(config: Config) -> dict:

@@ -11,6 +11,7 @@ import numpy as np
 
 from src.labels import MODALITIES
 from tools.phantom.anatomy import Anatomy, Aneurysm, Tube
+from tools.phantom.body import Body, paint_body
 from tools.phantom.tissue import HeadCoordinates, paint_tissue
 
 CTA, MRA, T2, T1POST = MODALITIES
@@ -85,8 +86,11 @@ def render_head(
     grid: Grid,
     pose: Pose,
     modality: str,
+    body: Body | None = None,
 ) -> np.ndarray:
     """Return the picture, float32 (n, h, w): HU for CTA, arbitrary units for MR.
+
+    body: neck, shoulders and head holder, where the field shows more than the head.
 
     rng draws contrast, folds, bias field and noise.
     """
@@ -107,10 +111,14 @@ def render_head(
     for slab in _slabs(grid):
         at = head_coordinates(grid, pose, slab, warps, size)
         image[slab] = paint_tissue(at, values, folds.slab(slab), grain.slab(slab))
-    arteries = anatomy.arteries
+        if body is not None:
+            paint_body(image[slab], at, values, body, modality == CTA)
+    arteries, veins = anatomy.arteries, anatomy.veins
+    if body is not None:
+        arteries, veins = arteries + body.arteries, veins + body.veins
     for aneurysm in aneurysms:
         arteries += aneurysm.tubes
-    image += draw_tubes(anatomy.veins, grid, pose) * (vein - image)
+    image += draw_tubes(veins, grid, pose) * (vein - image)
     image += draw_tubes(arteries, grid, pose) * (lumen - image)
     image += draw_tubes(_spheres(anatomy.calcifications), grid, pose) * (CALCIUM[modality] - image)
     for plane in image:

@@ -10,6 +10,7 @@ import numpy as np
 from src.labels import MODALITIES
 from tools.phantom.anatomy import REACH, Anatomy
 from tools.phantom.render import CTA, MRA, T2, Grid, Pose
+from tools.phantom.whole_grid import draw_whole_grid
 
 # Fractions of the challenge's 4,348 series.
 MODALITY_FRACTIONS = np.array([1808, 1252, 983, 305]) / 4348
@@ -51,15 +52,24 @@ class Scan:
     intercept: float
 
 
-def draw_scan(rng: np.random.Generator, anatomy: Anatomy, matrix: int, slices: int) -> Scan:
-    """Return a scan of a head; some depart from the usual `matrix` (pixels) and `slices`."""
+def draw_scan(
+    rng: np.random.Generator, anatomy: Anatomy, matrix: int, slices: int, whole: bool = False
+) -> Scan:
+    """Return a scan of a head; some depart from the usual `matrix` (pixels) and `slices`.
+
+    whole: the field of a whole head, its slices as the modality has them.
+    """
     modality = MODALITIES[rng.choice(len(MODALITIES), p=MODALITY_FRACTIONS)]
     plane = rng.choice(list(PLANE_FRACTIONS), p=list(PLANE_FRACTIONS.values()))
     multi_frame = bool(rng.random() < MULTI_FRAME_FRACTION.get(modality, 0.0))
     rotation = _rotation(np.clip(rng.normal(0, (4, 2.5, 3)), -7, 7))
     shift = np.array([rng.normal(0, 2), rng.normal(0, 20), rng.uniform(-200, 200)])
     pose = Pose(rotation, shift)
-    grid = _draw_grid(rng, anatomy, pose, plane, matrix, slices)
+    axes = _draw_axes(rng, plane)
+    if whole:
+        grid = draw_whole_grid(rng, anatomy, pose, modality, axes, matrix)
+    else:
+        grid = _draw_grid(rng, anatomy, pose, axes, matrix, slices)
     order = _draw_order(rng, grid.shape[0], multi_frame)
     # Every value is drawn for every modality, used or not: the streams stay the same.
     in_hu = bool(rng.random() < HU_FRACTION)
@@ -99,10 +109,16 @@ def to_stored(image: np.ndarray, scan: Scan) -> np.ndarray:
     return np.clip(stored, low, high).astype(np.int16 if scan.signed else np.uint16)
 
 
-def _draw_grid(rng, anatomy: Anatomy, pose: Pose, plane: str, matrix: int, slices: int) -> Grid:
-    """Return a grid around every place where an aneurysm may grow, with random slack."""
+def _draw_axes(rng: np.random.Generator, plane: str) -> np.ndarray:
+    """Return the unit vectors (3, 3) of a plane, tilted in some series."""
     tilt = rng.normal(0, (6, 0.7, 0.7)) * (rng.random() < OBLIQUE_FRACTION)
-    axes = np.array(PLANE_AXES[plane], float) @ _rotation(np.clip(tilt, -14, 14)).T
+    return np.array(PLANE_AXES[plane], float) @ _rotation(np.clip(tilt, -14, 14)).T
+
+
+def _draw_grid(
+    rng, anatomy: Anatomy, pose: Pose, axes: np.ndarray, matrix: int, slices: int
+) -> Grid:
+    """Return a grid around every place where an aneurysm may grow, with random slack."""
     rows, columns = 1, 1
     if rng.random() >= SQUARE_FRACTION:
         rows, columns = MATRIX_FACTORS[rng.integers(len(MATRIX_FACTORS))]

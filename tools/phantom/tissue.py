@@ -65,6 +65,7 @@ INNER_SHAPES = (
 )  # fmt: skip
 
 
+SKIN, JAW = ((0, 8, 10), (80, 104, 100)), ((0, 0, -60), (64, 84, 80))  # centre, half-axes
 SULCUS, CORTEX = 7.0, 3.2  # mm: depth of the sulci, thickness of the cortex
 
 
@@ -114,10 +115,10 @@ def paint_tissue(
     """
     image = np.full(at.x.shape, values["air"], np.float32)
     floor = at.z - _floor_height(at.x, at.y)  # mm above the inner skull base
-    skull = _depth(at, (0, 12, 18), (72, 92, 82))
-    cavity = _soft(np.minimum(skull - 6, floor), at.edge)
+    skull = depth_in(at, (0, 12, 18), (72, 92, 82))
+    cavity = soft(np.minimum(skull - 6, floor), at.edge)
     _paint_outside(image, at, values, skull, floor, grain)
-    _paint_shapes(image, at, values, BASE_SHAPES, 1 - cavity, grain)
+    paint_shapes(image, at, values, BASE_SHAPES, 1 - cavity, grain)
     brain = _paint_brain(at, values, np.minimum(skull - 8, floor - 1.5), folds)
     image += cavity * (brain - image)
     return image
@@ -125,33 +126,33 @@ def paint_tissue(
 
 def _paint_outside(image, at: HeadCoordinates, values: dict, skull, floor, grain) -> None:
     """Paint skin, fat and muscle, then the skull with its marrow to just below the skull base."""
-    head, neck = _depth(at, (0, 8, 10), (80, 104, 100)), _depth(at, (0, 0, -60), (64, 84, 80))
+    head, neck = depth_in(at, *SKIN), depth_in(at, *JAW)
     flesh = np.maximum(head, neck)
-    _blend(image, _soft(flesh, at.edge), values["muscle"])
-    _blend(image, _soft(2.5 - np.abs(flesh - 4.5), at.edge), values["fat"])
-    streaks = 0.6 * _soft(grain - 0.9, 1.0) * _soft(-floor - 8, at.edge)
-    _blend(image, streaks, values["fat"])
+    blend(image, soft(flesh, at.edge), values["muscle"])
+    blend(image, soft(2.5 - np.abs(flesh - 4.5), at.edge), values["fat"])
+    streaks = 0.6 * soft(grain - 0.9, 1.0) * soft(-floor - 8, at.edge)
+    blend(image, streaks, values["fat"])
     shell = np.minimum(skull, floor + 5)
-    _blend(image, _soft(shell, at.edge), values["bone"])
-    _blend(image, _soft(np.minimum(1.8 - np.abs(skull - 3), floor), at.edge), values["marrow"])
+    blend(image, soft(shell, at.edge), values["bone"])
+    blend(image, soft(np.minimum(1.8 - np.abs(skull - 3), floor), at.edge), values["marrow"])
 
 
-def _paint_shapes(image, at: HeadCoordinates, values: dict, shapes, mask, grain) -> None:
+def paint_shapes(image, at: HeadCoordinates, values: dict, shapes, mask, grain=None) -> None:
     """Paint ellipsoids in their order, where `mask` (N, H, W) lets them; None: everywhere."""
     for tissue, centre, axes in shapes:
         box = at.box(centre, axes)
         if box is None:
             continue
         part = at.crop(box)
-        alpha = _soft(_depth(part, centre, axes), at.edge)
+        alpha = soft(depth_in(part, centre, axes), at.edge)
         if mask is not None:
             alpha *= mask[box]
         if tissue == "air cells":
-            septa = _soft(grain[box] - 0.2, 0.5)
+            septa = soft(grain[box] - 0.2, 0.5)
             value = values["air"] + (values["bone"] - values["air"]) * septa
         else:
             value = values[tissue]
-        _blend(image[box], alpha, value)
+        blend(image[box], alpha, value)
 
 
 def _paint_brain(at: HeadCoordinates, values: dict, limit, folds) -> np.ndarray:
@@ -164,18 +165,18 @@ def _paint_brain(at: HeadCoordinates, values: dict, limit, folds) -> np.ndarray:
         box = at.box(centre, axes)
         if box is not None:
             part = at.crop(box)
-            np.maximum(depth[box], _depth(part, centre, axes), out=depth[box])
+            np.maximum(depth[box], depth_in(part, centre, axes), out=depth[box])
     depth = np.minimum(depth, limit)
     image = np.full_like(limit, values["fluid"])
     # Sulci are where the noise changes its sign.
     to_sulcus = np.minimum(depth + folds, 7 * np.abs(folds) + np.maximum(depth - SULCUS, 0))  # mm
-    _blend(image, _soft(to_sulcus - 0.4, at.edge), values["grey"])
-    _blend(image, _soft(to_sulcus - CORTEX, at.edge), values["white"])
-    _paint_shapes(image, at, values, INNER_SHAPES, None, folds)
+    blend(image, soft(to_sulcus - 0.4, at.edge), values["grey"])
+    blend(image, soft(to_sulcus - CORTEX, at.edge), values["white"])
+    paint_shapes(image, at, values, INNER_SHAPES, None, folds)
     return image
 
 
-def _depth(at: HeadCoordinates, centre, axes) -> np.ndarray:
+def depth_in(at: HeadCoordinates, centre, axes) -> np.ndarray:
     """Return about how deep (mm) each voxel is inside an ellipsoid; negative outside."""
     square = ((at.x - centre[0]) * (1 / axes[0])) ** 2
     square += ((at.y - centre[1]) * (1 / axes[1])) ** 2
@@ -186,14 +187,14 @@ def _depth(at: HeadCoordinates, centre, axes) -> np.ndarray:
     return square
 
 
-def _soft(depth: np.ndarray, edge: float) -> np.ndarray:
+def soft(depth: np.ndarray, edge: float) -> np.ndarray:
     """Return the fraction of each voxel that is inside, 0..1, from its depth in mm."""
     fraction = depth * (1 / edge)
     fraction += 0.5
     return np.clip(fraction, 0, 1, out=fraction)
 
 
-def _blend(image: np.ndarray, alpha: np.ndarray, value) -> None:
+def blend(image: np.ndarray, alpha: np.ndarray, value) -> None:
     image += alpha * (value - image)
 
 
