@@ -70,7 +70,7 @@ def heat_head(weights: dict, maps: list[np.ndarray]) -> tuple[np.ndarray, np.nda
     height, width = heat.shape
     for row in range(height):
         for column in range(width):
-            weight = np.exp(heat[row, column] - heat.max())
+            weight = np.exp(weights["heatmap.sharpness"] * (heat[row, column] - heat.max()))
             total += weight
             pooled += weight * finest[:, row, column]
             mean_x += weight * (-1 + (column + 0.5) * 2 / width)  # -1..1 from edge to edge

@@ -128,6 +128,8 @@ def randomised(encoder, heatmap, seed):
         for name, weight in model.named_parameters():
             if not name.startswith("encoder"):
                 weight.copy_(torch.randn(weight.shape, generator=generator) * 0.2)
+        if heatmap:
+            model.heatmap.sharpness.fill_(0.6 + 0.5 * seed)
     height, width = 32 * torch.randint(1, 4, (2,), generator=generator)
     return model, torch.rand(2, 3, height, width, generator=generator) * 5
 
@@ -192,6 +194,7 @@ def test_weights_keep_their_names_and_shapes():
         "heatmap.smooth.0.bias": (64,),
         "heatmap.heat.weight": (1, 64, 1, 1),
         "heatmap.heat.bias": (1,),
+        "heatmap.sharpness": (),
         "head.1.weight": (256, 64 + 64 + 2),
         "head.1.bias": (256,),
         "head.3.weight": (14, 256),
@@ -210,7 +213,8 @@ def test_the_pooling_stays_in_float32_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         out = model(images)
     assert out.logits.dtype == out.features.dtype == out.heatmap.dtype == torch.float32
-    weights = out.heatmap.double().flatten(1).softmax(1).view_as(out.heatmap)
+    sharp = model.heatmap.sharpness.double() * out.heatmap.double()
+    weights = sharp.flatten(1).softmax(1).view_as(out.heatmap)
     pooled = (weights[:, None] * finest[0].double()).sum((2, 3))
     torch.testing.assert_close(out.features[:, 64:-2].double(), pooled, rtol=1e-5, atol=1e-5)
     published, images = randomised("resnet10t", False, 0)

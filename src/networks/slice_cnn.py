@@ -17,6 +17,7 @@ MEAN = 2.5  # subtracted from the prepared intensities, which run from 0 to 5
 HEAT_CHANNELS = 64  # of the finest map
 HEAD_CHANNELS = 256  # between the two linear layers of the joined head
 RARE = -4.0  # first bias of the heatmap: a probability of 2 % everywhere
+FIRST_SHARPNESS = 3.0  # what HeatmapHead.sharpness starts from
 
 
 class SliceOutput(NamedTuple):
@@ -28,7 +29,15 @@ class SliceOutput(NamedTuple):
 
 
 class HeatmapHead(nn.Module):
-    """A small feature pyramid (Lin et al. 2017) that ends in one channel of heat."""
+    """A small feature pyramid (Lin et al. 2017) that ends in one channel of heat.
+
+    The features are pooled with softmax(sharpness * heat) over the n cells of the map. If the heat
+    of k cells is higher by d than that of all others, they get the weight
+    sigmoid(sharpness * d - log(n / k - 1)). The loss of the heat makes d, about 5 when trained,
+    whatever n is; the logarithm is 5 for 1 of 11 x 11 cells and 8 for 1 of 56 x 56. So at a
+    sharpness of 1 the number of cells decides how much of the aneurysm is seen, at 3 it no longer
+    does. From there it is learned; weight decay takes 2 % of it in a whole run.
+    """
 
     def __init__(self, channels: list[int]):
         super().__init__()
@@ -37,6 +46,7 @@ class HeatmapHead(nn.Module):
         self.smooth = nn.Sequential(convolution, nn.GELU())
         self.heat = nn.Conv2d(HEAT_CHANNELS, 1, 1)
         nn.init.constant_(self.heat.bias, RARE)
+        self.sharpness = nn.Parameter(torch.tensor(FIRST_SHARPNESS))
 
     def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Maps from fine to coarse -> heat logits (B, h, w), features (B, HEAT_CHANNELS + 2)."""
@@ -44,10 +54,12 @@ class HeatmapHead(nn.Module):
         for lateral, finer in zip(reversed(self.laterals[:-1]), reversed(maps[:-1]), strict=True):
             merged = lateral(finer) + interpolate(merged, size=finer.shape[-2:], mode="nearest")
         finest = self.smooth(merged)  # (B, D, h, w)
-        heat = self.heat(finest)[:, 0].float()  # (B, h, w)
-        weights = heat.flatten(1).softmax(dim=1).view_as(heat)  # (B, h, w)
-        with torch.autocast(heat.device.type, enabled=False):
-            pooled = torch.einsum("bhw,bdhw->bd", weights, finest.float())  # (B, D)
+        with torch.autocast(finest.device.type, enabled=False):  # the softmax magnifies rounding
+            finest = finest.float()
+            heat = self.heat(finest)[:, 0]  # (B, h, w)
+            sharp = self.sharpness * heat.flatten(1)  # (B, h * w)
+            weights = sharp.softmax(dim=1).view_as(heat)  # (B, h, w)
+            pooled = torch.einsum("bhw,bdhw->bd", weights, finest)  # (B, D)
         return heat, torch.cat([pooled, expected_position(weights)], dim=1)
 
 
@@ -114,12 +126,16 @@ class SliceCNN(nn.Module):
         if self.heatmap is not None:
             heat, pointed = self.heatmap(maps)  # (B, h, w), (B, HEAT_CHANNELS + 2)
             features = torch.cat([features, pointed], dim=1)
-        return SliceOutput(self.head(features).float(), features, heat)
+        with torch.autocast(features.device.type, enabled=False):  # else positions are rounded
+            logits = self.head(features)  # (B, 14)
+        return SliceOutput(logits, features, heat)
 
 
 def build_slice_cnn(settings: dict, weights: dict[str, Tensor], device: torch.device) -> SliceCNN:
     """Return the trained network of a checkpoint. Raise UserError if the weights do not fit."""
     name, heatmap = settings["encoder"], settings["heatmap_weight"] > 0
+    if heatmap:  # networks of before, whose weights lack the sharpness, had 1
+        weights = {"heatmap.sharpness": torch.ones(())} | weights
     model = with_weights(
         lambda: SliceCNN(name, heatmap, crop_size=settings["crop_size"]),
         weights,
