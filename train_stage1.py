@@ -45,6 +45,8 @@ from src.training.learner import Learner, fit, scores_or_none
 from src.training.losses import focal_loss, heat_target, heatmap_loss
 from src.training.run_folder import RunLog
 
+HEAD_RATE = 10  # times --lr, of heads that start from random weights on a trained encoder
+
 
 @dataclass
 class Config:
@@ -64,6 +66,7 @@ class Config:
     epochs: int = 20  # passes over the training samples
     batch_size: int = 32  # samples per step, all GPUs together
     lr: float = 3e-5  # learning rate, after warm-up
+    head_lr: float | None = None  # of what starts random; None: 10 x lr on a trained encoder, or lr
     weight_decay: float = 0.01  # weight decay of the MARS optimizer
     warmup_epochs: float = 1.0  # epochs over which the rate rises
     ema_decay: float = 0.999  # decay of the weights' moving average
@@ -97,9 +100,10 @@ def main(config: Config) -> dict | None:
     check_encoder(config)
     data = DataFolder(config.data_dir)
     _, held_out_series = read_fold(data, config.fold)
-    settings = settings_of(config) | fold_settings(data, held_out_series)
+    lr, head_lr = rates(config)
+    settings = settings_of(config) | fold_settings(data, held_out_series) | {"head_lr": head_lr}
     folder = RunFolder(config.model_dir, config.encoder, config.fold)
-    defaults = settings_of(Config())
+    defaults = settings_of(Config()) | {"head_lr": config.lr}  # one rate, before there were two
     run = RunLog(folder, "stage1", settings, Path(__file__), config.resume, defaults)
     if distributed.first() and not run.resumed:
         folder.inference.unlink(missing_ok=True)  # from an earlier run
@@ -116,7 +120,14 @@ def main(config: Config) -> dict | None:
     model = make_network(config, resumed=run.resumed)
     warmup = int(config.warmup_epochs * len(loader) / config.accumulate)
     learner = Learner(
-        model, device, config.lr, config.weight_decay, warmup, config.ema_decay, config.ema_every
+        model,
+        device,
+        lr,
+        config.weight_decay,
+        warmup,
+        config.ema_decay,
+        config.ema_every,
+        head_lr,
     )
     if config.compile:
         use_compiler(model)
@@ -124,6 +135,7 @@ def main(config: Config) -> dict | None:
     run.say(
         f"{len(training)} training samples, {len(held_out)} held-out spots, "
         f"{len(tables.hard)} series with hard slices, "
+        f"learning rate {lr:g}, of the heads {head_lr:g}, "
         f"{distributed.world()} x {device}, {precision(device)}"
     )
 
@@ -148,6 +160,19 @@ def check_encoder(config: Config) -> None:
             f"the encoder {config.encoder} cannot compute activations twice: "
             "take --accumulate 4 in place of --checkpointing"
         )
+
+
+def rates(config: Config) -> tuple[float, float]:
+    """Return the learning rates of the encoder and of the heads, which start from random weights.
+
+    If the encoder does so, too, everything learns at --head-lr, or at --lr if that is not given.
+    """
+    trained = config.pretrained or config.checkpoint is not None
+    head_lr = config.head_lr
+    if head_lr is None:
+        # In few digits: 3e-4 for 3e-5, not 0.00030000000000000003.
+        head_lr = float(f"{HEAD_RATE * config.lr:g}") if trained else config.lr
+    return config.lr if trained else head_lr, head_lr
 
 
 def make_network(config: Config, resumed: bool = False) -> SliceCNN:

@@ -41,11 +41,18 @@ class Learner:
         warmup_steps: int,
         ema_decay: float,
         ema_every: int,
+        head_lr: float | None = None,
     ):
+        """Prepare training from the first step.
+
+        lr: learning rate after warm-up.
+        head_lr: that of all but `model.encoder`; None: lr.
+        """
         self.model = model.to(device)
         self.average = optim.moving_average(self.model, ema_decay)
         self.ema_every = ema_every
-        self.optimizer = optim.Mars(self.model.parameters(), lr, weight_decay)
+        groups = optim.parameter_groups(self.model, lr, lr if head_lr is None else head_lr)
+        self.optimizer = optim.Mars(groups, lr, weight_decay)
         self.schedule = optim.warmup(self.optimizer, warmup_steps)
         self.clip = optim.AutoClip(device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision(device) == torch.float16)

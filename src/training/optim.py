@@ -16,7 +16,7 @@ class Mars(Optimizer):
     together, and a tensor on the device decides whether a step changes anything.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float):
+    def __init__(self, parameters: Iterable[nn.Parameter | dict], lr: float, weight_decay: float):
         defaults = dict(lr=lr, weight_decay=weight_decay, betas=(0.9, 0.99), eps=1e-8, gamma=0.025)
         super().__init__(parameters, defaults | {"updates": torch.zeros(())})
 
@@ -80,8 +80,21 @@ def _approach(values: list[Tensor], targets: list[Tensor], fraction: Tensor) -> 
     torch._foreach_add_(values, distances)
 
 
+def parameter_groups(model: nn.Module, lr: float, head_lr: float) -> list[dict]:
+    """Return the parameters of `model.encoder` with the rate lr, then all others with head_lr.
+
+    One group of all, in their order, if the rates are equal.
+    """
+    if lr == head_lr:
+        return [{"params": list(model.parameters()), "lr": lr}]
+    encoder = list(model.encoder.parameters())
+    known = set(encoder)
+    others = [parameter for parameter in model.parameters() if parameter not in known]
+    return [{"params": encoder, "lr": lr}, {"params": others, "lr": head_lr}]
+
+
 def warmup(optimizer: Optimizer, steps: int) -> LambdaLR:
-    """Return a schedule whose rate rises linearly over the first `steps` steps, then stays."""
+    """Return a schedule whose rates rise linearly over the first `steps` steps, then stay."""
     return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, steps)))
 
 

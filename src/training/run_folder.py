@@ -124,10 +124,12 @@ class RunLog:
             settings = self.settings | (extra or {})
             content = {"weights": weights, "settings": settings, **self.best}
             write_checkpoint(self.folder.best(self.stage), content)
+        rates = [group["lr"] for group in learner.optimizer.param_groups]
         row = {
             "epoch": self.epoch,
             "loss": loss,
-            "lr": learner.optimizer.param_groups[0]["lr"],
+            "lr": rates[0],
+            "head_lr": rates[-1],
             "seconds": seconds,
             "broken_steps": int(learner.broken),
             "scores": scores,
@@ -165,7 +167,10 @@ def remedy(name: str, value) -> str:
 
 def epoch_line(row: dict) -> str:
     """Return the log's line of an epoch."""
-    line = "epoch {epoch:3d}  loss {loss:8.5f}  lr {lr:7.1e}  {seconds:6.1f} s".format(**row)
+    line = "epoch {epoch:3d}  loss {loss:8.5f}  lr {lr:7.1e}".format(**row)
+    if row["head_lr"] != row["lr"]:
+        line += f", heads {row['head_lr']:.1e}"
+    line += f"  {row['seconds']:6.1f} s"
     scores = row["scores"]
     if not scores:
         return line
