@@ -14,6 +14,8 @@ from torch.nn.functional import grid_sample
 
 from src.sampling.slices import centre_crop
 
+TRIES = 20  # to find places for holes beside the aneurysms, before they are left out
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -58,13 +60,26 @@ class Draw:
 
 
 def draw(
-    settings: Augmentation, generator: Generator, size: int, crop: int, mirrorable: bool
+    settings: Augmentation,
+    generator: Generator,
+    size: int,
+    crop: int,
+    mirrorable: bool,
+    *,
+    points: np.ndarray | None = None,
+    margin: float = 0.0,
 ) -> Draw:
-    """Draw the augmentation of one sample; size, crop: sides of image and crop in pixels."""
+    """Draw the augmentation of one sample.
+
+    size, crop: sides of image and crop in pixels.
+    points: (K, 2) x, y of aneurysms in the image or NaN, which no hole covers.
+    margin: pixels around them that stay free as well.
+    """
     mirrored = bool(mirrorable and generator.random() < settings.mirror)
     to_crop = _draw_affine(settings, generator, size, crop, mirrored)
     columns = rows = np.arange(crop, dtype=np.float32)
     hole_columns, hole_rows = np.zeros((2, settings.holes[1], crop), bool)
+    kind = None
     if generator.random() < settings.occlude:
         kind = generator.integers(3)
         if kind == 0:
@@ -77,7 +92,10 @@ def draw(
             rows = _draw_distortion(settings, generator, crop)
     brightness = np.float32(generator.uniform(-settings.brightness, settings.brightness))
     matrix = np.linalg.inv(to_crop)[:2].astype(np.float32)
-    return Draw(matrix, columns, rows, hole_columns, hole_rows, brightness, mirrored)
+    drawn = Draw(matrix, columns, rows, hole_columns, hole_rows, brightness, mirrored)
+    if points is not None and kind in (0, 1):
+        uncover(settings, generator, drawn, drawn.move(points), margin, grid=kind == 0)
+    return drawn
 
 
 def _draw_affine(
@@ -118,11 +136,58 @@ def _draw_holes(settings: Augmentation, generator: Generator, crop: int) -> np.n
     fewest, most = settings.holes
     count = generator.integers(fewest, most + 1)
     sides = generator.uniform(*settings.hole_size, size=(2, most, 1)) * crop
-    starts = generator.uniform(size=(2, most, 1)) * (crop - sides)
-    pixels = np.arange(crop)
-    covered = (pixels >= starts) & (pixels < starts + sides)  # (2, H, crop)
+    covered = _place_holes(generator, sides, crop)
     covered[:, count:] = False
     return covered
+
+
+def _place_holes(generator: Generator, sides: np.ndarray, crop: int) -> np.ndarray:
+    """Draw the places of holes whose sides (2, H, 1) are known: (2, H, crop) bool."""
+    starts = generator.uniform(size=sides.shape) * (crop - sides)
+    pixels = np.arange(crop)
+    return (pixels >= starts) & (pixels < starts + sides)
+
+
+def uncover(
+    settings: Augmentation,
+    generator: Generator,
+    drawn: Draw,
+    points: np.ndarray,
+    margin: float,
+    grid: bool,
+) -> None:
+    """Move the grid or the holes that cover an aneurysm, else its label and heat would stay.
+
+    They move as a whole and keep their size: a gap in a grid, or a rarer grid, would betray the
+    aneurysm. What still covers one after some tries is left out.
+
+    points: (K, 2) x, y in the crop, without distortion; NaN pads.
+    margin: pixels around them; for a grid at most a quarter of what it shows between two bars.
+    """
+    crop = len(drawn.columns)
+    if grid:
+        margin = min(margin, (1 - settings.grid_ratio) * crop / settings.grid_cells / 4)
+    near = np.abs(np.arange(crop) - points.T[..., None]) <= max(margin, 1.0)  # (2, K, crop)
+    for _ in range(TRIES):
+        covering = _covering(drawn, near)  # (H,)
+        if not covering.any():
+            return
+        if grid:
+            drawn.hole_columns[0] = _draw_grid(settings, generator, crop)
+            drawn.hole_rows[0] = _draw_grid(settings, generator, crop)
+        else:
+            holes = np.stack([drawn.hole_columns, drawn.hole_rows])  # (2, H, crop)
+            moved = _place_holes(generator, holes.sum(axis=2, keepdims=True), crop)
+            drawn.hole_columns[covering], drawn.hole_rows[covering] = moved[:, covering]
+    covering = _covering(drawn, near)
+    drawn.hole_columns[covering] = drawn.hole_rows[covering] = False
+
+
+def _covering(drawn: Draw, near: np.ndarray) -> np.ndarray:
+    """Return which holes cover a pixel near a point: (H,) bool; near: (2, K, crop) bool."""
+    across = drawn.hole_columns @ near[0].T  # (H, K)
+    down = drawn.hole_rows @ near[1].T  # (H, K)
+    return (across & down).any(axis=1)
 
 
 def _draw_distortion(settings: Augmentation, generator: Generator, crop: int) -> np.ndarray:

@@ -129,7 +129,15 @@ class SpotDataset(Dataset):
         else:
             triplet = triplet[::-1] if generator.random() < 0.5 else triplet
             mirrorable = self.mirrorable[uid]
-            drawn = augment.draw(self.augmentation, generator, self.size, self.crop, mirrorable)
+            drawn = augment.draw(
+                self.augmentation,
+                generator,
+                self.size,
+                self.crop,
+                mirrorable,
+                points=points,
+                margin=max(sample.get("sigma", (0.0, 0.0))),
+            )
             sample |= vars(drawn)
             points = drawn.move(points)
             labels = labels[list(MIRROR)] if drawn.mirrored else labels
