@@ -50,7 +50,15 @@ def main(config: Config) -> dict:
     read_fold(data, config.fold, settings)
     tables = read_spot_tables(data)
     rows = held_out_rows(tables.spots, config.fold)
-    held_out = SpotDataset(tables, rows, settings["crop_size"], seed=0, augmentation=None)
+    held_out = SpotDataset(
+        tables,
+        rows,
+        settings["crop_size"],
+        seed=0,
+        augmentation=None,
+        view_mm=settings["view_mm"],
+        step_mm=settings["step_mm"],
+    )
     loader = make_loader(held_out, config.batch_size, config.workers)
 
     def probabilities_of(batch: dict) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Stage 5 of 8: run the slice CNN over every slice, with neighbours 1 and 2 slices away (steps).
+"""Stage 5 of 8: run the slice CNN over every slice, with its neighbours at either step.
 
 Reads   model/{encoder}/fold-{k}/best_stage1.pth (train_stage1.py)
         data/train_{N}_folds.csv (create_folds.py)
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 import torch
 
 from src import distributed
@@ -32,7 +33,8 @@ from src.inference.encode import as_volume, encode_series
 from src.inference.probabilities import BROKEN_WEIGHTS, NotFinite
 from src.networks.slice_cnn import SliceCNN, build_slice_cnn
 from src.progress import in_thread, progress
-from src.sampling.slices import STEPS, neighbours
+from src.sampling.slices import STEPS, neighbours, step_counts
+from src.sampling.view import require_heads, view_of_row
 from src.script import run_script
 
 
@@ -59,17 +61,18 @@ def main(config: Config) -> int:
 
     every, held_out = read_fold(data, config.fold, settings)
     series = held_out if config.series == "held-out" else every
-    lengths = series.set_index("SeriesInstanceUID").length
+    require_heads(series, settings["view_mm"])
+    by_uid = series.set_index("SeriesInstanceUID", drop=False)
     part = config.shard or distributed.part()
-    ours = distributed.share(lengths.index.tolist(), part)
+    ours = distributed.share(by_uid.index.tolist(), part)
     keep_features_of(run, fingerprint(run.best("stage1")), part)
     todo = [uid for uid in ours if not has_features(run, uid)]
-    slices = int(lengths[todo].sum())
+    slices = int(by_uid.length[todo].sum())
     where = f"{device}, {precision(device)}"
     print(f"{len(todo)} of {len(ours)} series to go, {slices} slices; {where}")
 
     lengths_written = extract(
-        model, data, run, todo, settings["crop_size"], config.batch_size, device
+        model, data, run, by_uid.loc[todo], settings, config.batch_size, device
     )
     with progress(None, "features", " slices", total=slices) as bar:
         for length in lengths_written:  # each series is written as it is asked for
@@ -81,28 +84,34 @@ def extract(
     model: SliceCNN,
     data: DataFolder,
     run: RunFolder,
-    uids: list[str],
-    crop_size: int,
+    series: pd.DataFrame,
+    settings: dict,
     batch_size: int,
     device: torch.device,
 ) -> Iterator[int]:
     """Write the files of each series and yield its number of slices.
 
     Threads read the next series and write the previous one while the network computes.
+
+    series: rows of train_{N}_folds.csv. settings: what stage 1 was trained with.
     """
-    read = in_thread(lambda uid: read_series(data, uid, crop_size, device), uids)
+    rows = [row for _, row in series.iterrows()]
+    read = in_thread(lambda row: read_series(data, row, settings, device), rows)
     encoded = encode_series(model, read, batch_size, pad_last=True)
     return in_thread(lambda series: write_series(run, *series), encoded)
 
 
 def read_series(
-    data: DataFolder, uid: str, crop_size: int, device: torch.device
+    data: DataFolder, row: pd.Series, settings: dict, device: torch.device
 ) -> tuple[str, torch.Tensor, np.ndarray]:
     """Return a series for `encode_series`: UID, volume, triplets (2 n, 3): n of each step."""
+    uid = row.SeriesInstanceUID
     path = data.sequence(uid)
-    volume = as_volume(require_finite(read_array(path), path), crop_size, device)
-    length = len(volume)
-    triplets = [neighbours(np.arange(length), step, length) for step in STEPS]  # (n, 3) each
+    images = require_finite(read_array(path), path)
+    view = view_of_row(row, images.shape[-1], settings["crop_size"], settings["view_mm"])
+    volume = as_volume(images, view, device)
+    counts, length = step_counts(settings["step_mm"], row.slice_spacing), len(volume)
+    triplets = [neighbours(np.arange(length), count, length) for count in counts]  # (n, 3) each
     return uid, volume, np.concatenate(triplets)
 
 

@@ -10,7 +10,9 @@ Writes  data/npy_sequence/{uid}.npy            (n, size, size) float16, intensit
         data/npy_sequence/settings.json        how all arrays were made
         data/npy_slice/{uid}/{i:04d}.npy       (size, size) float16, the same images one by one
         data/train_meta.csv                    train.csv and length, h, w, mod, plane,
-                                               orientation, spacings, patient_id
+                                               orientation, spacings, patient_id, and
+                                               the head's centre: head_x, head_y, fractions
+                                               of the image, empty if none was found
         data/slice_uids_dict.pkl               {uid: SOPInstanceUIDs in slice order}
         data/slice_geometry_dict.pkl           {uid: positions in mm and stored frames}
         data/failed_series.csv                 series that could not be read, and why
@@ -36,8 +38,16 @@ from src.artifacts.provenance import settle
 from src.artifacts.tables import read_train, write_table
 from src.preprocess import survey
 from src.preprocess.array_files import has_arrays, remove_partial
-from src.preprocess.series_job import Job, geometry, prepare_series, slice_uids, survey_series
+from src.preprocess.series_job import (
+    Job,
+    geometry,
+    has_head,
+    prepare_series,
+    slice_uids,
+    survey_series,
+)
 from src.progress import progress
+from src.sampling.view import HEAD_COLUMNS
 from src.script import OK, SOME_FAILED, run_script
 from src.worker_pool import Failure, Limits, run_in_workers
 
@@ -87,9 +97,7 @@ def main(config: Config, submit: Callable = run_in_workers) -> pd.DataFrame:
 
     settings = {"image_size": config.image_size, "mr_window": config.mr_window}
     settle(data.array_settings, settings, "give the same settings, or another --data-dir")
-    missing = [
-        uid for uid in uids if not has_arrays(data, uid, config.image_size, config.write_slices)
-    ]
+    missing = [uid for uid in uids if not is_done(config, uid)]
     print(f"{len(uids)} series, {len(uids) - len(missing)} of them done before")
     _, failed = run_all(prepare_series, config, missing, submit)
     print(f"{len(uids) - len(failed)} of {len(uids)} series are ready")
@@ -103,6 +111,13 @@ def main(config: Config, submit: Callable = run_in_workers) -> pd.DataFrame:
     metadata = write_tables(data, train[~train.SeriesInstanceUID.isin(failed.SeriesInstanceUID)])
     survey.print_doubts(metadata)
     return failed
+
+
+def is_done(config: Config, uid: str) -> bool:
+    """Return whether an earlier run has prepared a series."""
+    data = DataFolder(config.data_dir)
+    whole = has_arrays(data, uid, config.image_size, config.write_slices)
+    return whole and has_head(data, uid)
 
 
 def run_all(
@@ -155,6 +170,8 @@ def write_tables(data: DataFolder, prepared: pd.DataFrame) -> dict[str, dict]:
     write_pickle(data.slice_uids, slice_uids(metadata))
     write_pickle(data.geometry, geometry(metadata))
     columns = {name: [series[name] for series in metadata.values()] for name in METADATA_COLUMNS}
+    for axis, name in enumerate(HEAD_COLUMNS):
+        columns[name] = [series["head"] and series["head"][axis] for series in metadata.values()]
     write_table(data.train_meta, prepared.assign(**columns))
     return metadata
 

@@ -40,6 +40,7 @@ from src.sampling.spot_dataset import (
     read_spot_tables,
     training_rows,
 )
+from src.sampling.view import require_in_mm
 from src.script import UserError, run_script, settings_of
 from src.training.learner import Learner, fit, scores_or_none
 from src.training.losses import focal_loss, heat_target, heatmap_loss
@@ -59,6 +60,11 @@ class Config:
     pretrained: bool = True  # weights from the hub; --no-pretrained starts from random ones
     checkpoint: Path | None = None  # weights of the encoder from a local file instead
     crop_size: int = 448  # pixels, side of the network's input; at most the arrays' image size
+    view_mm: float = 0.0  # mm that the crop spans around the head; 0: as published, pixels
+    step_mm: tuple[float, float] = (
+        0.0,
+        0.0,
+    )  # mm to the neighbours; 0: as published, 1 and 2 slices
     heatmap_weight: float = 0.3  # of its loss; 0: as published, no heatmap but quarter turns
     sigma_mm: float = 3.0  # sigma of the heatmap's Gaussians, mm
     dropout: float = 0.1  # dropout rate before the classification head
@@ -98,6 +104,7 @@ class Config:
 def main(config: Config) -> dict | None:
     device = choose_device(config.device)
     check_encoder(config)
+    require_in_mm(config.view_mm, config.step_mm)
     data = DataFolder(config.data_dir)
     _, held_out_series = read_fold(data, config.fold)
     lr, head_lr = rates(config)
@@ -212,8 +219,11 @@ def make_datasets(config: Config, tables: SpotTables) -> tuple[SpotDataset, Spot
             "again and read what it says, or choose another --fold"
         )
     augmentation, seed, crop = augmentation_of(config), config.seed, config.crop_size
-    training = SpotDataset(tables, training_spots, crop, seed, augmentation, config.sigma_mm)
-    return training, SpotDataset(tables, held_out_spots, crop, seed, augmentation=None)
+    in_mm = {"view_mm": config.view_mm, "step_mm": config.step_mm}
+    return (
+        SpotDataset(tables, training_spots, crop, seed, augmentation, config.sigma_mm, **in_mm),
+        SpotDataset(tables, held_out_spots, crop, seed, augmentation=None, **in_mm),
+    )
 
 
 def batch_loss(

@@ -18,8 +18,10 @@ from tests.conftest import CROP
 ENCODER = "test_convnext"
 
 
-def write_stage1(data: DataFolder, model_dir: Path, fold: int = 0, seed: int = 0) -> RunFolder:
-    """best_stage1.pth."""
+def write_stage1(
+    data: DataFolder, model_dir: Path, fold: int = 0, seed: int = 0, **options
+) -> RunFolder:
+    """best_stage1.pth; options: more of its settings."""
     torch.manual_seed(seed)
     run = RunFolder(model_dir, ENCODER, fold)
     _, held_out = read_fold(data, fold)
@@ -28,6 +30,7 @@ def write_stage1(data: DataFolder, model_dir: Path, fold: int = 0, seed: int = 0
         "crop_size": CROP,
         "heatmap_weight": 0.3,
     }
+    settings |= options
     weights = SliceCNN(ENCODER, heatmap=True).state_dict()
     write_checkpoint(run.best("stage1"), {"weights": weights, "settings": settings, "epoch": 1})
     return run
@@ -49,10 +52,10 @@ def write_random_features(data: DataFolder, model_dir: Path, encoder: str = "mad
 
 
 def write_both(
-    data: DataFolder, model_dir: Path, fold: int = 0, seed: int = 0, cut: int = 192
+    data: DataFolder, model_dir: Path, fold: int = 0, seed: int = 0, cut: int = 192, **options
 ) -> RunFolder:
     """best_stage1.pth, best_stage2.pth and weights_inference.pth, for step 2."""
-    run = write_stage1(data, model_dir, fold, seed)
+    run = write_stage1(data, model_dir, fold, seed, **options)
     stage1 = read_checkpoint(run.best("stage1"), ())
     channels = SliceCNN(ENCODER, heatmap=True).channels
     shape = {

@@ -41,7 +41,7 @@ def test_batched_affine_equals_cv2_sample_by_sample():
     warped = warp(batch, collate(draws)).numpy()
     for sample, out, drawn in zip(batch.numpy(), warped, draws, strict=True):
         for channel, result in zip(sample, out, strict=True):
-            least = sample.min()
+            least = channel.min()
             flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
             expected = (
                 cv2.warpAffine(

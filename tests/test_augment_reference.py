@@ -180,8 +180,8 @@ def drawn_at_random(seed, size, crop):
 def plain_warp(image, drawn):
     """Return one image (3, S, S) warped pixel by pixel: bilinear, background outside."""
     size, crop = image.shape[-1], len(drawn.columns)
-    lowest = image.min()
-    padded = np.full((3, size + 60, size + 60), lowest)
+    lowest = image.min(axis=(1, 2))  # of each slice
+    padded = np.tile(lowest[:, None, None], (1, size + 60, size + 60))
     padded[:, 30 : 30 + size, 30 : 30 + size] = image
     out = np.empty((3, crop, crop))
     for row in range(crop):

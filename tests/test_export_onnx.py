@@ -52,6 +52,8 @@ def write_joined(run: RunFolder, encoder: str, heatmap_weight: float, seed: int 
         "stage1_settings": {
             "encoder": encoder,
             "crop_size": CROP,
+            "view_mm": 0.0,
+            "step_mm": (0.0, 0.0),
             "heatmap_weight": heatmap_weight,
             "image_size": 20,
             "mr_window": "percentile",
@@ -154,10 +156,15 @@ def test_both_stages_on_the_files_are_both_stages_in_pytorch(exported):
     assert device_of(onnx.slice_cnn) == onnx.device == pytorch.device == CPU
     generator, series = np.random.default_rng(0), []
     for length in (1, 5, 40):
-        numbers = pytorch.needed(length)
+        numbers = pytorch.needed(length, None)
         images = generator.random((len(numbers), IMAGE_SIZE, IMAGE_SIZE)) * TOP
         opened = SimpleNamespace(
-            slices=[None] * length, positions=np.arange(length) * 1.5, plane="axial"
+            slices=[None] * length,
+            positions=np.arange(length) * 1.5,
+            plane="axial",
+            shape=(length, IMAGE_SIZE, IMAGE_SIZE),
+            spacing=(None, None, None),
+            orientation="",
         )
         series.append((length, PreparedSeries(opened, numbers, images.astype(np.float16))))
     expected, found = (dict(model.predict(series, 16, Clock())) for model in (pytorch, onnx))

@@ -212,7 +212,9 @@ def made_up(root: Path, count: int) -> DataFolder:
         | dict.fromkeys(LABELS, k % 2)
         for k in range(count)
     ]
-    write_table(data.folds(2), pd.DataFrame(rows).assign(orientation="", patient_id=""))
+    columns = {"h": 96, "w": 96, "slice_spacing": 1, "row_spacing": 1, "column_spacing": 1}
+    table = pd.DataFrame(rows).assign(**columns, orientation="", patient_id="")
+    write_table(data.folds(2), table)
     write_json(data.array_settings, {"image_size": 96, "mr_window": "percentile"})
     for row in rows:
         write_array(data.sequence(row["SeriesInstanceUID"]), np.zeros((length, 96, 96), np.float16))

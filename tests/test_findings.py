@@ -11,11 +11,11 @@ from src.inference.findings import (
     find,
     merge,
     peaks_of,
-    prepared_pixel_mm,
 )
 from src.labels import LABELS, LOCATIONS, PRESENT
 from src.orientation import canonical_point, stored_point
 from src.sampling.slices import centre_crop, original_point, resized_point
+from src.sampling.view import extent_mm, view_of
 from tests.dicom_files import AXES, SPACING, places, stored_as, volume, write_frames, write_slices
 from tests.reference import plain_images
 
@@ -105,7 +105,8 @@ def test_a_bright_spot_is_found_in_the_original_image(plane, code, storage, tmp_
     heat = torch.nn.functional.avg_pool2d(heat[:, None], 3, 1, 1)[:, 0]
     slices = np.full((5, len(LABELS)), 0.1)
     slices[slice_, [4, PRESENT]] = 0.9
-    found = find(open_series(folder), np.arange(5), slices, heat, size, crop, RULES)[0]
+    view = view_of(extent_mm(series.shape[1:], series.spacing[1:], series.orientation), size, crop)
+    found = find(open_series(folder), np.arange(5), slices, heat, view, RULES)[0]
     assert (found.label, found.slice, found.sop_uid) == (
         LOCATIONS[4],
         slice_,
@@ -120,5 +121,6 @@ def test_a_bright_spot_is_found_in_the_original_image(plane, code, storage, tmp_
 
 
 def test_a_prepared_pixel_spans_what_the_stored_ones_did():
-    assert prepared_pixel_mm((100, 200), (0.5, 0.25), "", 50) == (1.0, 1.0)
-    assert prepared_pixel_mm((100, 100), (0.5, 0.25), "T", 50) == (1.0, 0.5)
+    for shape, orientation, expected in (((100, 200), "", (1, 1)), ((100, 100), "T", (1, 0.5))):
+        extent = extent_mm(shape, (0.5, 0.25), orientation)
+        assert view_of(extent, 50, 40).pixel_mm.tolist() == list(expected)

@@ -8,6 +8,7 @@ import torch
 
 from src.inference.findings import FindingRules, SlicePeaks, find, merge, peaks_of, refinement
 from src.labels import LOCATIONS, PRESENT
+from src.sampling.view import extent_mm, view_of
 
 
 @dataclass
@@ -159,7 +160,8 @@ def test_findings_equal_the_slow_reference(code, placed):
         places.append([x * across_mm, y * down_mm, along])
     expected = plain_merge([score for *_, score in peaks], np.array(places), rules)
 
-    found = find(series, tokens, slices, torch.from_numpy(heat), size, crop, rules)
+    view = view_of(extent_mm(series.shape[1:], spacing[1:], code), size, crop)
+    found = find(series, tokens, slices, torch.from_numpy(heat), view, rules)
     assert 1 < len(found) == len(expected) < len(peaks)
     for finding, index in zip(found, expected, strict=True):
         token, x, y, score = peaks[index]

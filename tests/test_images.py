@@ -84,7 +84,8 @@ def test_a_slice_that_is_not_finite_costs_only_itself(tmp_path):
         ("2", "non_finite")
     ]
     facts = prepare_series(Job(tmp_path, "1.2.3", 8, "percentile", False))
-    assert facts == metadata_of(series)
+    head = facts.pop("head")
+    assert facts == metadata_of(series) and (head is None or len(head) == 2)
     assert np.array_equal(
         np.load(tmp_path / "npy_sequence" / "1.2.3.npy"), plain_images(series, 8, "percentile")
     )

@@ -10,11 +10,14 @@ from src.inference.ensemble import Prediction, Predictor
 from src.inference.findings import Finding
 from src.labels import LABELS, LOCATIONS
 from src.sampling.spots import parse_coordinates
+from src.sampling.view import view_of
 from src.script import UserError
 from tests.dicom_files import AXES, SPACING, places, volume, write_slices
 from tests.networks import ENCODER, write_both
 from tools import measure_findings
 from tools.measure_findings import Config, finding_row, place, summary
+
+VIEW = view_of(np.ones(2), 48, 40)
 
 
 def finding_at(
@@ -123,7 +126,7 @@ def test_perfect_findings_hit_everything_and_files_are_written(tiny, networks, m
                 if uid == row.SOPInstanceUID and number in (-1, frame)
             )
             found.append(finding_at(slice_, x, y, 0.9, row.location))
-        return Prediction(np.zeros(len(LABELS)), np.arange(1), np.zeros((1, 14)), None, found, 40)
+        return Prediction(np.zeros(len(LABELS)), np.arange(1), np.zeros((1, 14)), None, found, VIEW)
 
     monkeypatch.setattr(Predictor, "explain", explain)
     _, held_out = read_fold(tiny, 0)
@@ -140,7 +143,7 @@ def test_perfect_findings_hit_everything_and_files_are_written(tiny, networks, m
 
 
 def test_without_any_finding_it_is_one_sentence(tiny, networks, monkeypatch):
-    nothing = Prediction(np.zeros(len(LABELS)), np.arange(1), np.zeros((1, 14)), None, [], 40)
+    nothing = Prediction(np.zeros(len(LABELS)), np.arange(1), np.zeros((1, 14)), None, [], VIEW)
     monkeypatch.setattr(Predictor, "explain", lambda *_: nothing)
     with pytest.raises(UserError, match="no finding"):
         measure_findings.main(Config(tiny.root, networks, ENCODER, 0, "cpu"))

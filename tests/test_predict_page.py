@@ -13,6 +13,7 @@ from src.dicom import open_series
 from src.inference.ensemble import Prediction, Predictor
 from src.inference.findings import Finding
 from src.labels import LOCATIONS
+from src.sampling.view import view_of
 from tests.networks import ENCODER, write_both
 from tools import predict
 from tools.pages import predict_page
@@ -20,7 +21,14 @@ from tools.pages import predict_page
 
 def prediction_with(heat, found=()) -> Prediction:
     slices = np.linspace(0, 1, 14 * 5).reshape(5, 14)
-    return Prediction(np.linspace(0, 1, 14), np.arange(0, 10, 2), slices, heat, list(found), 40)
+    return Prediction(
+        np.linspace(0, 1, 14),
+        np.arange(0, 10, 2),
+        slices,
+        heat,
+        list(found),
+        view_of(np.ones(2), 48, 40),
+    )
 
 
 @pytest.fixture(scope="module")

@@ -48,9 +48,9 @@ def test_what_it_writes(tmp_path):
 
     data = DataFolder(root)
     meta = read_meta(data)
-    assert meta.columns.tolist()[-10:] == list(
-        preprocess_data.METADATA_COLUMNS
-    ) and meta.plane.tolist() == ["axial"] * 3 + ["coronal"]
+    added = [*preprocess_data.METADATA_COLUMNS, "head_x", "head_y"]
+    assert meta.columns.tolist()[-12:] == added
+    assert meta.plane.tolist() == ["axial"] * 3 + ["coronal"]
     assert meta.patient_id.tolist() == ["patient 0", "patient 0", "patient 1", "p1"]
     for uid in meta.SeriesInstanceUID:
         array = read_array(data.sequence(uid))

@@ -18,6 +18,7 @@ from src.sampling.spot_dataset import (
     read_spot_tables,
     training_rows,
 )
+from src.sampling.view import view_of_row
 from tests.conftest import CROP, IMAGE_SIZE
 
 PUBLISHED = train_stage1.augmentation_of(train_stage1.Config())
@@ -210,7 +211,8 @@ def test_sigma_is_3_mm_along_each_axis(orientation, expected):
     meta = pd.Series(
         {"w": 200, "h": 100, "column_spacing": 0.5, "row_spacing": 2.0, "orientation": orientation}
     )
-    assert pixel_sigma(meta, 50, 3.0).tolist() == pytest.approx(expected)
+    sigma = pixel_sigma(meta, view_of_row(meta, 50, 40), 3.0)
+    assert sigma.tolist() == pytest.approx(expected)
 
 
 def test_hard_slices_are_read_where_they_were_made(tiny):

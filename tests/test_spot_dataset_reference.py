@@ -19,6 +19,7 @@ from src.sampling.spot_dataset import (
     pixel_sigma,
     training_rows,
 )
+from src.sampling.view import view_of_row
 
 SIDE, CROP = 16, 10
 MANY, ONE, NONE = "4", "1", "0"  # UIDs, by how many aneurysms
@@ -55,7 +56,8 @@ def tables(tmp_path):
         rows.append((uid, "Nothing", seed, length, -1 if POINTS[uid] else 6, PRESENT, np.nan, 1.0))
     names = "SeriesInstanceUID location fold length f class_id x_512 y_512".split()
     meta = pd.DataFrame({"SeriesInstanceUID": list(LENGTHS), "plane": list(PLANES.values())})
-    meta = meta.assign(h=20, w=40, row_spacing=2.0, column_spacing=0.5, orientation="")
+    meta = meta.assign(h=20, w=40, row_spacing=2.0, column_spacing=0.5)
+    meta = meta.assign(slice_spacing=1.0, orientation="")
     meta = meta.set_index("SeriesInstanceUID", drop=False)
     return SpotTables(data, pd.DataFrame(rows, columns=names), labels, safe, {}, meta)
 
@@ -197,7 +199,9 @@ def test_sigma_is_in_the_sample_where_it_is_asked_for(tables):
 
 def test_sigma_without_a_spacing_is_of_half_millimetres():
     meta = {"w": 200, "h": 100, "column_spacing": np.nan, "row_spacing": None, "orientation": ""}
-    assert pixel_sigma(pd.Series(meta), 50, 3.0).tolist() == pytest.approx([1.5, 3.0])
+    meta = pd.Series(meta)
+    sigma = pixel_sigma(meta, view_of_row(meta, 50, 40), 3.0)
+    assert sigma.tolist() == pytest.approx([1.5, 3.0])
 
 
 @pytest.mark.parametrize(

@@ -59,8 +59,9 @@ def main(config: Config) -> list[Path]:
     uid = config.series or median_positive(tables, present)
     shown = [uid, *median_negative(tables, present)]
     pictures = [config.out / name for name in ("stage1.png", "sampling.png", "stage2.png")]
-    stage1.draw(stage1.look(run, tables, uid, device), pictures[0])
-    sampling.draw([sampling.look(tables, uid) for uid in shown], pictures[1])
+    spot = stage1.look(run, tables, uid, device)
+    stage1.draw(spot, pictures[0])
+    sampling.draw([sampling.look(tables, uid, spot.step_mm) for uid in shown], pictures[1])
     stage2.draw(stage2.look(run, tables, uid, device), pictures[2])
     print(f"series {uid}, Aneurysm Present {present[uid]:.2f}: {', '.join(map(str, pictures))}")
     return pictures

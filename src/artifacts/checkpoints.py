@@ -28,7 +28,10 @@ STAGE1_SETTINGS = {  # what the slice CNN is built from and used with
     "encoder": str,
     "heatmap_weight": Range(0, 1e6, whole=False),
     "crop_size": Range(1, 8192),  # pixels
+    "view_mm": Range(0, 1000, whole=False),
+    "step_mm": (Range(0, 100, whole=False), Range(0, 100, whole=False)),
 }
+OLDER = {"view_mm": 0.0, "step_mm": (0.0, 0.0)}  # of stage 1, where a checkpoint does not say
 STAGE2_SETTINGS = {  # the same of the sequence transformer
     "channels": Range(1, 65536),
     "width": Range(1, 16384),
@@ -71,6 +74,9 @@ def read_checkpoint(path: Path, needed: tuple[str, ...]) -> dict:
             raise ArtifactError(f"{path} has no {key!r}: it is not what this stage reads")
     if content["labels"] != list(LABELS):
         raise ArtifactError(f"{path} was made for other labels or another order of them")
+    for name in ("settings", "stage1_settings"):
+        if type(content.get(name)) is dict and "crop_size" in content[name]:
+            content[name] = OLDER | content[name]
     _require_content(path, content)
     return content
 
@@ -181,7 +187,10 @@ def _require_settings(path: Path, settings: dict, names: dict) -> None:
             raise _malformed(path, f"the setting {name} is missing")
 
 
-def _is_possible(value: Any, allowed: type | Range) -> bool:
+def _is_possible(value: Any, allowed: type | Range | tuple[Range, Range]) -> bool:
+    if type(allowed) is tuple:
+        same = type(value) is tuple and len(value) == len(allowed)
+        return same and all(map(_is_possible, value, allowed))
     if allowed is str:
         return type(value) is str and NAME.fullmatch(value) is not None
     kinds = (int,) if allowed.whole else (int, float)

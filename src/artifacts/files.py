@@ -79,12 +79,18 @@ def read_layout(path: Path) -> tuple[int, tuple[int, ...], np.dtype]:
 array_layout = cache(read_layout)  # read once per process: for files that many samples come from
 
 
-def read_slices(path: Path, indices: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+def read_slices(
+    path: Path,
+    indices: np.ndarray,
+    out: np.ndarray | None = None,
+    layout: tuple[int, tuple[int, ...], np.dtype] | None = None,
+) -> np.ndarray:
     """Return slices (k, S, S) of an array file (n, S, S), into `out` if given.
 
+    layout: of a file that this process may have read when it was another.
     Positioned reads fetch only their bytes, and errors come as exceptions (not as with mmap).
     """
-    offset, shape, dtype = array_layout(path)
+    offset, shape, dtype = layout or array_layout(path)
     out = np.empty((len(indices), *shape[1:]), dtype) if out is None else out
     size = out[0].nbytes
     with open(path, "rb", buffering=0) as file:

@@ -14,9 +14,18 @@ from src.inference.probabilities import series_probabilities
 from src.labels import MIRROR
 from src.networks.sequence_transformer import build_transformer
 from src.networks.slice_cnn import build_slice_cnn
+from src.preprocess.head import sample_slices
 from src.preprocess.images import PreparedSeries
 from src.progress import Clock
-from src.sampling.slices import MIRRORABLE, STEPS, neighbours, slice_positions, thin
+from src.sampling.slices import (
+    MIRRORABLE,
+    STEPS,
+    neighbours,
+    slice_positions,
+    step_counts,
+    thin,
+)
+from src.sampling.view import View, extent_mm, view_of
 
 
 class BothStages:
@@ -42,6 +51,7 @@ class BothStages:
         """
         self.stage1, self.stage2 = checkpoint["stage1_settings"], checkpoint["stage2_settings"]
         self.steps: tuple[int, ...] = STEPS if both_steps else (self.stage2["step"],)
+        self.view_mm, self.step_mm = self.stage1["view_mm"], self.stage1["step_mm"]
         self.mirror = mirror
         if onnx is None:
             self.slice_cnn = build_slice_cnn(self.stage1, checkpoint["stage1"], device)
@@ -55,9 +65,24 @@ class BothStages:
         """Return which slices (T,) of a series of `length` slices become tokens."""
         return thin(length, self.stage2["cut"])
 
-    def needed(self, length: int) -> np.ndarray:
-        """Return the slice numbers (k,), ascending, of the tokens and all their neighbours."""
-        return np.unique(self._triplets(length))
+    def needed(self, length: int, between: float | None) -> np.ndarray:
+        """Return the slice numbers (k,), ascending, that are read of a series of `length` slices.
+
+        They are the tokens and all their neighbours; for a view in mm those that show the head,
+        too. between: mm between slices, None if unknown.
+        """
+        needed = self._triplets(length, between)
+        if self.view_mm:
+            needed = np.append(needed, sample_slices(length))
+        return np.unique(needed)
+
+    def view(self, prepared: PreparedSeries) -> View:
+        """Return what stage 1 sees of a prepared series."""
+        series = prepared.series
+        extent = extent_mm(series.shape[1:], series.spacing[1:], series.orientation)
+        size, crop = prepared.images.shape[-1], self.stage1["crop_size"]
+        head = prepared.head if self.view_mm else None
+        return view_of(extent, size, crop, self.view_mm, head)
 
     def predict(
         self, series: Iterable[tuple[Any, PreparedSeries]], batch_size: int, clock: Clock
@@ -97,10 +122,13 @@ class BothStages:
             ).cpu()
         return self._read_sequence(positions, features, logits), slices.cpu().numpy(), heat
 
-    def _triplets(self, length: int) -> np.ndarray:
-        """Return the slice numbers (steps, T, 3) of each token and its neighbours at each step."""
-        tokens = self.tokens(length)
-        return np.stack([neighbours(tokens, step, length) for step in self.steps])
+    def _triplets(self, length: int, between: float | None) -> np.ndarray:
+        """Return the slice numbers (steps, T, 3) of each token and its neighbours at each step.
+
+        between: mm between slices.
+        """
+        tokens, counts = self.tokens(length), step_counts(self.step_mm, between)
+        return np.stack([neighbours(tokens, counts[step - 1], length) for step in self.steps])
 
     def _positions(self, prepared: PreparedSeries) -> np.ndarray:
         """Return the tokens' positions (T,) float32 in mm."""
@@ -115,8 +143,9 @@ class BothStages:
         The views follow one another: each step, then each step of the mirrored head.
         """
         series = prepared.series
-        volume = as_volume(prepared.images, self.stage1["crop_size"], self.device)
-        triplets = np.searchsorted(prepared.numbers, self._triplets(len(series.slices)))
+        volume = as_volume(prepared.images, self.view(prepared), self.device)
+        triplets = self._triplets(len(series.slices), series.spacing[0])
+        triplets = np.searchsorted(prepared.numbers, triplets)
         if self.mirror and series.plane in MIRRORABLE:
             triplets = np.concatenate([triplets, triplets + len(volume)])  # (V, T, 3)
             volume = volume.to(self.device, non_blocking=True)

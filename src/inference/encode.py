@@ -10,22 +10,24 @@ from torch import Tensor, nn
 
 from src.device import autocast
 from src.networks.slice_cnn import SliceCNN
-from src.sampling.slices import centre_crop
+from src.sampling.resample import seen_volume
+from src.sampling.view import View
 
 # Of a batch on the CPU: what stays in its caches takes half to three quarters of the time.
 CACHED_IMAGES = 32  # images
 CACHED_PIXELS = 800_000  # pixels of all its images together
 
 
-def as_volume(images: np.ndarray, crop: int, device: torch.device) -> Tensor:
-    """Return the centre (n, crop, crop) of prepared images (n, S, S) float16.
+def as_volume(images: np.ndarray, view: View, device: torch.device) -> Tensor:
+    """Return what the network sees of prepared images (n, S, S) float16: (n, crop, crop) float16.
 
-    It is a view; for a GPU a copy in pinned memory, so that the upload does not wait.
+    Without a view in mm it is a view of their memory; for a GPU a copy in pinned memory, so that
+    the upload does not wait.
     """
-    view = torch.from_numpy(centre_crop(images, crop))
-    if device.type == "cpu":
-        return view
-    return torch.empty(view.shape, dtype=view.dtype, pin_memory=True).copy_(view)
+    volume = seen_volume(torch.from_numpy(images), view, device)
+    if view.in_mm or device.type == "cpu":
+        return volume
+    return torch.empty(volume.shape, dtype=volume.dtype, pin_memory=True).copy_(volume)
 
 
 def encode(

@@ -22,8 +22,12 @@ from src.inference.findings import Finding, FindingRules, find
 from src.inference.probabilities import BROKEN_WEIGHTS, NotFinite
 from src.preprocess.images import PreparedSeries, prepare
 from src.progress import Clock
+from src.sampling.view import View
 from src.script import UserError
 from src.text import printable
+
+# Settings in which all folds must agree.
+ONE_TRAINING = ("image_size", "mr_window", "crop_size", "heatmap_weight", "view_mm", "step_mm")
 
 
 @dataclass
@@ -35,7 +39,7 @@ class Prediction:
     slices: np.ndarray  # (T, 14) their probabilities by stage 1 alone
     heat: torch.Tensor | None  # (T, h, w) in 0..1, where; None if the networks cannot tell
     findings: list[Finding]  # most probable first
-    crop: int  # pixels of the prepared images, side of what the networks saw of them
+    view: View  # what the networks saw of the prepared images
 
 
 class Predictor:
@@ -81,7 +85,7 @@ class Predictor:
             self.temperatures = read_temperatures(EncoderFolder(model_dir, encoder))
 
     def _require_one_training(self) -> None:
-        for name in ("image_size", "mr_window", "crop_size", "heatmap_weight"):
+        for name in ONE_TRAINING:
             values = {model.stage1[name] for model in self.models}
             if len(values) > 1:
                 raise ArtifactError(
@@ -103,11 +107,12 @@ class Predictor:
     def read(self, series: Series) -> PreparedSeries:
         """Read the same, and prepare its images only when they are asked for."""
         size, mr_window = self.settings["image_size"], self.settings["mr_window"]
-        return prepare(series, size, mr_window, self._needed)
 
-    def _needed(self, length: int) -> np.ndarray:
-        needed = [model.needed(length) for model in self.models]
-        return np.unique(np.concatenate(needed))
+        def needed(length: int) -> np.ndarray:
+            of_each = [model.needed(length, series.spacing[0]) for model in self.models]
+            return np.unique(np.concatenate(of_each))
+
+        return prepare(series, size, mr_window, needed)
 
     def predict(
         self, series: Iterable[tuple[Any, PreparedSeries]], batch_size: int, clock: Clock
@@ -144,11 +149,11 @@ class Predictor:
                 uid = printable(series.slices[0].file.series_uid, 64)
                 raise NotFinite(f"series {uid}: its probabilities are not finite: {BROKEN_WEIGHTS}")
         tokens = self.models[0].tokens(len(series.slices))
-        size, crop = self.settings["image_size"], self.settings["crop_size"]
+        view = self.models[0].view(prepared)
         findings = []
         if heat is not None:
-            findings = find(series, tokens, slices, heat, size, crop, rules)
-        return Prediction(self._calibrated(probabilities), tokens, slices, heat, findings, crop)
+            findings = find(series, tokens, slices, heat, view, rules)
+        return Prediction(self._calibrated(probabilities), tokens, slices, heat, findings, view)
 
     def _calibrated(self, probabilities: np.ndarray) -> np.ndarray:
         if self.temperatures is None:

@@ -9,7 +9,8 @@ from torch.nn.functional import max_pool2d
 from src.dicom import Series
 from src.labels import LOCATIONS, PRESENT
 from src.orientation import canonical_shape, stored_point
-from src.sampling.slices import crop_margin, original_point, spacing_or_default
+from src.sampling.slices import original_point, spacing_or_default
+from src.sampling.view import View
 
 
 @dataclass(frozen=True)
@@ -107,28 +108,14 @@ def merge(peaks: SlicePeaks, places: np.ndarray, rules: FindingRules) -> list[in
     return found
 
 
-def places_mm(
-    peaks: SlicePeaks, positions: np.ndarray, pixel_mm: tuple[float, float]
-) -> np.ndarray:
+def places_mm(peaks: SlicePeaks, positions: np.ndarray, pixel_mm: np.ndarray) -> np.ndarray:
     """Return where the peaks lie: (k, 3) mm across, down and along the normal.
 
     positions: (T,) mm of the encoded slices.
-    pixel_mm: mm of a prepared pixel across and down.
+    pixel_mm: (2,) mm that a pixel of the crop spans across and down.
     """
     across, down = pixel_mm
     return np.stack([peaks.x * across, peaks.y * down, positions[peaks.token]], axis=1)
-
-
-def prepared_pixel_mm(
-    shape: tuple[int, int], spacing: tuple[float, float], orientation: str, size: int
-) -> tuple[float, float]:
-    """Return the mm that a pixel of the prepared image (size, size) spans across and down.
-
-    shape: height and width of the stored image; spacing: mm between its rows and columns.
-    """
-    height_mm, width_mm = shape[0] * spacing[0] / size, shape[1] * spacing[1] / size
-    down, across = canonical_shape(height_mm, width_mm, orientation)
-    return across, down
 
 
 def find(
@@ -136,8 +123,7 @@ def find(
     tokens: np.ndarray,
     slices: np.ndarray,
     heat: torch.Tensor,
-    size: int,
-    crop: int,
+    view: View,
     rules: FindingRules,
 ) -> list[Finding]:
     """Return all findings of a series, the most probable first.
@@ -145,16 +131,15 @@ def find(
     tokens: (T,) numbers of the slices that were encoded.
     slices: (T, 14) their probabilities.
     heat: (T, h, w) in 0..1.
-    size, crop: pixels of the prepared images, and of what the network saw of them.
+    view: what the network saw of the prepared images.
     """
-    between, *in_plane = spacing_or_default(series.spacing)
-    pixel_mm = prepared_pixel_mm(series.shape[1:], in_plane, series.orientation, size)
+    between, _, _ = spacing_or_default(series.spacing)
     positions = tokens * between if series.positions is None else series.positions[tokens]
-    peaks = peaks_of(heat, slices[:, PRESENT], crop, rules.peaks)
+    peaks = peaks_of(heat, slices[:, PRESENT], view.crop, rules.peaks)
     found = []
-    for index in merge(peaks, places_mm(peaks, positions, pixel_mm), rules):
+    for index in merge(peaks, places_mm(peaks, positions, view.pixel_mm), rules):
         token = peaks.token[index]
-        x, y = stored_place(series, peaks.x[index], peaks.y[index], size, crop)
+        x, y = stored_place(series, peaks.x[index], peaks.y[index], view)
         number = int(tokens[token])
         found.append(
             Finding(
@@ -172,11 +157,11 @@ def find(
     return found
 
 
-def stored_place(series: Series, x: float, y: float, size: int, crop: int) -> tuple[float, float]:
+def stored_place(series: Series, x: float, y: float, view: View) -> tuple[float, float]:
     """Return the column and row of the stored image of a point in pixels of the crop."""
     _, height, width = series.shape
-    margin = crop_margin(size, crop)
     tall, wide = canonical_shape(height, width, series.orientation)
-    canonical_x = original_point(x + margin, wide, size)
-    canonical_y = original_point(y + margin, tall, size)
+    prepared_x, prepared_y = view.to_image(np.array([x, y]))
+    canonical_x = original_point(prepared_x, wide, view.size)
+    canonical_y = original_point(prepared_y, tall, view.size)
     return stored_point(canonical_x, canonical_y, series.orientation, height, width)

@@ -3,8 +3,13 @@
 The networks' view in millimetres is centred on it.
 """
 
+from collections.abc import Iterable
+
 import cv2
 import numpy as np
+
+from src.sampling.slices import spacing_or_default
+from src.sampling.view import extent_mm
 
 SLICES = 32  # of a series that are looked at
 SIDE = 96  # pixels: images are made this small first
@@ -26,6 +31,30 @@ def sample_slices(length: int) -> np.ndarray:
 def shrunk(image: np.ndarray) -> np.ndarray:
     """Return a prepared image (S, S) as (SIDE, SIDE) float32."""
     return cv2.resize(image.astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+
+
+def find_head(
+    images: Iterable[np.ndarray], numbers: np.ndarray, metadata: dict
+) -> tuple[float, float] | None:
+    """Return x and y of the head's centre as fractions (0..1) of the image, or None.
+
+    images: prepared (S, S), of the slices `numbers` (k,) that `sample_slices` names.
+    metadata: what `metadata_of` returns.
+    """
+    between, row, column = spacing_or_default(
+        (metadata["slice_spacing"], metadata["row_spacing"], metadata["column_spacing"])
+    )
+    positions = numbers * between
+    if metadata["positions"] is not None:
+        positions = np.array(metadata["positions"])[numbers]
+    shape = (metadata["h"], metadata["w"])
+    across, down = extent_mm(shape, (row, column), metadata["orientation"])
+    small = np.stack([shrunk(image) for image in images])
+    centre = head_centre(small, positions, metadata["plane"], metadata["mod"], (down, across))
+    if centre is None or not np.isfinite(centre).all():
+        return None
+    x, y = np.clip(centre, 0.0, 1.0).tolist()
+    return x, y
 
 
 def head_centre(

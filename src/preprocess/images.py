@@ -6,6 +6,7 @@ Pixels go straight from stored values to prepared intensities by lookup tables.
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -14,6 +15,7 @@ from src.dicom import Series, read_words
 from src.dicom.header import Slice
 from src.dicom.pixels import MAX_TABLE_BITS, every_stored_value, is_padding, values
 from src.orientation import canonical
+from src.preprocess.head import find_head, sample_slices
 from src.preprocess.intensity import (
     apply_window,
     codes_of,
@@ -22,6 +24,7 @@ from src.preprocess.intensity import (
     resize,
     window_of,
 )
+from src.preprocess.metadata import metadata_of
 
 
 @dataclass
@@ -41,6 +44,16 @@ class PreparedSeries:
         for place, image in enumerate(images, 1):
             stack[place] = image
         return replace(self, images=stack)
+
+    @cached_property
+    def head(self) -> tuple[float, float] | None:
+        """Return the head's centre as `find_head` does.
+
+        The images must be in memory, those that `sample_slices` names among them.
+        """
+        numbers = sample_slices(len(self.series.slices))
+        images = self.images[np.searchsorted(self.numbers, numbers)]
+        return find_head(images, numbers, metadata_of(self.series))
 
 
 def prepare(

@@ -6,12 +6,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from src.artifacts.files import write_json
-from src.artifacts.paths import DataFolder
-from src.dicom import Series, open_series
+from src.artifacts.files import read_json, read_layout, read_slices, write_json
+from src.artifacts.paths import ArtifactError, DataFolder
+from src.dicom import open_series
 from src.dicom.fields import uid_name
-from src.preprocess.array_files import write_volume
+from src.preprocess.array_files import has_arrays, write_volume
+from src.preprocess.head import find_head, sample_slices
 from src.preprocess.images import prepare
+from src.preprocess.metadata import metadata_of
 from src.worker_pool import Failure, attempt
 
 
@@ -39,13 +41,36 @@ def survey_series(job: Job) -> dict | Failure:
 
 def _prepare(job: Job) -> dict:
     data = DataFolder(job.data_dir)
-    prepared = prepare(open_series(data.series(job.uid)), job.image_size, job.mr_window)
-    shape = (len(prepared.numbers), job.image_size, job.image_size)
-    write_volume(data, job.uid, prepared.images, shape, job.write_slices)
-    metadata = metadata_of(prepared.series)
+    if has_arrays(data, job.uid, job.image_size, job.write_slices):
+        metadata = read_json(data.facts(job.uid))  # of an older version: without the head
+    else:
+        prepared = prepare(open_series(data.series(job.uid)), job.image_size, job.mr_window)
+        shape = (len(prepared.numbers), job.image_size, job.image_size)
+        write_volume(data, job.uid, prepared.images, shape, job.write_slices)
+        metadata = metadata_of(prepared.series)
+    metadata["head"] = _head_of(data, job.uid, metadata)
     # Not synced: to wait for the disk would halve the speed.
     write_json(data.facts(job.uid), metadata, sync=False)
     return metadata
+
+
+def _head_of(data: DataFolder, uid: str, metadata: dict) -> tuple[float, float] | None:
+    """Return the head's centre in the arrays of a series; see `find_head`."""
+    numbers = sample_slices(metadata["length"])
+    path = data.sequence(uid)
+    images = read_slices(path, numbers, layout=read_layout(path))
+    return find_head(images, numbers, metadata)
+
+
+def has_head(data: DataFolder, uid: str) -> bool:
+    """Return whether the metadata of a series say where its head is, or that none was found."""
+    try:
+        head = read_json(data.facts(uid)).get("head", ())
+    except ArtifactError:
+        return False
+    if head is None:
+        return True
+    return type(head) is list and len(head) == 2 and all(type(at) is float for at in head)
 
 
 def _survey(job: Job) -> dict:
@@ -53,28 +78,6 @@ def _survey(job: Job) -> dict:
     syntaxes = {uid_name(slice_.file.syntax) for slice_ in series.slices}
     storage = "multi-frame" if series.slices[0].frame >= 0 else "one file a slice"
     return metadata_of(series) | {"syntax": " and ".join(sorted(syntaxes)), "storage": storage}
-
-
-def metadata_of(series: Series) -> dict:
-    """Return what later stages and people need to know of a series, as plain values."""
-    length, height, width = series.shape
-    return {
-        "length": length,
-        "h": height,
-        "w": width,
-        "mod": series.modality,
-        "plane": series.plane,
-        "orientation": series.orientation,
-        "slice_spacing": series.spacing[0],
-        "row_spacing": series.spacing[1],
-        "column_spacing": series.spacing[2],
-        "patient_id": series.patient_id,
-        "sop_uids": series.sop_uids,
-        "frames": series.frames.tolist(),
-        "positions": None if series.positions is None else series.positions.tolist(),
-        "dropped": series.dropped,
-        "warnings": series.warnings,
-    }
 
 
 def slice_uids(metadata: dict[str, dict]) -> dict[str, list[str]]:

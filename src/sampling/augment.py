@@ -1,7 +1,8 @@
 """Augmentation of stage 1: drawn where a sample is loaded, applied to a batch on any device.
 
-All geometry of a sample is one mapping from the pixels of the crop to those of the image, so that
-every image is interpolated once. Pixel centres are integers; points follow the same mapping.
+All geometry of a sample, the view included, is one mapping from the pixels of the crop to those of
+the image, so that every image is interpolated once. Pixel centres are integers; points follow the
+same mapping.
 """
 
 from dataclasses import dataclass
@@ -10,9 +11,10 @@ import numpy as np
 import torch
 from numpy.random import Generator
 from torch import Tensor
-from torch.nn.functional import grid_sample
 
+from src.sampling.resample import above_background, seen
 from src.sampling.slices import centre_crop
+from src.sampling.view import View
 
 TRIES = 20  # to find places for holes beside the aneurysms, before they are left out
 
@@ -65,6 +67,7 @@ def draw(
     size: int,
     crop: int,
     mirrorable: bool,
+    view: View | None = None,
     *,
     points: np.ndarray | None = None,
     margin: float = 0.0,
@@ -72,6 +75,7 @@ def draw(
     """Draw the augmentation of one sample.
 
     size, crop: sides of image and crop in pixels.
+    view: in mm; what is drawn moves its virtual image.
     points: (K, 2) x, y of aneurysms in the image or NaN, which no hole covers.
     margin: pixels around them that stay free as well.
     """
@@ -91,7 +95,10 @@ def draw(
             columns = _draw_distortion(settings, generator, crop)
             rows = _draw_distortion(settings, generator, crop)
     brightness = np.float32(generator.uniform(-settings.brightness, settings.brightness))
-    matrix = np.linalg.inv(to_crop)[:2].astype(np.float32)
+    matrix = np.linalg.inv(to_crop)[:2]
+    if view is not None and view.in_mm:
+        matrix = view.onto_image(matrix)
+    matrix = matrix.astype(np.float32)
     drawn = Draw(matrix, columns, rows, hole_columns, hole_rows, brightness, mirrored)
     if points is not None and kind in (0, 1):
         uncover(settings, generator, drawn, drawn.move(points), margin, grid=kind == 0)
@@ -209,17 +216,9 @@ def _invert(increasing: np.ndarray, values: np.ndarray) -> np.ndarray:
 def warp(images: Tensor, draws: dict[str, Tensor]) -> Tensor:
     """Apply the draws of a batch: (B, 3, S, S) float32 -> (B, 3, crop, crop).
 
-    Outside the image and in the holes the result is the lowest intensity of the sample.
+    Outside the image and in the holes the result is the lowest intensity of each slice.
     """
-    size = images.shape[-1]
-    columns = draws["columns"][:, None, :, None]  # (B, 1, crop, 1)
-    rows = draws["rows"][:, :, None, None]  # (B, crop, 1, 1)
-    matrix = draws["matrix"][:, None, None]  # (B, 1, 1, 2, 3)
-    grid = matrix[..., 0] * columns + matrix[..., 1] * rows + matrix[..., 2]  # (B, crop, crop, 2)
-    grid = (grid * 2 + 1) / size - 1  # -1..1, as grid_sample wants it
-
-    background = images.amin(dim=(1, 2, 3), keepdim=True)  # (B, 1, 1, 1)
-    crops = grid_sample(images - background, grid, align_corners=False)  # (B, 3, crop, crop)
+    crops, background = above_background(images, draws["matrix"], draws["columns"], draws["rows"])
     hole_rows, hole_columns = draws["hole_rows"].float(), draws["hole_columns"].float()
     holes = torch.einsum("bhr,bhc->brc", hole_rows, hole_columns) > 0  # (B, crop, crop)
     crops = crops.masked_fill(holes[:, None], 0.0) + background
@@ -227,6 +226,10 @@ def warp(images: Tensor, draws: dict[str, Tensor]) -> Tensor:
 
 
 def crops(batch: dict[str, Tensor], crop: int) -> Tensor:
-    """Return the network's input, (B, 3, crop, crop) float32: warped, or the centre crop."""
+    """Return the network's input, (B, 3, crop, crop) float32: augmented, or what the view shows."""
     images = batch["images"].float()
-    return warp(images, batch) if "matrix" in batch else centre_crop(images, crop)
+    if "brightness" in batch:
+        return warp(images, batch)
+    if "matrix" in batch:
+        return seen(images, batch["matrix"], crop).float()
+    return centre_crop(images, crop)

@@ -6,7 +6,7 @@ import numpy as np
 
 from src.artifacts.plausible import SPACINGS
 
-STEPS = (1, 2)  # slices between a slice and its neighbours
+STEPS = (1, 2)  # numbers of the steps to the neighbours; as published, in slices, too
 MIRRORABLE = ("axial", "coronal")  # planes whose image x axis is the patient's left-right axis
 DEFAULT_SPACING = (1.0, 0.5, 0.5)  # mm between slices, rows, columns, if a series has none
 
@@ -31,6 +31,20 @@ def resized_point(position, length: int, size: int):
 def original_point(position: float, length: int, size: int) -> float:
     """Undo `resized_point`."""
     return (position + 0.5) * length / size - 0.5
+
+
+def step_counts(step_mm: Sequence[float], spacing: float | None) -> tuple[int, int]:
+    """Return how many slices away the neighbours are, at the first and at the second step.
+
+    step_mm: the two distances in mm; both 0: the published STEPS.
+    spacing: mm between slices; a default replaces what is missing.
+    """
+    if not any(step_mm):
+        return STEPS
+    between, _, _ = spacing_or_default((spacing, None, None))
+    # Rounded first: a spacing that went through a table must not turn 2.5 into 2 or 3.
+    first, second = (max(1, int(round(mm / between, 6) + 0.5)) for mm in step_mm)
+    return first, second
 
 
 def neighbours(index, step, length: int) -> np.ndarray:

@@ -13,11 +13,11 @@ from src.artifacts.paths import ArtifactError, DataFolder
 from src.artifacts.plausible import require_finite
 from src.artifacts.tables import read_folds, read_spots
 from src.labels import LABELS, MIRROR, NEGATIVE
-from src.orientation import canonical_shape
 from src.sampling import augment, slices
 from src.sampling.loader import empty_images
-from src.sampling.slices import MIRRORABLE, STEPS
+from src.sampling.slices import MIRRORABLE, STEPS, step_counts
 from src.sampling.spots import PUBLISHED_SIDE, window_labels
+from src.sampling.view import View, require_heads, view_of_row
 
 
 @dataclass
@@ -36,8 +36,9 @@ class SpotDataset(Dataset):
     """Spots as three neighbouring slices, the 14 labels and the aneurysms' points.
 
     Keyed by (epoch, row). Slice, step, order of the neighbours and augmentation are drawn; with
-    `augmentation` None the sample is the spot's own slice at step 1.
+    `augmentation` None the sample is the spot's own slice at the first step.
     sigma_mm: of the heatmap's Gaussians; only training needs it.
+    view_mm, step_mm: mm that the crop spans, and to the neighbours; 0: as published.
     """
 
     def __init__(
@@ -48,6 +49,8 @@ class SpotDataset(Dataset):
         seed: int,
         augmentation: augment.Augmentation | None,
         sigma_mm: float | None = None,
+        view_mm: float = 0.0,
+        step_mm: tuple[float, float] = (0.0, 0.0),
     ):
         self.tables, self.rows, self.crop = tables, rows.to_dict("records"), crop
         self.seed, self.augmentation = seed, augmentation
@@ -57,11 +60,16 @@ class SpotDataset(Dataset):
         self.most_points = max(map(len, self.aneurysms.values()), default=1)
         self.size = self._check_arrays()
         meta = tables.meta.loc[rows.SeriesInstanceUID.unique()]
+        require_heads(meta, view_mm)
         self.mirrorable = meta.plane.isin(MIRRORABLE).to_dict()
-        self.sigma = {}  # {uid: (2,)}
-        if sigma_mm is not None:
-            for uid, series in meta.iterrows():
-                self.sigma[uid] = pixel_sigma(series, self.size, sigma_mm)
+        self.views: dict[str, View] = {}
+        self.steps: dict[str, tuple[int, int]] = {}  # slices to the neighbours, at either step
+        self.sigma: dict[str, np.ndarray] = {}  # (2,) each
+        for uid, series in meta.iterrows():
+            self.views[uid] = view_of_row(series, self.size, crop, view_mm)
+            self.steps[uid] = step_counts(step_mm, series.slice_spacing)
+            if sigma_mm is not None:
+                self.sigma[uid] = pixel_sigma(series, self.views[uid], sigma_mm)
 
     def _check_arrays(self) -> int:
         """Return the images' side in pixels. Raise ArtifactError if an array does not fit."""
@@ -113,7 +121,7 @@ class SpotDataset(Dataset):
         epoch, index = key
         row = self.rows[index]
         uid = row["SeriesInstanceUID"]
-        slice_, step = int(row["f"]), 1
+        slice_, step = int(row["f"]), self.steps[uid][0]
         generator = np.random.default_rng([self.seed, epoch, index])
         if self.augmentation is not None:
             slice_, step = self.draw_slice(row, generator)
@@ -124,8 +132,11 @@ class SpotDataset(Dataset):
         sample = {"index": index}
         if uid in self.sigma:
             sample["sigma"] = self.sigma[uid]
+        view = self.views[uid]
         if self.augmentation is None:
-            points -= np.float32(slices.crop_margin(self.size, self.crop))
+            points = view.to_crop(points).astype(np.float32)
+            if view.in_mm:
+                sample["matrix"] = view.matrix
         else:
             triplet = triplet[::-1] if generator.random() < 0.5 else triplet
             mirrorable = self.mirrorable[uid]
@@ -135,6 +146,7 @@ class SpotDataset(Dataset):
                 self.size,
                 self.crop,
                 mirrorable,
+                view,
                 points=points,
                 margin=max(sample.get("sigma", (0.0, 0.0))),
             )
@@ -145,16 +157,22 @@ class SpotDataset(Dataset):
         return sample, self.tables.data.sequence(uid), triplet
 
     def truth(self) -> pd.DataFrame:
-        """Return SeriesInstanceUID, slice and the 14 labels of each row, evaluated at step 1."""
+        """Return SeriesInstanceUID, slice and the 14 labels of each row, as evaluated."""
         table = pd.DataFrame(self.rows, columns=["SeriesInstanceUID", "f"])
         table = table.rename(columns={"f": "slice"}).astype({"slice": int})
-        labels = [window_labels(self.tables.labels[uid], f, 1) for uid, f in table.to_numpy()]
+        labels = [
+            window_labels(self.tables.labels[uid], f, self.steps[uid][0])
+            for uid, f in table.to_numpy()
+        ]
         return pd.concat([table, pd.DataFrame(np.stack(labels), columns=list(LABELS))], axis=1)
 
     def draw_slice(self, row: dict, generator: np.random.Generator) -> tuple[int, int]:
-        """Draw slice and step: at or beside a positive's slice; of a negative a safe slice."""
+        """Draw a slice, and how many slices away its neighbours are.
+
+        The slice is at or beside a positive's; of a negative a safe one.
+        """
         uid = row["SeriesInstanceUID"]
-        step = STEPS[generator.integers(len(STEPS))]
+        step = self.steps[uid][STEPS[generator.integers(len(STEPS))] - 1]
         if row["class_id"] != NEGATIVE:
             shift = generator.integers(-1, 2) if generator.random() < 0.5 else 0
             return int(min(max(row["f"] + shift, 0), row["length"] - 1)), step
@@ -173,15 +191,12 @@ class SpotDataset(Dataset):
         return points
 
 
-def pixel_sigma(meta: pd.Series, size: int, sigma_mm: float) -> np.ndarray:
-    """Return the heatmap's sigma along x and y in pixels of the prepared image: (2,) float32.
+def pixel_sigma(meta: pd.Series, view: View, sigma_mm: float) -> np.ndarray:
+    """Return the heatmap's sigma along x and y in virtual pixels: (2,) float32.
 
     Raise ArtifactError if it is not a positive number.
     """
-    spacing = slices.spacing_or_default((None, meta.row_spacing, meta.column_spacing))
-    height, width = meta.h * spacing[1], meta.w * spacing[2]  # mm, as stored
-    height, width = canonical_shape(height, width, meta.orientation)
-    sigma = np.array([sigma_mm * size / width, sigma_mm * size / height], np.float32)
+    sigma = (sigma_mm * view.size / view.extent).astype(np.float32)
     if not (np.isfinite(sigma) & (sigma > 0)).all():
         raise ArtifactError(
             f"series {meta.SeriesInstanceUID}: {sigma_mm} mm of its {meta.h} x {meta.w} images are "

@@ -30,7 +30,7 @@ from src.sampling.slices import STEPS, centre_crop, thin
 from src.script import settings_of
 from tools.benchmarks.case import OURS, PLAIN, Case, NetworkOptions
 from tools.benchmarks.flops import flops_of
-from tools.benchmarks.made_up import write_arrays, write_dicom
+from tools.benchmarks.made_up import rows_of, write_arrays, write_dicom
 
 
 @dataclass(kw_only=True)
@@ -56,13 +56,15 @@ def extract_case(config: Extract, folder: Path) -> Case:
     data, run = DataFolder(folder), RunFolder(folder, "bench", 0)
     uids = write_arrays(data, config.series, config.slices, config.image_size)
     device = choose_device(config.device)
+    series = rows_of(uids, config.image_size)
     joined = random_weights(config)
-    model = build_slice_cnn(joined["stage1_settings"], joined["stage1"], device)
+    settings = joined["stage1_settings"]
+    model = build_slice_cnn(settings, joined["stage1"], device)
     plain_model = plain_network(config, joined, device)
 
     def ours() -> None:
         extract = extract_features.extract
-        lengths = extract(model, data, run, uids, config.crop_size, config.batch_size, device)
+        lengths = extract(model, data, run, series, settings, config.batch_size, device)
         assert sum(lengths) == config.series * config.slices
 
     def plain() -> None:
@@ -146,6 +148,8 @@ def random_weights(config: Extract | EndToEnd) -> dict:
             "crop_size": config.crop_size,
             "image_size": config.image_size,
             "mr_window": "percentile",
+            "view_mm": 0.0,
+            "step_mm": (0.0, 0.0),
         },
         "stage2": new_transformer(stage2).state_dict(),
         "stage2_settings": stage2,

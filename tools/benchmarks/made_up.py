@@ -52,6 +52,12 @@ def dicom_header(uid: str, matrix: int, modality: str) -> Dataset:
     return header
 
 
+def rows_of(uids: list[str], size: int) -> pd.DataFrame:
+    """Return what train_{N}_folds.csv says of the geometry of series of 1 mm a pixel."""
+    table = pd.DataFrame({"SeriesInstanceUID": uids, "h": size, "w": size, "orientation": ""})
+    return table.assign(slice_spacing=1.0, row_spacing=1.0, column_spacing=1.0)
+
+
 def write_arrays(data: DataFolder, series: int, slices: int, size: int) -> list[str]:
     """Write prepared arrays of noise, size x size pixels; return their UIDs."""
     generator = np.random.default_rng(0)
@@ -85,9 +91,7 @@ def spot_tables(
     spots["SeriesInstanceUID"] = np.resize(uids, len(spots))
     spots["class_id"] = np.where(spots.index < positive, 0, PRESENT)  # PRESENT: no location
     spots.loc[len(spots) - 1, "fold"] = 0
-    meta = pd.DataFrame({"SeriesInstanceUID": uids, "h": size, "w": size})
-    meta = meta.assign(plane="axial", orientation="", row_spacing=0.5, column_spacing=0.5)
-    meta = meta.set_index("SeriesInstanceUID", drop=False)
+    meta = rows_of(uids, size).assign(plane="axial").set_index("SeriesInstanceUID", drop=False)
     labels = dict.fromkeys(uids, np.zeros((slices, len(LABELS)), np.uint8))
     safe = dict.fromkeys(uids, np.arange(slices))
     return SpotTables(data, spots, labels, safe, {}, meta)

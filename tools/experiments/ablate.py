@@ -41,8 +41,9 @@ from src.labels import LABELS
 from src.networks.slice_cnn import HEAT_CHANNELS, HeatmapHead, build_slice_cnn
 from src.sampling import spot_dataset
 from src.sampling.loader import make_loader
-from src.sampling.slices import neighbours
+from src.sampling.slices import neighbours, step_counts
 from src.sampling.spot_dataset import SpotTables, read_spot_tables
+from src.sampling.view import view_of_row
 from src.script import run_script
 from src.training import losses
 from tools import mine_hard_negatives
@@ -194,9 +195,12 @@ def series_of(model: torch.nn.Module, settings: train_stage1.Config) -> pd.DataF
     data = DataFolder(settings.data_dir)
     _, held_out = read_fold(data, settings.fold)
     highest = []
-    for uid in held_out.SeriesInstanceUID:
-        volume = as_volume(read_array(data.sequence(uid)), settings.crop_size, CPU)  # (N, H, W)
-        triplets = neighbours(np.arange(len(volume)), 1, len(volume))
+    for _, row in held_out.iterrows():
+        images = read_array(data.sequence(row.SeriesInstanceUID))
+        view = view_of_row(row, images.shape[-1], settings.crop_size, settings.view_mm)
+        volume = as_volume(images, view, CPU)  # (N, H, W)
+        step, _ = step_counts(settings.step_mm, row.slice_spacing)
+        triplets = neighbours(np.arange(len(volume)), step, len(volume))
         _, logits = encode(model, volume, triplets, 64)  # (N, 14)
         highest.append(logits.amax(dim=0).sigmoid().numpy())
     return with_probabilities(held_out[list(LABELS)], np.stack(highest))

@@ -13,13 +13,14 @@ from matplotlib.patches import Patch
 
 from src.artifacts.files import read_slices
 from src.labels import PRESENT
-from src.sampling.slices import STEPS, neighbours, resized_point
+from src.sampling.slices import neighbours, resized_point, step_counts
 from src.sampling.spot_dataset import SpotDataset, SpotTables, held_out_rows, training_rows
 from src.sampling.spots import PUBLISHED_SIDE
 from tools.figures import canvas
 from tools.figures.canvas import GREY, INK, LIGHT, OTHER, PAPER, SMALL, SOFT_OTHER, SOFT_TRUE, TRUE
 
 SEED = 44  # of train_stage1.py
+AS_PUBLISHED = (0.0, 0.0)  # mm to the neighbours: 1 and 2 slices
 THUMBNAILS = 10
 SCORED = "scored"
 MOST_SAMPLES, MOST_EPOCHS = 12, 8  # drawn in a series, beside those that are scored
@@ -53,7 +54,10 @@ KEY = {  # name: (zone, meaning)
     "margin": (Zone.MARGIN, "too near for a negative, too far for a positive: nothing is drawn"),
     "safe": (Zone.SAFE, "no aneurysm near: negatives are drawn from anywhere here"),
     "hard": (Zone.HARD, "safe, but an earlier network erred here: half of the negatives"),
-    "sample": (None, "a slice and its neighbours, 1 or 2 away; orange: positive, blue: negative"),
+    "sample": (
+        None,
+        "a slice, its neighbours at step 1 or 2; orange: positive, blue: negative",
+    ),
     SCORED: (None, "the samples of a held-out series, always the same"),
 }
 
@@ -70,23 +74,26 @@ class SliceAxis:
     points: pd.DataFrame  # f, x, y of the aneurysms, x and y in pixels of the images
 
 
-def look(tables: SpotTables, uid: str) -> SliceAxis:
-    """Return the zones, samples and pictures of a series."""
-    zones = zones_of(tables, uid)
+def look(tables: SpotTables, uid: str, step_mm: tuple[float, float] = AS_PUBLISHED) -> SliceAxis:
+    """Return the zones, samples and pictures of a series; step_mm: as trained."""
+    zones = zones_of(tables, uid, step_mm)
     shown = pictured(zones)
     images = read_slices(tables.data.sequence(uid), shown)
     spots = tables.spots[tables.spots.SeriesInstanceUID == uid]
     spots = spots[spots.class_id != PRESENT]
     points = resized_point(spots[["x_512", "y_512"]], PUBLISHED_SIDE, images.shape[-1])
     points = points.set_axis(["x", "y"], axis=1).assign(f=spots.f)
-    samples = drawn_samples(tables, uid)
+    samples = drawn_samples(tables, uid, step_mm)
     return SliceAxis(tables.meta.loc[uid], zones, samples, shown, images, points)
 
 
-def zones_of(tables: SpotTables, uid: str) -> np.ndarray:
+def zones_of(
+    tables: SpotTables, uid: str, step_mm: tuple[float, float] = AS_PUBLISHED
+) -> np.ndarray:
     """Return the Zone of each slice of a series, (n,)."""
     distance = distance_to_aneurysm(tables, uid)
-    zones = np.where(distance <= max(STEPS), Zone.WINDOW, Zone.MARGIN)
+    reach = max(step_counts(step_mm, tables.meta.slice_spacing[uid]))
+    zones = np.where(distance <= reach, Zone.WINDOW, Zone.MARGIN)
     zones[distance == 0] = Zone.ANEURYSM
     nothing = np.empty(0, int)
     safe = tables.safe.get(uid, nothing)
@@ -102,7 +109,9 @@ def distance_to_aneurysm(tables: SpotTables, uid: str) -> np.ndarray:
     return np.abs(slices[:, None] - with_aneurysm).min(axis=1, initial=len(slices))
 
 
-def drawn_samples(tables: SpotTables, uid: str) -> pd.DataFrame:
+def drawn_samples(
+    tables: SpotTables, uid: str, step_mm: tuple[float, float] = AS_PUBLISHED
+) -> pd.DataFrame:
     """Return the samples of the first epochs, bit for bit, and those that are scored.
 
     The epochs are those of a training that holds out the next fold.
@@ -111,14 +120,15 @@ def drawn_samples(tables: SpotTables, uid: str) -> pd.DataFrame:
     own = tables.meta.fold[uid]
     rows = training_rows(tables.spots, (own + 1) % (tables.meta.fold.max() + 1))
     rows = rows[rows.SeriesInstanceUID == uid]
-    dataset = SpotDataset(tables, rows, crop=1, seed=SEED, augmentation=None)
+    dataset = SpotDataset(tables, rows, crop=1, seed=SEED, augmentation=None, step_mm=step_mm)
     samples = []
     for epoch in range(min(MOST_EPOCHS, max(1, MOST_SAMPLES // len(rows)))):
         for index, row in zip(rows.index, dataset.rows, strict=True):
             generator = np.random.default_rng([SEED, epoch, index])
             samples.append((f"epoch {epoch + 1}", *dataset.draw_slice(row, generator)))
     spots = tables.spots[tables.spots.SeriesInstanceUID == uid]
-    samples += [(SCORED, int(slice_), 1) for slice_ in held_out_rows(spots, own).f]
+    first = dataset.steps[uid][0]
+    samples += [(SCORED, int(slice_), first) for slice_ in held_out_rows(spots, own).f]
     table = pd.DataFrame(samples, columns=["name", "slice", "step"])
     return table.assign(positive=distance_to_aneurysm(tables, uid)[table.slice] <= table.step)
 

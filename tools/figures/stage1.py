@@ -18,6 +18,8 @@ from src.artifacts.tables import read_fold
 from src.device import autocast
 from src.labels import LABELS
 from src.networks.slice_cnn import HEAT_CHANNELS, build_slice_cnn
+from src.sampling.augment import crops
+from src.sampling.resample import seen_volume
 from src.sampling.slices import MIRRORABLE, centre_crop, crop_margin, neighbours
 from src.sampling.spot_dataset import SpotDataset, SpotTables, held_out_rows
 from tools.figures import canvas
@@ -26,7 +28,6 @@ from tools.figures.canvas import GREY, MARK, OTHER, SMALL, SOFT_OTHER
 HEAT = LinearSegmentedColormap.from_list(
     "heat", [(0.84, 0.37, 0, 0), (0.84, 0.37, 0, 0.45), (1, 0.75, 0.1, 0.65), (1, 0.97, 0.75, 0.8)]
 )
-EVALUATED_STEP = 1  # slices between a held-out spot's slice and its neighbours
 
 
 @dataclass
@@ -34,7 +35,7 @@ class Spot:
     """A held-out spot and the network's prediction."""
 
     slices: np.ndarray  # (3,) numbers of the slices
-    images: np.ndarray  # (3, S, S) float16 in 0..TOP
+    images: np.ndarray  # (3, S, S) float16 in 0..TOP, the crop is their centre
     crop: int  # pixels, side of what the network sees
     points: np.ndarray  # (K, 2) x, y of the aneurysms in pixels of the crop
     heat: np.ndarray | None  # (h, w) probabilities; None for a network without heatmap
@@ -44,6 +45,7 @@ class Spot:
     widths: tuple[int, int]  # of the pooled features and of those that stage 2 reads
     strides: list[int]  # of the maps that the heatmap is made from
     series: pd.Series  # its row of train_meta.csv
+    step_mm: tuple[float, float]  # to the neighbours, as trained
 
 
 def look(run: RunFolder, tables: SpotTables, uid: str, device: torch.device) -> Spot:
@@ -56,17 +58,20 @@ def look(run: RunFolder, tables: SpotTables, uid: str, device: torch.device) -> 
     series, crop = tables.meta.loc[uid], settings["crop_size"]
     read_fold(tables.data, series.fold, settings)
     rows = held_out_rows(tables.spots[tables.spots.SeriesInstanceUID == uid], series.fold)
-    dataset = SpotDataset(tables, rows, crop, seed=0, augmentation=None)
+    in_mm = {name: settings[name] for name in ("view_mm", "step_mm")}
+    dataset = SpotDataset(tables, rows, crop, seed=0, augmentation=None, **in_mm)
     sample = dataset.__getitems__([(0, 0)])
     points = sample["points"][0].numpy()  # (most points, 2), NaN where there is none
 
     model = build_slice_cnn(settings, checkpoint["weights"], device)
-    images = centre_crop(sample["images"].float(), crop).to(device)  # (1, 3, crop, crop)
+    images = crops(sample, crop).to(device)  # (1, 3, crop, crop)
     with torch.inference_mode(), autocast(device):
         out = model(images)
+    whole = dataset.views[uid].whole
+    virtual = seen_volume(sample["images"][0], whole, torch.device("cpu"))  # (3, S, S)
     return Spot(
-        slices=neighbours(int(rows.f[0]), EVALUATED_STEP, int(series.length)),
-        images=sample["images"][0].numpy(),
+        slices=neighbours(int(rows.f[0]), dataset.steps[uid][0], int(series.length)),
+        images=virtual.numpy(),
         crop=crop,
         points=points[np.isfinite(points).all(axis=1)],
         heat=None if out.heatmap is None else expit(out.heatmap[0].float().cpu().numpy()),
@@ -76,6 +81,7 @@ def look(run: RunFolder, tables: SpotTables, uid: str, device: torch.device) -> 
         widths=(model.plan.features, model.channels),
         strides=model.plan.strides,
         series=series,
+        step_mm=settings["step_mm"],
     )
 
 

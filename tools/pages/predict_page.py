@@ -6,6 +6,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 
 from src.artifacts.files import atomic
 from src.dicom import Series
@@ -15,6 +16,7 @@ from src.labels import LABELS, LOCATIONS, PRESENT
 from src.orientation import canonical_point, canonical_shape
 from src.preprocess.images import PreparedSeries
 from src.preprocess.intensity import TOP
+from src.sampling.resample import seen_volume
 from src.sampling.slices import crop_margin, resized_point
 from tools.pages.render import data_uri, render
 
@@ -119,21 +121,26 @@ def slice_picture(
     token: int,
     findings: list[tuple[int, Finding]],
 ) -> bytes:
-    """Return a JPEG of a prepared slice: grey, the heat over it, a ring and a number a finding.
+    """Return a JPEG of a slice: grey, the heat over it, a ring and a number a finding.
+
+    It is the prepared image; with a view in mm the virtual one, whose centre the networks saw.
 
     token: index into prediction.tokens
     findings: those on this slice, with their numbers
     """
     slice_ = np.searchsorted(prepared.numbers, prediction.tokens[token])
-    image = prepared.images[slice_].astype(np.float32) * (255 / TOP)  # (S, S)
+    whole = prediction.view.whole
+    stack = torch.from_numpy(prepared.images[slice_ : slice_ + 1])  # (1, S, S)
+    image = seen_volume(stack, whole, stack.device)[0].numpy()  # (S, S)
+    image = image.astype(np.float32) * (255 / TOP)
     grey = cv2.resize(image.clip(0, 255), (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
     picture = np.repeat(grey.clip(0, 255)[..., None], 3, axis=2)  # (H, W, 3)
     if prediction.heat is not None:
-        opacity = 0.6 * heat_of(prediction, token, len(image))[..., None]  # (H, W, 1)
+        opacity = 0.6 * heat_of(prediction, token)[..., None]  # (H, W, 1)
         picture = picture * (1 - opacity) + np.array(HEAT) * opacity
     picture = np.ascontiguousarray(picture.round().astype(np.uint8))
     for number, finding in findings:
-        x, y = prepared_point(prepared.series, finding, len(image))
+        x, y = whole.to_crop(prepared_point(prepared.series, finding, len(image)))
         scale = SIDE / len(image)
         x, y = round((x + 0.5) * scale), round((y + 0.5) * scale)
         cv2.circle(picture, (x, y), 16, RING, 2, cv2.LINE_AA)
@@ -143,21 +150,23 @@ def slice_picture(
     return cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()
 
 
-def heat_of(prediction: Prediction, token: int, size: int) -> np.ndarray:
-    """Return the heat (SIDE, SIDE) in 0..1, 0 outside the crop of a prepared image of `size`."""
-    crop, margin = prediction.crop, crop_margin(size, prediction.crop)
-    seen = slice(margin, margin + crop)
-    whole = np.zeros((size, size), np.float32)
-    whole[seen, seen] = cv2.resize(prediction.heat[token].float().numpy(), (crop, crop))
+def heat_of(prediction: Prediction, token: int) -> np.ndarray:
+    """Return the heat (SIDE, SIDE) in 0..1, 0 outside the crop of the virtual image."""
+    view = prediction.view
+    margin = crop_margin(view.size, view.crop)
+    seen = slice(margin, margin + view.crop)
+    whole = np.zeros((view.size, view.size), np.float32)
+    heat = prediction.heat[token].float().numpy()
+    whole[seen, seen] = cv2.resize(heat, (view.crop, view.crop))
     return cv2.resize(whole, (SIDE, SIDE)).clip(0, 1)
 
 
-def prepared_point(series: Series, finding: Finding, size: int) -> tuple[float, float]:
-    """Return x, y of a finding in pixels of the prepared image of `size`."""
+def prepared_point(series: Series, finding: Finding, size: int) -> np.ndarray:
+    """Return x, y (2,) of a finding in pixels of the prepared image of `size`."""
     _, height, width = series.shape
     x, y = canonical_point(finding.x, finding.y, series.orientation, height, width)
     tall, wide = canonical_shape(height, width, series.orientation)
-    return resized_point(x, wide, size), resized_point(y, tall, size)
+    return np.array([resized_point(x, wide, size), resized_point(y, tall, size)])
 
 
 def write_on(

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from src.artifacts.files import read_json_lines, read_pickle
+from src.artifacts.files import read_json, read_json_lines, read_pickle
 from src.artifacts.paths import ArtifactError, DataFolder, EncoderFolder, RunFolder
 from src.artifacts.tables import read_folds, read_spots, read_table
 from src.evaluation import metrics
 from src.labels import LABELS
+from src.sampling.slices import step_counts
 from src.sampling.spot_dataset import held_out_rows
 from src.sampling.spots import window_labels
 from src.script import UserError
@@ -59,7 +60,7 @@ def read_evaluations(data: DataFolder, model_dir: Path, encoder: str) -> dict[st
         folds = predictions[UID].map(fold_of).unique()
         left_out = 0
         if evaluation == "stage1":
-            truth = _spot_truth(data, folds)
+            truth = _spot_truth(data, series, folds, model_dir, encoder)
         else:
             expected = series.loc[series.fold.isin(folds), [UID, "Modality", "plane", *LABELS]]
             truth = expected[expected[UID].isin(predictions[UID])]  # the others were not readable
@@ -106,13 +107,32 @@ def _read_predictions(
     return pd.concat(tables) if tables else pd.DataFrame(columns=columns)
 
 
-def _spot_truth(data: DataFolder, folds: np.ndarray) -> pd.DataFrame:
+def _spot_truth(
+    data: DataFolder, series: pd.DataFrame, folds: np.ndarray, model_dir: Path, encoder: str
+) -> pd.DataFrame:
     """Return the rows that eval_stage1.py judges, with their labels."""
     spots, labels = read_spots(data), read_pickle(data.labels)
-    rows = pd.concat([held_out_rows(spots, fold) for fold in folds], ignore_index=True)
-    keys = pd.DataFrame({UID: rows[UID], "slice": rows.f.astype(int)})
-    windows = [window_labels(labels[uid], slice_, 1) for uid, slice_ in keys.to_numpy()]
-    return keys.join(pd.DataFrame(windows, columns=list(LABELS)))
+    spacing = series.set_index(UID).slice_spacing
+    tables = []
+    for fold in folds:
+        rows = held_out_rows(spots, fold)
+        table = pd.DataFrame({UID: rows[UID], "slice": rows.f.astype(int)})
+        step_mm = _step_mm(RunFolder(model_dir, encoder, fold))
+        windows = []
+        for uid, slice_ in table.to_numpy():
+            step, _ = step_counts(step_mm, spacing[uid])
+            windows.append(window_labels(labels[uid], slice_, step))
+        columns = pd.DataFrame(windows, columns=list(LABELS), index=table.index)
+        tables.append(table.join(columns))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _step_mm(run: RunFolder) -> tuple[float, float]:
+    """Return the mm to the neighbours that stage 1 was trained with; 0 as published."""
+    path = run.settings("stage1")
+    settings = read_json(path) if path.exists() else {}
+    first, second = settings.get("step_mm", (0.0, 0.0))
+    return first, second
 
 
 def read_histories(
