@@ -5,23 +5,25 @@
     python create_folds.py --data-dir ablation/data --folds 2
     python tools/experiments/ablate.py --data-dir ablation/data --out ablation --crop-size 66
 
-Every variant is trained on each fold with each seed, to the last epoch (none is chosen), and
-judged on all held-out folds together: the spots, and the series by the maximum over their slices.
-Hard negatives are mined from the plain runs of the first seed. Finished runs are skipped.
+Every variant (tools/experiments/variants.py) is trained on each fold with each seed, to the last
+epoch (none is chosen), and judged on all held-out folds together: the spots, and the series by the
+maximum over their slices. Finished runs are skipped. --table scale and --table trained are for
+whole heads; docs/results.md has their commands. In the table of pieces, hard negatives are mined
+from the plain runs of the first seed.
 
 Reads   what train_stage1.py reads
 
-Writes  {out}/{variant}/{seed}/{encoder}/fold-{k}/  the run, with predictions_spots.csv
-                                                    and predictions_series.csv
-        {out}/table.csv
+Writes  {out}/{table}/{variant}/{seed}/{encoder}/fold-{k}/  the run, with predictions_spots.csv
+                                                            and predictions_series.csv
+        {out}/{table}/table.csv
 """
 
 import itertools
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -31,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import extract_features
 import train_stage1
+from src import device
 from src.artifacts.checkpoints import read_trained
 from src.artifacts.files import read_array
 from src.artifacts.paths import DataFolder, RunFolder
@@ -38,18 +41,16 @@ from src.artifacts.tables import read_fold, read_folds, write_table
 from src.inference.encode import as_volume, encode
 from src.inference.probabilities import predict, predict_spots
 from src.labels import LABELS
-from src.networks.slice_cnn import HEAT_CHANNELS, HeatmapHead, build_slice_cnn
-from src.sampling import spot_dataset
+from src.networks.slice_cnn import build_slice_cnn
 from src.sampling.loader import make_loader
-from src.sampling.slices import neighbours, step_counts
-from src.sampling.spot_dataset import SpotTables, read_spot_tables
-from src.sampling.view import view_of_row
+from src.sampling.slices import neighbours, step_counts, thin
+from src.sampling.spot_dataset import read_spot_tables
+from src.sampling.view import HEAD_COLUMNS, extent_mm, view_of_row
 from src.script import run_script
-from src.training import losses
 from tools import mine_hard_negatives
 from tools.experiments.runs import SCORES, folder_of, mean_and_extremes, run_all, scores_of
+from tools.experiments.variants import HARD, PLAIN, TABLES, Variant
 
-PLAIN, HARD = "plain", "hard negatives"
 JUDGED = ("spots", "series")
 CPU = torch.device("cpu")
 
@@ -58,110 +59,79 @@ CPU = torch.device("cpu")
 class Config:
     data_dir: Path = Path("ablation/data")  # prepared and dealt into folds
     out: Path = Path("ablation")  # for all runs
-    encoder: str = "test_resnet"  # from random weights
+    table: Literal["pieces", "scale", "trained"] = "pieces"  # which variants
+    encoder: str = "test_resnet"  # of timm
+    checkpoint: Path | None = None  # weights of the encoder; default: random ones
 
     crop_size: int = 88  # pixels
     epochs: int = 12  # passes over the training samples
     batch_size: int = 16  # samples a step
     lr: float = 3e-3  # learning rate, after warm-up
     ema_decay: float = 0.99  # of the moving average
+    bfloat16: bool = False  # mixed precision as on a GPU; faster on CPUs that have it
+    cut: int = 192  # slices; of a series twice as long, every second one is judged
     seeds: tuple[int, ...] = (44, 45, 46)
     workers: int = 2  # processes of one thread each
 
 
-def with_quarter_turns(turns: bool) -> Callable[[], None]:
-    """Turn or do not turn, whatever the heatmap's weight says."""
-    make_datasets = train_stage1.make_datasets
-
-    def changed(config: train_stage1.Config, tables: SpotTables) -> tuple:
-        training, held_out = make_datasets(config, tables)
-        training.augmentation = replace(training.augmentation, quarter_turns=turns)
-        return training, held_out
-
-    return partial(setattr, train_stage1, "make_datasets", changed)
-
-
-def pointed_features(change: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Callable:
-    """Change what the heatmap adds to the features: change(heat, features) -> features."""
-    forward = HeatmapHead.forward
-
-    def changed(self, maps):
-        heat, pointed = forward(self, maps)
-        return heat, change(heat, pointed)
-
-    return partial(setattr, HeatmapHead, "forward", changed)
-
-
-def without(first: int, last: int | None, heat: torch.Tensor, pointed: torch.Tensor):
-    """Put zeros in place of the features first to last."""
-    mask = torch.ones(pointed.shape[1])
-    mask[first:last] = 0
-    return pointed * mask
-
-
-def with_peak(heat: torch.Tensor, pointed: torch.Tensor) -> torch.Tensor:
-    """Put the highest heat in place of the first feature. The method does not: should it?"""
-    return torch.cat([heat.flatten(1).amax(dim=1, keepdim=True), pointed[:, 1:]], dim=1)
-
-
-VARIANTS = {  # name: (settings that differ, what else is called in the process of the run)
-    PLAIN: ({}, None),
-    HARD: ({}, None),
-    "no heatmap, quarter turns (published)": ({"heatmap_weight": 0.0}, None),
-    "no heatmap, no quarter turns": ({"heatmap_weight": 0.0}, with_quarter_turns(False)),
-    "heatmap weight 1": ({"heatmap_weight": 1.0}, None),
-    "no heat-weighted pooling": ({}, pointed_features(partial(without, 0, HEAT_CHANNELS))),
-    "no expected position": ({}, pointed_features(partial(without, HEAT_CHANNELS, None))),
-    "highest heat among the features": ({}, pointed_features(with_peak)),
-    "quarter turns": ({}, with_quarter_turns(True)),
-    "no shift, scale, rotation": ({"affine": 0.0}, None),
-    "no holes, no distortion": ({"occlude": 0.0}, None),
-    "no mirror": ({"mirror": 0.0}, None),
-    "no EMA": ({"ema_decay": 0.0}, None),
-    "step 1 only": ({}, partial(setattr, spot_dataset, "STEPS", (1,))),
-    "cross entropy": (
-        {},
-        partial(setattr, train_stage1, "focal_loss", partial(losses.focal_loss, gamma=0.0)),
-    ),
-}
-
-
 def main(config: Config) -> pd.DataFrame:
     folds = range(read_folds(DataFolder(config.data_dir)).fold.max() + 1)
-    train_all = partial(run_all, train_and_predict, config, output_of=output_of, fresh=True)
-    train_all(itertools.product([PLAIN], config.seeds, folds))
-    mine(config, folds)
-    train_all(itertools.product(VARIANTS, config.seeds, folds))
+    train_all = partial(run_all, train_and_judge, config, output_of=output_of, fresh=True)
+    variants = TABLES[config.table]
+    if HARD in variants:
+        train_all(itertools.product([PLAIN], config.seeds, folds))
+        mine(config, folds)
+    trained = [name for name, variant in variants.items() if not variant.judge]
+    for seed in config.seeds:  # what is done after each seed can be read
+        train_all(itertools.product(trained, [seed], folds))
+    train_all(itertools.product(variants, config.seeds, folds))
     result = table(config, folds)
-    write_table(config.out / "table.csv", result)
+    write_table(config.out / config.table / "table.csv", result)
     print(result.to_string(index=False))
     return result
 
 
-def run_folder(config: Config, variant: str, seed: int, fold: int) -> RunFolder:
-    return RunFolder(folder_of(config.out, variant, seed), config.encoder, fold)
+def run_folder(config: Config, name: str, seed: int, fold: int) -> RunFolder:
+    return RunFolder(folder_of(config.out / config.table, name, seed), config.encoder, fold)
 
 
-def output_of(config: Config, variant: str, seed: int, fold: int) -> Path:
+def output_of(config: Config, name: str, seed: int, fold: int) -> Path:
     """Return the file that a run writes last."""
-    return run_folder(config, variant, seed, fold).predictions("series")
+    return run_folder(config, name, seed, fold).predictions("series")
 
 
-def train_and_predict(config: Config, variant: str, seed: int, fold: int) -> None:
-    """Train, then predict the held-out spots and every slice of the held-out series."""
-    options, change = VARIANTS[variant]
-    if variant != HARD:
+def train_and_judge(config: Config, name: str, seed: int, fold: int) -> None:
+    """Train a variant, then predict the held-out spots and slices of the held-out series."""
+    variant = TABLES[config.table][name]
+    if config.bfloat16:
+        device.precision = lambda _: torch.bfloat16
+    if name != HARD:
         train_stage1.read_spot_tables = lambda data: replace(read_spot_tables(data), hard={})
-    if change:
-        change()
+    if variant.change:
+        variant.change()
+    settings = settings_of(config, variant, name, seed, fold)
+    if not variant.judge:
+        train_stage1.main(settings)
+    trained = read_trained(run_folder(config, variant.judge or name, seed, fold), "stage1", "last")
+    model = build_slice_cnn(trained["settings"], trained["weights"], CPU)
+    run = run_folder(config, name, seed, fold)
+    run.root.mkdir(parents=True, exist_ok=True)
+    write_table(run.predictions("spots"), spots_of(model, settings, variant))
+    write_table(run.predictions("series"), series_of(model, settings, variant, config.cut))
+
+
+def settings_of(
+    config: Config, variant: Variant, name: str, seed: int, fold: int
+) -> train_stage1.Config:
     settings = train_stage1.Config(
         data_dir=config.data_dir,
-        model_dir=folder_of(config.out, variant, seed),
+        model_dir=folder_of(config.out / config.table, name, seed),
         fold=fold,
         seed=seed,
         device="cpu",
         encoder=config.encoder,
         pretrained=False,
+        checkpoint=config.checkpoint,
         crop_size=config.crop_size,
         epochs=config.epochs,
         batch_size=config.batch_size,
@@ -170,19 +140,15 @@ def train_and_predict(config: Config, variant: str, seed: int, fold: int) -> Non
         workers=0,
         resume=True,
     )
-    settings = replace(settings, **options)
-    train_stage1.main(settings)
-
-    run = run_folder(config, variant, seed, fold)
-    trained = read_trained(run, "stage1", "last")
-    model = build_slice_cnn(trained["settings"], trained["weights"], CPU)
-    write_table(run.predictions("spots"), spots_of(model, settings))
-    write_table(run.predictions("series"), series_of(model, settings))
+    return replace(settings, **variant.settings)
 
 
-def spots_of(model: torch.nn.Module, settings: train_stage1.Config) -> pd.DataFrame:
+def spots_of(
+    model: torch.nn.Module, settings: train_stage1.Config, variant: Variant
+) -> pd.DataFrame:
     """Return the labels of the held-out spots and their probabilities."""
     tables = read_spot_tables(DataFolder(settings.data_dir))
+    tables = replace(tables, meta=moved_heads(tables.meta, variant.off_centre))
     _, held_out = train_stage1.make_datasets(settings, tables)
     loader = make_loader(held_out, 64, 0)
     probabilities_of = partial(predict_spots, model, crop_size=settings.crop_size, device=CPU)
@@ -190,20 +156,34 @@ def spots_of(model: torch.nn.Module, settings: train_stage1.Config) -> pd.DataFr
     return with_probabilities(held_out.truth()[list(LABELS)], probabilities)
 
 
-def series_of(model: torch.nn.Module, settings: train_stage1.Config) -> pd.DataFrame:
+def series_of(
+    model: torch.nn.Module, settings: train_stage1.Config, variant: Variant, cut: int
+) -> pd.DataFrame:
     """Return the labels of the held-out series and the maxima over their slices, at step 1."""
     data = DataFolder(settings.data_dir)
     _, held_out = read_fold(data, settings.fold)
     highest = []
-    for _, row in held_out.iterrows():
+    for _, row in moved_heads(held_out, variant.off_centre).iterrows():
         images = read_array(data.sequence(row.SeriesInstanceUID))
         view = view_of_row(row, images.shape[-1], settings.crop_size, settings.view_mm)
         volume = as_volume(images, view, CPU)  # (N, H, W)
         step, _ = step_counts(settings.step_mm, row.slice_spacing)
-        triplets = neighbours(np.arange(len(volume)), step, len(volume))
-        _, logits = encode(model, volume, triplets, 64)  # (N, 14)
+        triplets = neighbours(thin(len(volume), cut), step, len(volume))
+        _, logits = encode(model, volume, triplets, 64)  # (T, 14)
         highest.append(logits.amax(dim=0).sigmoid().numpy())
     return with_probabilities(held_out[list(LABELS)], np.stack(highest))
+
+
+def moved_heads(series: pd.DataFrame, mm: float) -> pd.DataFrame:
+    """Return a table of series whose heads are said to be `mm` further along x than they are."""
+    if not mm:
+        return series
+    spans = [
+        extent_mm((row.h, row.w), (row.row_spacing, row.column_spacing), row.orientation)[0]
+        for _, row in series.iterrows()
+    ]
+    x = HEAD_COLUMNS[0]
+    return series.assign(**{x: series[x].fillna(0.5) + mm / np.array(spans)})
 
 
 def with_probabilities(truth: pd.DataFrame, probabilities: np.ndarray) -> pd.DataFrame:
@@ -218,7 +198,7 @@ def mine(config: Config, folds: range) -> None:
         return
     shared = {
         "data_dir": config.data_dir,
-        "model_dir": folder_of(config.out, PLAIN, config.seeds[0]),
+        "model_dir": folder_of(config.out / config.table, PLAIN, config.seeds[0]),
         "encoder": config.encoder,
     }
     for fold in folds:
@@ -235,7 +215,7 @@ def table(config: Config, folds: range) -> pd.DataFrame:
     of the weighted score to the plain run of the same seed.
     """
     rows = []
-    for variant in VARIANTS:
+    for variant in TABLES[config.table]:
         row = {"variant": variant}
         for what in JUDGED:
             scores = pooled_scores(config, variant, folds, what)
