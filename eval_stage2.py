@@ -23,6 +23,8 @@ from src.artifacts.plausible import read_geometry
 from src.artifacts.provenance import fingerprint, require_features_of
 from src.artifacts.tables import folds_of, read_fold
 from src.device import choose_device
+from src.evaluation import choice
+from src.evaluation.choice import Choice, Chosen
 from src.evaluation.score_report import report_series, title_of
 from src.inference.probabilities import predict, predict_series
 from src.labels import LABELS
@@ -47,18 +49,29 @@ class Config:
 def main(config: Config) -> dict:
     device = choose_device(config.device)
     data = DataFolder(config.data_dir)
+    folds = folds_of(data, config.fold)
+    chosen = chosen_pairs(config, folds)
     truths, predictions = [], []
-    for fold in folds_of(data, config.fold):
-        held_out, probabilities = predict_fold(config, data, fold, device)
+    for fold in folds:
+        held_out, probabilities = predict_fold(config, data, fold, chosen[fold].pair, device)
         truths.append(held_out)
         predictions.append(probabilities)
     truth, table = pd.concat(truths, ignore_index=True), pd.concat(predictions, ignore_index=True)
     run = RunFolder(config.model_dir, config.encoder, config.fold)
-    return report_series(run, "stage2", truth, table, title_of(config, "stage 2"))
+    return report_series(run, "stage2", truth, table, title_of(config, "stage 2"), chosen)
+
+
+def chosen_pairs(config: Config, folds: list[int]) -> dict[int, Chosen]:
+    """Return step and weight of stage 1 of each fold."""
+    settings = {}
+    for fold in folds:
+        run = RunFolder(config.model_dir, config.encoder, fold)
+        settings[fold] = read_trained(run, "stage2", config.select)["settings"]
+    return choice.of_folds(settings, config.select)
 
 
 def predict_fold(
-    config: Config, data: DataFolder, fold: int, device: torch.device
+    config: Config, data: DataFolder, fold: int, pair: Choice, device: torch.device
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the held-out series of one fold, and their probabilities."""
     run = RunFolder(config.model_dir, config.encoder, fold)
@@ -72,8 +85,7 @@ def predict_fold(
             f"{run.best('stage2')} was trained on features of another "
             f"{run.best('stage1').name}: run train_stage2.py again"
         )
-    cut, step = settings["cut"], settings["step"]
-    dataset = SequenceDataset(run, held_out, read_geometry(data), cut, seed=0, step=step)
+    dataset = SequenceDataset(run, held_out, read_geometry(data), settings["cut"], 0, pair.step)
     if dataset.channels != settings["channels"]:
         raise ArtifactError(
             f"the features are {dataset.channels} wide, the transformer reads "
@@ -84,7 +96,7 @@ def predict_fold(
     loader = make_loader(dataset, config.batch_size, workers=0, collate=pad_sequences)
     probabilities = predict(
         loader,
-        lambda batch: predict_series(model, batch, settings["stage1_share"], device),
+        lambda batch: predict_series(model, batch, pair.stage1_weight, device),
         device,
         "held-out series",
     )

@@ -27,7 +27,9 @@ from src.artifacts.plausible import read_geometry
 from src.artifacts.provenance import fingerprint, require_features_of
 from src.artifacts.tables import fold_settings, read_fold
 from src.device import autocast, choose_device, precision, to_device
-from src.inference.probabilities import predict, predict_series
+from src.evaluation import choice
+from src.evaluation.choice import Choice
+from src.inference.probabilities import joined, predict, series_logits
 from src.labels import LABELS
 from src.networks.sequence_transformer import new_transformer
 from src.sampling.loader import make_loader
@@ -52,7 +54,7 @@ class Config:
     heads: int = 1  # attention heads
     dropout: float = 0.15  # dropout rate of hidden values
     attention_dropout: float = 0.05  # dropout rate of attention weights
-    stage1_share: float = 0.6  # weight of stage 1's highest logit in the prediction; published: 0
+    stage1_weight: float | None = None  # of its highest logits, 0..1; None: chosen; published: 0
     cut: int = 192  # slices; of a series twice as long or longer, every (length // cut)-th is read
 
     epochs: int = 12  # passes over the training series
@@ -84,6 +86,7 @@ def main(config: Config) -> dict | None:
         training, config.batch_size, config.workers, config.seed, collate=pad_sequences
     )
     held_out = {step: held_out_loader(folder, inside, geometry, config, step) for step in STEPS}
+    pairs = choice.candidates(STEPS, config.stage1_weight)
     truth = inside[list(LABELS)].to_numpy()
 
     settings = settings_of(config) | fold_settings(data, inside)
@@ -108,7 +111,7 @@ def main(config: Config) -> dict | None:
     )
 
     loss_of = partial(batch_loss, device=device)
-    evaluate = partial(score_steps, loaders=held_out, truth=truth, config=config, device=device)
+    evaluate = partial(score_pairs, loaders=held_out, pairs=pairs, truth=truth, device=device)
     best = fit(learner, run, loader, config.epochs, 1, loss_of, evaluate)
     if distributed.first():
         join(folder, stage1, outside[list(LABELS)].mean().tolist())
@@ -121,20 +124,37 @@ def held_out_loader(folder: RunFolder, series, geometry: dict, config: Config, s
     return make_loader(dataset, config.batch_size, config.workers, collate=pad_sequences)
 
 
-def score_steps(
-    model: torch.nn.Module, loaders: dict, truth: np.ndarray, config: Config, device: torch.device
+def score_pairs(
+    model: torch.nn.Module,
+    loaders: dict,
+    pairs: list[Choice],
+    truth: np.ndarray,
+    device: torch.device,
 ) -> tuple[dict | None, dict]:
-    """Return the held-out scores of the better step, and which it is."""
+    """Return the held-out scores of the best pair, and settings: which it is, the table of all.
 
-    def probabilities_of(batch: dict) -> torch.Tensor:
-        return predict_series(model, batch, config.stage1_share, device)  # (B, 14)
+    The transformer runs once a step; the weights of stage 1 are arithmetic on its logits.
+    """
 
-    scores = {}
+    def logits_of(batch: dict) -> torch.Tensor:
+        return series_logits(model, to_device(batch, device))  # (B, 2, 14)
+
+    logits = {}
     for step, loader in loaders.items():
-        probabilities = predict(loader, probabilities_of, device, f"held-out series, step {step}")
-        scores[step] = scores_or_none(truth, probabilities)
-    better = max(STEPS, key=lambda step: scores[step]["score"] if scores[step] else -np.inf)
-    return scores[better], {"step": better}
+        what = f"held-out series, step {step}"
+        logits[step] = torch.from_numpy(predict(loader, logits_of, device, what, rows=(2,)))
+    scores, table = {}, []
+    for pair in pairs:
+        probabilities = joined(logits[pair.step], pair.stage1_weight).numpy()
+        scores[pair] = scores_or_none(truth, probabilities)
+        table.append([*pair, scores[pair]["score"] if scores[pair] else None])
+    chosen = choice.best([table]) or plain(pairs)
+    return scores[chosen], {**chosen._asdict(), "choices": table}
+
+
+def plain(pairs: list[Choice]) -> Choice:
+    """Return the pair of those to choose from that is taken where no score chooses."""
+    return choice.PLAIN if choice.PLAIN in pairs else pairs[0]
 
 
 def batch_loss(model: torch.nn.Module, batch: dict, device: torch.device) -> torch.Tensor:
@@ -151,15 +171,16 @@ def join(folder: RunFolder, stage1: dict, prior: list[float]) -> None:
     prior: (14,) frequency of each label, predicted for series that cannot be read.
     """
     stage2 = read_checkpoint(folder.best("stage2"), ("weights", "settings"))
-    joined = {
+    content = {
+        "prior": prior,
         "stage1": stage1["weights"],
         "stage1_settings": stage1["settings"],
         "stage2": stage2["weights"],
         "stage2_settings": stage2["settings"],
     }
-    write_checkpoint(folder.inference, joined | {"prior": prior})
-    step, epoch = stage2["settings"]["step"], stage2["epoch"]
-    print(f"both stages, step {step}, epoch {epoch}: {folder.inference}")
+    write_checkpoint(folder.inference, content)
+    pair, epoch = choice.own(stage2["settings"]), stage2["epoch"]
+    print(f"both stages, {pair}, epoch {epoch}: {folder.inference}")
 
 
 if __name__ == "__main__":

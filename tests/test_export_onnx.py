@@ -139,7 +139,7 @@ def test_the_files_say_what_is_in_them(exported):
         else:
             assert ports["features"] == ["batch", "length", joined["stage2_settings"]["channels"]]
             assert ports["positions"] == ports["present"] == ["batch", "length"]
-            assert session.get_modelmeta().custom_metadata_map["stage1_share"] == "0.6"
+            assert session.get_modelmeta().custom_metadata_map["stage1_weight"] == "0.6"
     assert sorted(path.name for path in run.root.iterdir()) == [
         "sequence_transformer.onnx",
         "slice_cnn.onnx",

@@ -14,7 +14,7 @@ Writes  model/{encoder}/fold-{k}/
 Notes
   - B and T are free.
   - The probabilities of a series are the sigmoid of (1 - s) x the transformer's logits + s x the
-    highest logits of its slices; s is stage1_share in the transformer's metadata.
+    highest logits of its slices; s is stage1_weight in the transformer's metadata.
   - The metadata of both hold the labels in their order, as json, and the weights' SHA-256.
 """
 
@@ -67,7 +67,7 @@ def main(config: Config) -> dict[str, float]:
     slice_cnn = build_slice_cnn(stage1, joined["stage1"], CPU)
     transformer = build_transformer(stage2, joined["stage2"], CPU)
     metadata1 = {"weights": digest(joined["stage1"])}
-    metadata2 = {"weights": digest(joined["stage2"]), "stage1_share": str(stage2["stage1_share"])}
+    metadata2 = {"weights": digest(joined["stage2"]), "stage1_weight": str(stage2["stage1_weight"])}
 
     generator = torch.Generator().manual_seed(0)
     images = [random_images(batch, stage1["crop_size"], generator) for batch in BATCHES]

@@ -8,6 +8,7 @@ from src.artifacts.files import write_json
 from src.artifacts.paths import RunFolder
 from src.artifacts.tables import write_table
 from src.evaluation import metrics
+from src.evaluation.choice import Chosen
 from src.labels import LABELS, PRESENT
 
 DRAWS = 1000  # of the bootstrap
@@ -27,14 +28,27 @@ def report_spots(
 
 
 def report_series(
-    run: RunFolder, evaluation: str, truth: pd.DataFrame, predictions: pd.DataFrame, title: str
+    run: RunFolder,
+    evaluation: str,
+    truth: pd.DataFrame,
+    predictions: pd.DataFrame,
+    title: str,
+    chosen: dict[int, Chosen],
 ) -> dict:
-    """Do the same for series, with 95 % intervals and the scores of each modality and plane."""
+    """Do the same for series, with 95 % intervals and the scores of each modality and plane.
+
+    chosen: step and weight of stage 1 that were used, of each fold.
+    """
     write_table(run.predictions(evaluation), predictions)
     scores, labels, probabilities = scored(truth, predictions, ["SeriesInstanceUID"])
     scores["intervals"] = metrics.intervals(labels, probabilities, DRAWS)
     scores["groups"] = {column: grouped_scores(truth, predictions, column) for column in GROUPS}
+    scores["chosen"] = {
+        str(fold): {**pair._asdict(), "chosen_on": on} for fold, (pair, on) in chosen.items()
+    }
     write_json(run.scores(evaluation), scores)
+    for fold, pair in chosen.items():
+        print(f"fold {fold}: {pair}")
     for column in GROUPS:
         print(group_table(scores["groups"][column], column), end="\n\n")
     print(score_table(scores, f"{title}: {scores['n_series']} series"))
@@ -63,9 +77,11 @@ def grouped_scores(truth: pd.DataFrame, predictions: pd.DataFrame, column: str) 
 def title_of(config: Any, evaluation: str) -> str:
     """Return a table's title: its folds, and whether its epoch was chosen on the same series."""
     folds = "all folds, pooled" if config.fold == "all" else f"fold {config.fold}"
-    if config.select == "best":
-        return f"{evaluation}, {folds} (epoch and step chosen on the held-out series)"
-    return f"{evaluation}, {folds} (last epoch of stage 2, step 1: not chosen)"
+    if config.select == "last":
+        return f"{evaluation}, {folds} (last epoch of stage 2, step 1: not chosen)"
+    if config.fold == "all":
+        return f"{evaluation}, {folds} (epoch chosen on the held-out series)"
+    return f"{evaluation}, {folds} (epoch, step and weight chosen on the held-out series)"
 
 
 def score_table(scores: dict, title: str) -> str:

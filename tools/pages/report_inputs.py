@@ -80,18 +80,22 @@ def read_evaluations(data: DataFolder, model_dir: Path, encoder: str) -> dict[st
 def _read_predictions(
     evaluation: str, keys: list[str], fold_of: pd.Series, model_dir: Path, encoder: str
 ) -> pd.DataFrame:
-    """Return each fold's predictions by its own evaluation, else its part of those of --fold all.
+    """Return each fold's part of the predictions of --fold all or of its own, the newer of both.
 
+    --fold all takes each fold's step and weight of stage 1 from the other folds.
     Raises ArtifactError if a file holds series of other folds.
     """
     columns = [*keys, *LABELS]
     tables = []
     for fold in sorted(fold_of.unique()):
         held_out = fold_of.index[fold_of == fold]
-        for name, expected in ((fold, held_out), ("all", fold_of.index)):
+        written = []
+        for name, expected in (("all", fold_of.index), (fold, held_out)):
             path = RunFolder(model_dir, encoder, name).predictions(evaluation)
-            if not path.exists():
-                continue
+            if path.exists():
+                written.append((path, name, expected))
+        written.sort(key=lambda each: each[0].stat().st_mtime_ns, reverse=True)
+        for path, name, expected in written:
             table = read_table(path, columns)[columns]
             strangers = set(table[UID]) - set(expected)
             if strangers:
