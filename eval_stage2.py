@@ -53,7 +53,7 @@ def main(config: Config) -> dict:
     chosen = chosen_pairs(config, folds)
     truths, predictions = [], []
     for fold in folds:
-        held_out, probabilities = predict_fold(config, data, fold, chosen[fold].pair, device)
+        held_out, probabilities = predict_fold(config, data, fold, device, chosen[fold].pair)
         truths.append(held_out)
         predictions.append(probabilities)
     truth, table = pd.concat(truths, ignore_index=True), pd.concat(predictions, ignore_index=True)
@@ -71,9 +71,16 @@ def chosen_pairs(config: Config, folds: list[int]) -> dict[int, Chosen]:
 
 
 def predict_fold(
-    config: Config, data: DataFolder, fold: int, pair: Choice, device: torch.device
+    config: Config,
+    data: DataFolder,
+    fold: int,
+    device: torch.device,
+    pair: Choice | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the held-out series of one fold, and their probabilities."""
+    """Return the held-out series of one fold, and their probabilities.
+
+    pair: step and weight of stage 1; None: those that are stored with the weights.
+    """
     run = RunFolder(config.model_dir, config.encoder, fold)
     checkpoint = read_trained(run, "stage2", config.select)
     settings = checkpoint["settings"]
@@ -85,6 +92,7 @@ def predict_fold(
             f"{run.best('stage2')} was trained on features of another "
             f"{run.best('stage1').name}: run train_stage2.py again"
         )
+    pair = pair or choice.own(settings)
     dataset = SequenceDataset(run, held_out, read_geometry(data), settings["cut"], 0, pair.step)
     if dataset.channels != settings["channels"]:
         raise ArtifactError(

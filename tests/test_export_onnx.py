@@ -57,7 +57,7 @@ def write_joined(run: RunFolder, encoder: str, heatmap_weight: float, seed: int 
             "mr_window": "percentile",
         },
         "stage2": transformer.state_dict(),
-        "stage2_settings": shape | {"cut": 7, "step": 2, "stage1_share": 0.6},
+        "stage2_settings": shape | {"cut": 7, "step": 2, "stage1_weight": 0.6},
         "prior": [0.1] * len(LABELS),
     }
     write_checkpoint(run.inference, joined)

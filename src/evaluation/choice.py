@@ -33,6 +33,9 @@ class Chosen(NamedTuple):
     def __str__(self) -> str:
         return f"{self.pair} (chosen on {self.on})"
 
+    def as_json(self) -> dict:
+        return {**self.pair._asdict(), "chosen_on": self.on}
+
 
 PLAIN = Choice(**UNCHOSEN)  # where no score has chosen
 

@@ -33,21 +33,20 @@ def report_series(
     truth: pd.DataFrame,
     predictions: pd.DataFrame,
     title: str,
-    chosen: dict[int, Chosen],
+    chosen: dict[int, Chosen] | None = None,
 ) -> dict:
     """Do the same for series, with 95 % intervals and the scores of each modality and plane.
 
-    chosen: step and weight of stage 1 that were used, of each fold.
+    chosen: step and weight of stage 1 that were used, of each fold, if the caller has any.
     """
     write_table(run.predictions(evaluation), predictions)
     scores, labels, probabilities = scored(truth, predictions, ["SeriesInstanceUID"])
     scores["intervals"] = metrics.intervals(labels, probabilities, DRAWS)
     scores["groups"] = {column: grouped_scores(truth, predictions, column) for column in GROUPS}
-    scores["chosen"] = {
-        str(fold): {**pair._asdict(), "chosen_on": on} for fold, (pair, on) in chosen.items()
-    }
+    if chosen:
+        scores["chosen"] = {str(fold): pair.as_json() for fold, pair in chosen.items()}
     write_json(run.scores(evaluation), scores)
-    for fold, pair in chosen.items():
+    for fold, pair in (chosen or {}).items():
         print(f"fold {fold}: {pair}")
     for column in GROUPS:
         print(group_table(scores["groups"][column], column), end="\n\n")
