@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 
 from src.artifacts.paths import DataFolder, RunFolder
-from src.artifacts.tables import folds_of, read_fold, write_table
+from src.artifacts.tables import folds_of, read_fold, require_held_out, write_table
 from src.device import choose_device
 from src.dicom import open_series
 from src.evaluation.choice import Choice
@@ -49,10 +49,12 @@ class Config:
     both_steps: bool = False  # mean over neighbours at step 1 and at step 2; doubles the work
     mirror: bool = False  # mean with the mirrored head, left and right swapped; doubles the work
     prior: bool = False  # predict unreadable series by the labels' frequencies, not leave them out
+    train_on_all: bool = False  # refused: nothing was held out
     batch_size: int = 128  # slices per batch
 
 
 def main(config: Config) -> tuple[dict, pd.DataFrame]:
+    require_held_out(config)
     device = choose_device(config.device)
     data = DataFolder(config.data_dir)
     clock = Clock()

@@ -21,7 +21,7 @@ from src.artifacts.checkpoints import read_trained
 from src.artifacts.paths import ArtifactError, DataFolder, RunFolder
 from src.artifacts.plausible import read_geometry
 from src.artifacts.provenance import fingerprint, require_features_of
-from src.artifacts.tables import folds_of, read_fold
+from src.artifacts.tables import folds_of, read_fold, require_held_out
 from src.device import choose_device
 from src.evaluation import choice
 from src.evaluation.choice import Choice, Chosen
@@ -43,10 +43,12 @@ class Config:
     encoder: str = "convnext_base.dinov3_lvd1689m"  # the one that was trained
 
     select: Literal["best", "last"] = "best"  # epoch; last is not chosen on the held-out fold
+    train_on_all: bool = False  # refused: nothing was held out
     batch_size: int = 32  # series per batch
 
 
 def main(config: Config) -> dict:
+    require_held_out(config)
     device = choose_device(config.device)
     data = DataFolder(config.data_dir)
     folds = folds_of(data, config.fold)

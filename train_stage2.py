@@ -13,16 +13,18 @@ Writes  into model/{encoder}/fold-{k}/
         train_stage2.py                    a copy of this script
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from src import distributed
 from src.artifacts.checkpoints import read_checkpoint, write_checkpoint
-from src.artifacts.paths import DataFolder, RunFolder
+from src.artifacts.paths import DataFolder, EncoderFolder, RunFolder, fold_of
 from src.artifacts.plausible import read_geometry
 from src.artifacts.provenance import fingerprint, require_features_of
 from src.artifacts.tables import fold_settings, read_fold
@@ -39,6 +41,8 @@ from src.script import run_script, settings_of
 from src.training.learner import Learner, fit, scores_or_none
 from src.training.losses import focal_loss
 from src.training.run_folder import RunLog
+
+NO_PRIOR = 0.5  # for a label that is unknown everywhere
 
 
 @dataclass
@@ -67,27 +71,25 @@ class Config:
 
     seed: int = 42  # of weights, steps and subsampling
     workers: int = 0  # loader processes; the result does not depend on it
+    train_on_all: bool = False  # of train_stage1.py: no scores, last epoch; folder all-data
     resume: bool = False  # continue the run in model/{encoder}/fold-{k}
 
 
 def main(config: Config) -> dict | None:
     device = choose_device(config.device)
     data = DataFolder(config.data_dir)
-    folder = RunFolder(config.model_dir, config.encoder, config.fold)
+    folder = RunFolder(config.model_dir, config.encoder, fold_of(config))
     stage1 = read_checkpoint(folder.best("stage1"), ("weights", "settings"))
-    series, inside = read_fold(data, config.fold, stage1["settings"])
+    series, inside = read_fold(data, fold_of(config), stage1["settings"])
     geometry = read_geometry(data)
     weights = fingerprint(folder.best("stage1"))
     require_features_of(folder, weights)
 
-    outside = series[series.fold != config.fold]
+    outside = series[series.fold != fold_of(config)]
     training = SequenceDataset(folder, outside, geometry, config.cut, config.seed, step=None)
     loader = make_loader(
         training, config.batch_size, config.workers, config.seed, collate=pad_sequences
     )
-    held_out = {step: held_out_loader(folder, inside, geometry, config, step) for step in STEPS}
-    pairs = choice.candidates(STEPS, config.stage1_weight)
-    truth = inside[list(LABELS)].to_numpy()
 
     settings = settings_of(config) | fold_settings(data, inside)
     settings |= {"channels": training.channels, "stage1": weights}
@@ -111,11 +113,40 @@ def main(config: Config) -> dict | None:
     )
 
     loss_of = partial(batch_loss, device=device)
-    evaluate = partial(score_pairs, loaders=held_out, pairs=pairs, truth=truth, device=device)
+    evaluate = evaluation_of(config, run, inside, geometry, device)
     best = fit(learner, run, loader, config.epochs, 1, loss_of, evaluate)
     if distributed.first():
-        join(folder, stage1, outside[list(LABELS)].mean().tolist())
+        join(folder, stage1, outside[list(LABELS)].mean().fillna(NO_PRIOR).tolist())
     return best
+
+
+def evaluation_of(
+    config: Config, run: RunLog, inside: pd.DataFrame, geometry: dict, device: torch.device
+) -> Callable[[torch.nn.Module], tuple[dict | None, dict]]:
+    """Return what scores the moving average after an epoch; no scores where nothing is held out."""
+    if config.train_on_all:
+        pair = chosen_by_folds(config, run)
+        return lambda _: (None, pair)
+    loaders = {step: held_out_loader(run.folder, inside, geometry, config, step) for step in STEPS}
+    pairs = choice.candidates(STEPS, config.stage1_weight)
+    truth = inside[list(LABELS)].to_numpy()
+    return partial(score_pairs, loaders=loaders, pairs=pairs, truth=truth, device=device)
+
+
+def chosen_by_folds(config: Config, run: RunLog) -> dict:
+    """Return step and weight of stage 1, where nothing is held out: those best over the folds."""
+    encoder = EncoderFolder(config.model_dir, config.encoder)
+    tables = []
+    for path in sorted(encoder.root.glob(encoder.scored_runs)):
+        tables.append(read_checkpoint(path, ("settings",))["settings"].get("choices", []))
+    pair = choice.best(tables, config.stage1_weight)
+    if pair:
+        run.say(f"nothing is held out: {pair}, by the scores of {len(tables)} folds")
+    else:
+        weight = config.stage1_weight
+        pair = choice.PLAIN if weight is None else choice.PLAIN._replace(stage1_weight=weight)
+        run.say(f"nothing is held out, and no fold has scores: {pair}, which nothing has chosen")
+    return pair._asdict()
 
 
 def held_out_loader(folder: RunFolder, series, geometry: dict, config: Config, step: int):
@@ -168,7 +199,7 @@ def batch_loss(model: torch.nn.Module, batch: dict, device: torch.device) -> tor
 def join(folder: RunFolder, stage1: dict, prior: list[float]) -> None:
     """Write both stages' best weights into one file, all that prediction needs.
 
-    prior: (14,) frequency of each label, predicted for series that cannot be read.
+    prior: (14,) frequency of each label, NO_PRIOR if nobody knows; of series that cannot be read.
     """
     stage2 = read_checkpoint(folder.best("stage2"), ("weights", "settings"))
     content = {

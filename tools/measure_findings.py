@@ -33,7 +33,7 @@ from src.dicom import Series, open_series
 from src.evaluation.choice import Choice
 from src.inference.ensemble import Predictor, chosen_pairs
 from src.inference.findings import Finding, FindingRules
-from src.labels import NOTHING
+from src.labels import NOTHING, SOMEWHERE
 from src.preprocess.images import PreparedSeries
 from src.progress import in_thread, progress
 from src.sampling.slices import spacing_or_default
@@ -196,6 +196,7 @@ def summary(
     count = int(series.read.sum())
     first = found[(found["rank"] == 0) & found.SeriesInstanceUID.isin(positive)]
     hits = first[first.mm <= HIT]
+    named = hits[hits.location != SOMEWHERE]  # nobody knows where the others are
     rows = {
         "series, how many could be read; aneurysms in these": (
             f"{len(series)}, {count}; {len(aneurysms)}"
@@ -207,7 +208,7 @@ def summary(
             f"{first.mm_along.median():.1f} mm, {first.mm_in_plane.median():.1f} mm"
         ),
         f"    location named rightly, of those within {HIT:.0f} mm": (
-            f"{(hits.label == hits.location).mean():.3f}"
+            f"{(named.label == named.location).mean():.3f}"
         ),
     }
     wrong = np.sort(found.probability[found.mm > HIT])[::-1]

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from src.artifacts.files import write_json
@@ -58,7 +59,11 @@ def scored(truth: pd.DataFrame, predictions: pd.DataFrame, keys: list[str]) -> t
     """Return (scores with the number of series, labels, probabilities); both arrays (N, 14)."""
     labels, probabilities = metrics.join_by_uid(truth[[*keys, *LABELS]], predictions, keys)
     scores = metrics.weighted_score(labels, probabilities)
-    return scores | {"n_series": truth.SeriesInstanceUID.nunique()}, labels, probabilities
+    scores |= {"n_series": truth.SeriesInstanceUID.nunique()}
+    known = (~np.isnan(labels)).sum(axis=0).tolist()
+    if min(known) < len(labels):
+        scores["n_known"] = dict(zip(LABELS, known, strict=True))
+    return scores, labels, probabilities
 
 
 def grouped_scores(truth: pd.DataFrame, predictions: pd.DataFrame, column: str) -> dict[str, dict]:
@@ -91,7 +96,19 @@ def score_table(scores: dict, title: str) -> str:
     rows.append(_row(LABELS[PRESENT], scores["present"], ends.get("present")))
     line = "-" * (WIDTH + (24 if "intervals" in scores else 8))
     final = _row("weighted score", scores["score"], ends.get("score"))
-    return "\n".join([title, line, *rows, line, final])
+    return "\n".join([title, *unknown_lines(scores), line, *rows, line, final])
+
+
+def unknown_lines(scores: dict) -> list[str]:
+    """Return what unknown labels mean for the scores, nothing if all are known."""
+    if "n_known" not in scores:
+        return []
+    counts = scores["n_known"].values()
+    lines = [f"unknown labels are left out: {min(counts)} to {max(counts)} rows a label are known"]
+    if "score_of" in scores:
+        half = {"present": "presence", "locations": "the locations"}[scores["score_of"]]
+        lines.append(f"the weighted score is that of {half} alone: nothing else is known")
+    return lines
 
 
 def _row(name: str, value: float | None, ends: list[float] | None) -> str:
@@ -107,7 +124,7 @@ def group_table(groups: dict[str, dict], column: str) -> str:
         shown = ["n/a"] * 3
         if "score" in scores:
             values = (scores["score"], scores["present"], metrics.mean_location(scores))
-            shown = [f"{value:.3f}" for value in values]
+            shown = ["n/a" if value is None else f"{value:.3f}" for value in values]
         score, present, locations = shown
         count = scores["n_series"]
         lines.append(f"{name:<14}  {count:6d}  {score:>6}  {present:>7}  {locations:>9}")

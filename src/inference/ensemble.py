@@ -47,7 +47,7 @@ class Predictor:
         self,
         model_dir: Path,
         encoder: str,
-        folds: tuple[int, ...],
+        folds: tuple[int | str, ...],
         device: torch.device,
         *,
         select: str = "best",

@@ -62,7 +62,7 @@ def look(run: RunFolder, tables: SpotTables, uid: str, device: torch.device) -> 
         slices=slices,
         features=sample["features"].astype(np.float32),
         stage1=expit(logits.astype(np.float32)),
-        aneurysms=np.flatnonzero(tables.labels[uid].any(axis=1)),
+        aneurysms=np.flatnonzero((tables.labels[uid] == 1).any(axis=1)),
         probabilities=probabilities.cpu().numpy(),
         truth=sample["labels"],
         layers=settings["layers"],

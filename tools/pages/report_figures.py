@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from src.artifacts.files import atomic
-from src.artifacts.paths import EncoderFolder
+from src.artifacts.paths import ALL_DATA, EncoderFolder
 from src.evaluation import calibration, metrics
 from src.labels import LABELS, PRESENT
 from tools.pages.render import data_uri
@@ -155,7 +155,8 @@ def draw_training(histories: dict[str, dict[int, list[dict]]]) -> Figure:
             dashes = DASHES[place // len(FOLD_COLOURS) % len(DASHES)]
             style = {"color": colour, "linestyle": dashes, "linewidth": 1.3}
             epochs = [row["epoch"] for row in rows]
-            (lines[f"fold {fold}"],) = losses.plot(epochs, [row["loss"] for row in rows], **style)
+            name = "all data" if fold == ALL_DATA else f"fold {fold}"
+            (lines[name],) = losses.plot(epochs, [row["loss"] for row in rows], **style)
             scored = {row["epoch"]: row["scores"]["score"] for row in rows if row["scores"]}
             scores.plot(scored.keys(), scored.values(), **style)
             if scored:

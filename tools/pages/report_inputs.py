@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 
 from src.artifacts.files import read_json_lines, read_pickle
-from src.artifacts.paths import ArtifactError, DataFolder, EncoderFolder, RunFolder
+from src.artifacts.paths import ALL_DATA, ArtifactError, DataFolder, EncoderFolder, RunFolder
 from src.artifacts.tables import read_folds, read_spots, read_table
 from src.evaluation import metrics
 from src.labels import LABELS
 from src.sampling.spot_dataset import held_out_rows
-from src.sampling.spots import window_labels
+from src.sampling.spots import window_labels, with_nan
 from src.script import UserError
 
 UID = "SeriesInstanceUID"
@@ -116,16 +116,19 @@ def _spot_truth(data: DataFolder, folds: np.ndarray) -> pd.DataFrame:
     rows = pd.concat([held_out_rows(spots, fold) for fold in folds], ignore_index=True)
     keys = pd.DataFrame({UID: rows[UID], "slice": rows.f.astype(int)})
     windows = [window_labels(labels[uid], slice_, 1) for uid, slice_ in keys.to_numpy()]
-    return keys.join(pd.DataFrame(windows, columns=list(LABELS)))
+    return keys.join(pd.DataFrame(with_nan(np.array(windows)), columns=list(LABELS)))
 
 
 def read_histories(
     model_dir: Path, encoder: str, folds: list[int]
-) -> dict[str, dict[int, list[dict]]]:
-    """Return {stage: {fold: one dict an epoch}} of the training logs that exist."""
+) -> dict[str, dict[int | str, list[dict]]]:
+    """Return {stage: {fold: one dict an epoch}} of the training logs that exist.
+
+    The fold of --train-on-all is ALL_DATA.
+    """
     histories = {"stage1": {}, "stage2": {}}
     for stage, history in histories.items():
-        for fold in folds:
+        for fold in (*folds, ALL_DATA):
             path = RunFolder(model_dir, encoder, fold).metrics(stage)
             if path.exists():
                 history[fold] = read_json_lines(path)
