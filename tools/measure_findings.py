@@ -208,7 +208,7 @@ def summary(
             f"{first.mm_along.median():.1f} mm, {first.mm_in_plane.median():.1f} mm"
         ),
         f"    location named rightly, of those within {HIT:.0f} mm": (
-            f"{(named.label == named.location).mean():.3f}"
+            f"{(named.label == named.location).mean():.3f}" if len(named) else "n/a"
         ),
     }
     wrong = np.sort(found.probability[found.mm > HIT])[::-1]
