@@ -119,6 +119,7 @@ def test_tools_run(data, walked, tmp_path):
     predict.main(predict.Config((folder,), tmp_path, model_dir, ENCODER, device="cpu"))
     page = report.main(report.Config(data.root, model_dir, ENCODER, draws=20)).read_text()
     assert "Basilar Tip" in page and "n/a" in page
+    assert "The weighted score is that of presence alone" in page
     config = measure_findings.Config(data.root, model_dir, ENCODER, 0, "cpu", threshold=0.0)
     measure_findings.main(config)
     rows = json.loads(EncoderFolder(model_dir, ENCODER).localisation.read_text())["rows"]

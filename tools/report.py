@@ -115,6 +115,7 @@ def scores_section(
         "names": [each.name for each in pooled],
         "heads": [f"{each.name}\n{each.unit}\n{folds_text(each.folds)}" for each in pooled],
         "rows": rows,
+        "unknown": score_report.unknown_lines(list(scores.values())[-1]),
         "folds": len(folds),
         "fold_rows": report_scores.fold_rows(evaluations, histories, folds),
     }

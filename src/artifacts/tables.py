@@ -88,7 +88,7 @@ def _checked(path: Path, table: pd.DataFrame) -> pd.DataFrame:
             f"first in line {first}: delete one"
         )
     for label in LABELS:
-        table[label] = _labels(path, table[label].fillna("").astype(str))
+        table[label] = _labels(path, table[label].astype(object).fillna("").astype(str))
     contradicts = (table[list(LOCATIONS)] == 1).any(axis=1) & (table[LABELS[PRESENT]] == 0)
     if contradicts.any():
         raise ArtifactError(

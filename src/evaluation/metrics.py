@@ -107,6 +107,12 @@ def label_arrays(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     return labels, table[predicted].to_numpy(np.float64)
 
 
+def known_counts(labels: np.ndarray) -> dict:
+    """Return {"n_known": {label: rows}} of labels (N, 14), {} if none is NaN."""
+    known = (~np.isnan(labels)).sum(axis=0).tolist()
+    return {"n_known": dict(zip(LABELS, known, strict=True))} if min(known) < len(labels) else {}
+
+
 def intervals(truth: np.ndarray, probabilities: np.ndarray, draws: int, seed: int = 0) -> dict:
     """Return 95 % bootstrap intervals of `weighted_score` and of `mean_location`, in its form.
 

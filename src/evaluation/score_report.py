@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from src.artifacts.files import write_json
@@ -60,9 +59,7 @@ def scored(truth: pd.DataFrame, predictions: pd.DataFrame, keys: list[str]) -> t
     labels, probabilities = metrics.join_by_uid(truth[[*keys, *LABELS]], predictions, keys)
     scores = metrics.weighted_score(labels, probabilities)
     scores |= {"n_series": truth.SeriesInstanceUID.nunique()}
-    known = (~np.isnan(labels)).sum(axis=0).tolist()
-    if min(known) < len(labels):
-        scores["n_known"] = dict(zip(LABELS, known, strict=True))
+    scores |= metrics.known_counts(labels)
     return scores, labels, probabilities
 
 

@@ -66,7 +66,7 @@ def draw_rocs(judged: Pooled, cells: dict[str, Cell], draws: int) -> Figure:
 
 def _draw_roc(panel: Axes, truth: np.ndarray, scores: np.ndarray, area: Cell, draws: int) -> None:
     panel.plot([0, 1], [0, 1], ":", color=GREY, linewidth=1)
-    lines = [f"{truth.sum()} positive"]
+    lines = [f"{(truth == 1).sum()} positive"]
     if area.ends:
         lines.insert(0, f"{area.ends[0]:.3f} to {area.ends[1]:.3f}")
     if area.value is not None:
@@ -121,7 +121,7 @@ def draw_reliability(curves: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]
     """
     figure = new_figure(4.8)
     styles = (("as predicted", ORANGE, "s-"), ("with temperature", BLUE, "D-"))
-    panels = figure.subplots(1, len(curves))
+    panels = figure.subplots(1, len(curves), squeeze=False)[0]
     for panel, (name, (truth, *probabilities)) in zip(panels, curves.items(), strict=True):
         panel.plot([0, 1], [0, 1], ":", color=GREY, linewidth=1, label="exact")
         highest = 0
