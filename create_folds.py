@@ -6,13 +6,15 @@ Reads   data/train_meta.csv, slice_uids_dict.pkl, slice_geometry_dict.pkl (prepr
 Writes  data/train_{N}_folds.csv           train_meta.csv and the fold of each series
         data/train_stage1_{N}_folds.csv    one row per spot: a slice (column f) with an
                                            aneurysm, or without one
-        data/label_dict.pkl                {uid: (n, 14) uint8}, labels of each slice
+        data/label_dict.pkl                {uid: (n, 14) uint8}, labels of each slice: 0, 1, or
+                                           255 where nobody knows
         data/f_dict_sample.pkl             {uid: slices safe for negatives}
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from src.artifacts.csv_cells import lines_text
@@ -99,7 +101,8 @@ def label_slices(
     """Return {uid: labels of each slice} and {uid: safe slices}.
 
     A series has no safe slices if one of its localizers was dropped, if one of its labels has no
-    localizer, or if they are too few beside its aneurysms. meta: by SeriesInstanceUID.
+    localizer, if nobody knows whether it has an aneurysm, or if they are too few beside its
+    aneurysms. meta: by SeriesInstanceUID.
     """
     spots_of = {uid: [] for uid in meta.index}
     for spot in found:
@@ -108,10 +111,12 @@ def label_slices(
     labels, safe = {}, {}
     for uid, series in meta.iterrows():
         ours = spots_of[uid]
-        labels[uid] = spots.slice_labels(series.length, ours)
+        known = series[list(LABELS)].to_numpy(float)  # NaN: unknown
+        labels[uid] = spots.slice_labels(series.length, ours, known)
         positive = {label for label in LOCATIONS if series[label] == 1}
         unplaced = positive - {spot["location"] for spot in ours}
-        if uid in dropped_uids or unplaced or (series[LABELS[PRESENT]] == 1 and not ours):
+        nowhere = series[LABELS[PRESENT]] == 1 and not ours
+        if uid in dropped_uids or unplaced or nowhere or np.isnan(known[PRESENT]):
             continue
         at = [spot["f"] for spot in ours]
         slices = spots.safe_slices(series.length, at, config.safe_distance, config.safe_fraction)
@@ -122,7 +127,7 @@ def label_slices(
 
 def describe(meta: pd.DataFrame, table: pd.DataFrame, dropped: pd.DataFrame) -> None:
     """Print sizes of the folds, rare labels, kinds of spots and dropped localizers."""
-    sizes = meta.groupby("fold")[LABELS[PRESENT]].agg(["size", "sum"])
+    sizes = meta.groupby("fold")[LABELS[PRESENT]].agg(["size", "sum"]).astype(int)
     print("fold    " + " ".join(f"{fold:5d}" for fold in sizes.index))
     print("series  " + " ".join(f"{size:5d}" for size in sizes["size"]))
     print("present " + " ".join(f"{count:5d}" for count in sizes["sum"]))

@@ -21,11 +21,12 @@ import pandas as pd
 import torch
 
 from src.artifacts.paths import DataFolder, RunFolder
-from src.artifacts.tables import folds_of, read_fold, write_table
+from src.artifacts.tables import folds_of, read_fold, require_held_out, write_table
 from src.device import choose_device
 from src.dicom import open_series
+from src.evaluation.choice import Choice
 from src.evaluation.score_report import report_series, title_of
-from src.inference.ensemble import Predictor
+from src.inference.ensemble import Predictor, chosen_pairs
 from src.inference.probabilities import BROKEN_WEIGHTS
 from src.labels import LABELS
 from src.preprocess.images import PreparedSeries
@@ -48,16 +49,18 @@ class Config:
     both_steps: bool = False  # mean over neighbours at step 1 and at step 2; doubles the work
     mirror: bool = False  # mean with the mirrored head, left and right swapped; doubles the work
     prior: bool = False  # predict unreadable series by the labels' frequencies, not leave them out
+    train_on_all: bool = False  # refused: nothing was held out
     batch_size: int = 128  # slices per batch
 
 
 def main(config: Config) -> tuple[dict, pd.DataFrame]:
+    require_held_out(config)
     device = choose_device(config.device)
     data = DataFolder(config.data_dir)
     clock = Clock()
-    tables = [
-        predict_fold(config, data, fold, device, clock) for fold in folds_of(data, config.fold)
-    ]
+    folds = folds_of(data, config.fold)
+    chosen = chosen_pairs(config.model_dir, config.encoder, folds, config.select)
+    tables = [predict_fold(config, data, fold, chosen[fold].pair, device, clock) for fold in folds]
     truth, predictions, failed = (
         pd.concat(parts, ignore_index=True) for parts in zip(*tables, strict=True)
     )
@@ -73,11 +76,16 @@ def main(config: Config) -> tuple[dict, pd.DataFrame]:
     read = truth[truth.SeriesInstanceUID.isin(predictions.SeriesInstanceUID)]
     ways = ", both steps" * config.both_steps + ", mirrored" * config.mirror
     title = title_of(config, f"end to end{ways}")
-    return report_series(run, "end_to_end", read, predictions, title), failed
+    return report_series(run, "end_to_end", read, predictions, title, chosen), failed
 
 
 def predict_fold(
-    config: Config, data: DataFolder, fold: int, device: torch.device, clock: Clock
+    config: Config,
+    data: DataFolder,
+    fold: int,
+    pair: Choice,
+    device: torch.device,
+    clock: Clock,
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Return the series of one held-out fold, their probabilities, and the failures."""
     predictor = Predictor(
@@ -88,6 +96,7 @@ def predict_fold(
         select=config.select,
         both_steps=config.both_steps,
         mirror=config.mirror,
+        pair=pair,
     )
     _, held_out = read_fold(data, fold, predictor.settings)
     failed: dict[str, Failure] = {}

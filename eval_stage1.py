@@ -16,7 +16,7 @@ import torch
 
 from src.artifacts.checkpoints import read_trained
 from src.artifacts.paths import DataFolder, RunFolder
-from src.artifacts.tables import read_fold
+from src.artifacts.tables import read_fold, require_held_out
 from src.device import choose_device
 from src.evaluation.score_report import report_spots
 from src.inference.probabilities import predict, predict_spots
@@ -35,11 +35,13 @@ class Config:
     device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
     encoder: str = "convnext_base.dinov3_lvd1689m"  # the one that was trained
 
+    train_on_all: bool = False  # refused: nothing was held out
     batch_size: int = 64  # samples per batch
     workers: int = 4  # loader processes
 
 
 def main(config: Config) -> dict:
+    require_held_out(config)
     device = choose_device(config.device)
     data = DataFolder(config.data_dir)
     run = RunFolder(config.model_dir, config.encoder, config.fold)

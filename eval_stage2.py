@@ -21,8 +21,10 @@ from src.artifacts.checkpoints import read_trained
 from src.artifacts.paths import ArtifactError, DataFolder, RunFolder
 from src.artifacts.plausible import read_geometry
 from src.artifacts.provenance import fingerprint, require_features_of
-from src.artifacts.tables import folds_of, read_fold
+from src.artifacts.tables import folds_of, read_fold, require_held_out
 from src.device import choose_device
+from src.evaluation import choice
+from src.evaluation.choice import Choice, Chosen
 from src.evaluation.score_report import report_series, title_of
 from src.inference.probabilities import predict, predict_series
 from src.labels import LABELS
@@ -41,26 +43,46 @@ class Config:
     encoder: str = "convnext_base.dinov3_lvd1689m"  # the one that was trained
 
     select: Literal["best", "last"] = "best"  # epoch; last is not chosen on the held-out fold
+    train_on_all: bool = False  # refused: nothing was held out
     batch_size: int = 32  # series per batch
 
 
 def main(config: Config) -> dict:
+    require_held_out(config)
     device = choose_device(config.device)
     data = DataFolder(config.data_dir)
+    folds = folds_of(data, config.fold)
+    chosen = chosen_pairs(config, folds)
     truths, predictions = [], []
-    for fold in folds_of(data, config.fold):
-        held_out, probabilities = predict_fold(config, data, fold, device)
+    for fold in folds:
+        held_out, probabilities = predict_fold(config, data, fold, device, chosen[fold].pair)
         truths.append(held_out)
         predictions.append(probabilities)
     truth, table = pd.concat(truths, ignore_index=True), pd.concat(predictions, ignore_index=True)
     run = RunFolder(config.model_dir, config.encoder, config.fold)
-    return report_series(run, "stage2", truth, table, title_of(config, "stage 2"))
+    return report_series(run, "stage2", truth, table, title_of(config, "stage 2"), chosen)
+
+
+def chosen_pairs(config: Config, folds: list[int]) -> dict[int, Chosen]:
+    """Return step and weight of stage 1 of each fold."""
+    settings = {}
+    for fold in folds:
+        run = RunFolder(config.model_dir, config.encoder, fold)
+        settings[fold] = read_trained(run, "stage2", config.select)["settings"]
+    return choice.of_folds(settings, config.select)
 
 
 def predict_fold(
-    config: Config, data: DataFolder, fold: int, device: torch.device
+    config: Config,
+    data: DataFolder,
+    fold: int,
+    device: torch.device,
+    pair: Choice | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the held-out series of one fold, and their probabilities."""
+    """Return the held-out series of one fold, and their probabilities.
+
+    pair: step and weight of stage 1; None: those that are stored with the weights.
+    """
     run = RunFolder(config.model_dir, config.encoder, fold)
     checkpoint = read_trained(run, "stage2", config.select)
     settings = checkpoint["settings"]
@@ -72,8 +94,8 @@ def predict_fold(
             f"{run.best('stage2')} was trained on features of another "
             f"{run.best('stage1').name}: run train_stage2.py again"
         )
-    cut, step = settings["cut"], settings["step"]
-    dataset = SequenceDataset(run, held_out, read_geometry(data), cut, seed=0, step=step)
+    pair = pair or choice.own(settings)
+    dataset = SequenceDataset(run, held_out, read_geometry(data), settings["cut"], 0, pair.step)
     if dataset.channels != settings["channels"]:
         raise ArtifactError(
             f"the features are {dataset.channels} wide, the transformer reads "
@@ -84,7 +106,7 @@ def predict_fold(
     loader = make_loader(dataset, config.batch_size, workers=0, collate=pad_sequences)
     probabilities = predict(
         loader,
-        lambda batch: predict_series(model, batch, settings["stage1_share"], device),
+        lambda batch: predict_series(model, batch, pair.stage1_weight, device),
         device,
         "held-out series",
     )

@@ -24,10 +24,10 @@ import torch
 from src import distributed
 from src.artifacts.checkpoints import read_trained
 from src.artifacts.files import has_features, read_array, write_array
-from src.artifacts.paths import DataFolder, RunFolder
+from src.artifacts.paths import DataFolder, RunFolder, fold_of
 from src.artifacts.plausible import all_finite, require_finite
 from src.artifacts.provenance import fingerprint, keep_features_of
-from src.artifacts.tables import read_fold
+from src.artifacts.tables import read_fold, require_held_out
 from src.device import choose_device, precision
 from src.inference.encode import as_volume, encode_series
 from src.inference.probabilities import BROKEN_WEIGHTS, NotFinite
@@ -48,18 +48,21 @@ class Config:
 
     series: Literal["all", "held-out"] = "all"  # train_stage2.py needs all
     shard: str | None = None  # i/n, with i from 1: only every n-th series, from the i-th
+    train_on_all: bool = False  # run the network of train_stage1.py --train-on-all
     batch_size: int = 128  # slices; on a CPU at most what its caches hold (fitting_batch)
 
 
 def main(config: Config) -> int:
     device = choose_device(config.device)
     data = DataFolder(config.data_dir)
-    run = RunFolder(config.model_dir, config.encoder, config.fold)
+    if config.series == "held-out":
+        require_held_out(config)
+    run = RunFolder(config.model_dir, config.encoder, fold_of(config))
     checkpoint = read_trained(run, "stage1", "best")
     settings = checkpoint["settings"]
     model = build_slice_cnn(settings, checkpoint["weights"], device)
 
-    every, held_out = read_fold(data, config.fold, settings)
+    every, held_out = read_fold(data, fold_of(config), settings)
     series = held_out if config.series == "held-out" else every
     require_heads(series, settings["view_mm"])
     by_uid = series.set_index("SeriesInstanceUID", drop=False)

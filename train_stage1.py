@@ -15,16 +15,17 @@ Writes  into model/{encoder}/fold-{k}/
 A new run deletes weights_inference.pth, which its weights would no longer fit.
 
 Several GPUs: torchrun --nproc-per-node 8 train_stage1.py; --batch-size is the total over all GPUs.
-N: number of folds; k: the held-out fold.
+N: number of folds; k: the held-out fold. --train-on-all: all-data/ in place of fold-{k}/.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
 
 from src import distributed
-from src.artifacts.paths import ArtifactError, DataFolder, RunFolder
+from src.artifacts.paths import ArtifactError, DataFolder, RunFolder, fold_of
 from src.artifacts.tables import fold_settings, read_fold
 from src.device import autocast, choose_device, precision, to_device, use_compiler
 from src.inference.probabilities import predict, predict_spots
@@ -98,6 +99,7 @@ class Config:
 
     seed: int = 44  # random seed of weights, samples and augmentation
     workers: int = 4  # loader processes; the result does not depend on it
+    train_on_all: bool = False  # hold no fold out: no scores, last epoch; folder all-data
     resume: bool = False  # continue the run in model/{encoder}/fold-{k}
 
 
@@ -106,10 +108,10 @@ def main(config: Config) -> dict | None:
     check_encoder(config)
     require_in_mm(config.view_mm, config.step_mm)
     data = DataFolder(config.data_dir)
-    _, held_out_series = read_fold(data, config.fold)
+    _, held_out_series = read_fold(data, fold_of(config))
     lr, head_lr = rates(config)
     settings = settings_of(config) | fold_settings(data, held_out_series) | {"head_lr": head_lr}
-    folder = RunFolder(config.model_dir, config.encoder, config.fold)
+    folder = RunFolder(config.model_dir, config.encoder, fold_of(config))
     defaults = settings_of(Config()) | {"head_lr": config.lr}  # one rate, before there were two
     run = RunLog(folder, "stage1", settings, Path(__file__), config.resume, defaults)
     if distributed.first() and not run.resumed:
@@ -120,8 +122,6 @@ def main(config: Config) -> dict | None:
     loader = make_loader(
         training, config.batch_size, config.workers, config.seed, config.accumulate
     )
-    held_out_loader = make_loader(held_out, config.batch_size, config.workers)
-    truth = held_out.truth()[list(LABELS)].to_numpy()
 
     torch.manual_seed(config.seed)
     model = make_network(config, resumed=run.resumed)
@@ -140,7 +140,7 @@ def main(config: Config) -> dict | None:
         use_compiler(model)
 
     run.say(
-        f"{len(training)} training samples, {len(held_out)} held-out spots, "
+        f"{len(training)} training samples, {len(held_out or [])} held-out spots, "
         f"{len(tables.hard)} series with hard slices, "
         f"learning rate {lr:g}, of the heads {head_lr:g}, "
         f"{distributed.world()} x {device}, {precision(device)}"
@@ -149,14 +149,27 @@ def main(config: Config) -> dict | None:
     def loss_of(network: torch.nn.Module, batch: dict) -> torch.Tensor:
         return batch_loss(network, batch, config, device)
 
+    evaluate = evaluation_of(config, held_out, device)
+    return fit(learner, run, loader, config.epochs, config.accumulate, loss_of, evaluate)
+
+
+def evaluation_of(
+    config: Config, held_out: SpotDataset | None, device: torch.device
+) -> Callable[[torch.nn.Module], tuple[dict | None, dict]]:
+    """Return what scores the moving average after an epoch; no scores where nothing is held out."""
+    if held_out is None:
+        return lambda _: (None, {})
+    loader = make_loader(held_out, config.batch_size, config.workers)
+    truth = held_out.truth()[list(LABELS)].to_numpy()
+
     def evaluate(average: torch.nn.Module) -> tuple[dict | None, dict]:
         def probabilities_of(batch: dict) -> torch.Tensor:
             return predict_spots(average, batch, config.crop_size, device)
 
-        probabilities = predict(held_out_loader, probabilities_of, device, "held-out spots")
+        probabilities = predict(loader, probabilities_of, device, "held-out spots")
         return scores_or_none(truth, probabilities), {}
 
-    return fit(learner, run, loader, config.epochs, config.accumulate, loss_of, evaluate)
+    return evaluate
 
 
 def check_encoder(config: Config) -> None:
@@ -201,14 +214,14 @@ def augmentation_of(config: Config) -> Augmentation:
     return Augmentation(**settings)
 
 
-def make_datasets(config: Config, tables: SpotTables) -> tuple[SpotDataset, SpotDataset]:
-    """Return the training and the held-out samples.
+def make_datasets(config: Config, tables: SpotTables) -> tuple[SpotDataset, SpotDataset | None]:
+    """Return the training and the held-out samples, None for the latter with --train-on-all.
 
     Raise ArtifactError if either is empty, or no training sample has an aneurysm.
     """
-    training_spots = training_rows(tables.spots, config.fold)
-    held_out_spots = held_out_rows(tables.spots, config.fold)
-    if training_spots.empty or held_out_spots.empty:
+    training_spots = training_rows(tables.spots, fold_of(config))
+    held_out_spots = held_out_rows(tables.spots, fold_of(config))
+    if training_spots.empty or (held_out_spots.empty and not config.train_on_all):
         raise ArtifactError(
             f"fold {config.fold} leaves {len(training_spots)} spots to train on and "
             f"{len(held_out_spots)} to hold out: choose another --fold"
@@ -220,10 +233,12 @@ def make_datasets(config: Config, tables: SpotTables) -> tuple[SpotDataset, Spot
         )
     augmentation, seed, crop = augmentation_of(config), config.seed, config.crop_size
     in_mm = {"view_mm": config.view_mm, "step_mm": config.step_mm}
-    return (
-        SpotDataset(tables, training_spots, crop, seed, augmentation, config.sigma_mm, **in_mm),
-        SpotDataset(tables, held_out_spots, crop, seed, augmentation=None, **in_mm),
+    training = SpotDataset(
+        tables, training_spots, crop, seed, augmentation, config.sigma_mm, **in_mm
     )
+    if config.train_on_all:
+        return training, None
+    return training, SpotDataset(tables, held_out_spots, crop, seed, augmentation=None, **in_mm)
 
 
 def batch_loss(

@@ -13,21 +13,25 @@ Writes  into model/{encoder}/fold-{k}/
         train_stage2.py                    a copy of this script
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from src import distributed
 from src.artifacts.checkpoints import read_checkpoint, write_checkpoint
-from src.artifacts.paths import DataFolder, RunFolder
+from src.artifacts.paths import DataFolder, EncoderFolder, RunFolder, fold_of
 from src.artifacts.plausible import read_geometry
 from src.artifacts.provenance import fingerprint, require_features_of
 from src.artifacts.tables import fold_settings, read_fold
 from src.device import autocast, choose_device, precision, to_device
-from src.inference.probabilities import predict, predict_series
+from src.evaluation import choice
+from src.evaluation.choice import Choice
+from src.inference.probabilities import joined, predict, series_logits
 from src.labels import LABELS
 from src.networks.sequence_transformer import new_transformer
 from src.sampling.loader import make_loader
@@ -37,6 +41,8 @@ from src.script import run_script, settings_of
 from src.training.learner import Learner, fit, scores_or_none
 from src.training.losses import focal_loss
 from src.training.run_folder import RunLog
+
+NO_PRIOR = 0.5  # for a label that is unknown everywhere
 
 
 @dataclass
@@ -52,7 +58,7 @@ class Config:
     heads: int = 1  # attention heads
     dropout: float = 0.15  # dropout rate of hidden values
     attention_dropout: float = 0.05  # dropout rate of attention weights
-    stage1_share: float = 0.6  # weight of stage 1's highest logit in the prediction; published: 0
+    stage1_weight: float | None = None  # of its highest logits, 0..1; None: chosen; published: 0
     cut: int = 192  # slices; of a series twice as long or longer, every (length // cut)-th is read
 
     epochs: int = 12  # passes over the training series
@@ -65,26 +71,25 @@ class Config:
 
     seed: int = 42  # of weights, steps and subsampling
     workers: int = 0  # loader processes; the result does not depend on it
+    train_on_all: bool = False  # of train_stage1.py: no scores, last epoch; folder all-data
     resume: bool = False  # continue the run in model/{encoder}/fold-{k}
 
 
 def main(config: Config) -> dict | None:
     device = choose_device(config.device)
     data = DataFolder(config.data_dir)
-    folder = RunFolder(config.model_dir, config.encoder, config.fold)
+    folder = RunFolder(config.model_dir, config.encoder, fold_of(config))
     stage1 = read_checkpoint(folder.best("stage1"), ("weights", "settings"))
-    series, inside = read_fold(data, config.fold, stage1["settings"])
+    series, inside = read_fold(data, fold_of(config), stage1["settings"])
     geometry = read_geometry(data)
     weights = fingerprint(folder.best("stage1"))
     require_features_of(folder, weights)
 
-    outside = series[series.fold != config.fold]
+    outside = series[series.fold != fold_of(config)]
     training = SequenceDataset(folder, outside, geometry, config.cut, config.seed, step=None)
     loader = make_loader(
         training, config.batch_size, config.workers, config.seed, collate=pad_sequences
     )
-    held_out = {step: held_out_loader(folder, inside, geometry, config, step) for step in STEPS}
-    truth = inside[list(LABELS)].to_numpy()
 
     settings = settings_of(config) | fold_settings(data, inside)
     settings |= {"channels": training.channels, "stage1": weights}
@@ -108,11 +113,40 @@ def main(config: Config) -> dict | None:
     )
 
     loss_of = partial(batch_loss, device=device)
-    evaluate = partial(score_steps, loaders=held_out, truth=truth, config=config, device=device)
+    evaluate = evaluation_of(config, run, inside, geometry, device)
     best = fit(learner, run, loader, config.epochs, 1, loss_of, evaluate)
     if distributed.first():
-        join(folder, stage1, outside[list(LABELS)].mean().tolist())
+        join(folder, stage1, outside[list(LABELS)].mean().fillna(NO_PRIOR).tolist())
     return best
+
+
+def evaluation_of(
+    config: Config, run: RunLog, inside: pd.DataFrame, geometry: dict, device: torch.device
+) -> Callable[[torch.nn.Module], tuple[dict | None, dict]]:
+    """Return what scores the moving average after an epoch; no scores where nothing is held out."""
+    if config.train_on_all:
+        pair = chosen_by_folds(config, run)
+        return lambda _: (None, pair)
+    loaders = {step: held_out_loader(run.folder, inside, geometry, config, step) for step in STEPS}
+    pairs = choice.candidates(STEPS, config.stage1_weight)
+    truth = inside[list(LABELS)].to_numpy()
+    return partial(score_pairs, loaders=loaders, pairs=pairs, truth=truth, device=device)
+
+
+def chosen_by_folds(config: Config, run: RunLog) -> dict:
+    """Return step and weight of stage 1, where nothing is held out: those best over the folds."""
+    encoder = EncoderFolder(config.model_dir, config.encoder)
+    tables = []
+    for path in sorted(encoder.root.glob(encoder.scored_runs)):
+        tables.append(read_checkpoint(path, ("settings",))["settings"].get("choices", []))
+    pair = choice.best(tables, config.stage1_weight)
+    if pair:
+        run.say(f"nothing is held out: {pair}, by the scores of {len(tables)} folds")
+    else:
+        weight = config.stage1_weight
+        pair = choice.PLAIN if weight is None else choice.PLAIN._replace(stage1_weight=weight)
+        run.say(f"nothing is held out, and no fold has scores: {pair}, which nothing has chosen")
+    return pair._asdict()
 
 
 def held_out_loader(folder: RunFolder, series, geometry: dict, config: Config, step: int):
@@ -121,20 +155,37 @@ def held_out_loader(folder: RunFolder, series, geometry: dict, config: Config, s
     return make_loader(dataset, config.batch_size, config.workers, collate=pad_sequences)
 
 
-def score_steps(
-    model: torch.nn.Module, loaders: dict, truth: np.ndarray, config: Config, device: torch.device
+def score_pairs(
+    model: torch.nn.Module,
+    loaders: dict,
+    pairs: list[Choice],
+    truth: np.ndarray,
+    device: torch.device,
 ) -> tuple[dict | None, dict]:
-    """Return the held-out scores of the better step, and which it is."""
+    """Return the held-out scores of the best pair, and settings: which it is, the table of all.
 
-    def probabilities_of(batch: dict) -> torch.Tensor:
-        return predict_series(model, batch, config.stage1_share, device)  # (B, 14)
+    The transformer runs once a step; the weights of stage 1 are arithmetic on its logits.
+    """
 
-    scores = {}
+    def logits_of(batch: dict) -> torch.Tensor:
+        return series_logits(model, to_device(batch, device))  # (B, 2, 14)
+
+    logits = {}
     for step, loader in loaders.items():
-        probabilities = predict(loader, probabilities_of, device, f"held-out series, step {step}")
-        scores[step] = scores_or_none(truth, probabilities)
-    better = max(STEPS, key=lambda step: scores[step]["score"] if scores[step] else -np.inf)
-    return scores[better], {"step": better}
+        what = f"held-out series, step {step}"
+        logits[step] = torch.from_numpy(predict(loader, logits_of, device, what, rows=(2,)))
+    scores, table = {}, []
+    for pair in pairs:
+        probabilities = joined(logits[pair.step], pair.stage1_weight).numpy()
+        scores[pair] = scores_or_none(truth, probabilities)
+        table.append([*pair, scores[pair]["score"] if scores[pair] else None])
+    chosen = choice.best([table]) or plain(pairs)
+    return scores[chosen], {**chosen._asdict(), "choices": table}
+
+
+def plain(pairs: list[Choice]) -> Choice:
+    """Return the pair of those to choose from that is taken where no score chooses."""
+    return choice.PLAIN if choice.PLAIN in pairs else pairs[0]
 
 
 def batch_loss(model: torch.nn.Module, batch: dict, device: torch.device) -> torch.Tensor:
@@ -148,18 +199,19 @@ def batch_loss(model: torch.nn.Module, batch: dict, device: torch.device) -> tor
 def join(folder: RunFolder, stage1: dict, prior: list[float]) -> None:
     """Write both stages' best weights into one file, all that prediction needs.
 
-    prior: (14,) frequency of each label, predicted for series that cannot be read.
+    prior: (14,) frequency of each label, NO_PRIOR if nobody knows; of series that cannot be read.
     """
     stage2 = read_checkpoint(folder.best("stage2"), ("weights", "settings"))
-    joined = {
+    content = {
+        "prior": prior,
         "stage1": stage1["weights"],
         "stage1_settings": stage1["settings"],
         "stage2": stage2["weights"],
         "stage2_settings": stage2["settings"],
     }
-    write_checkpoint(folder.inference, joined | {"prior": prior})
-    step, epoch = stage2["settings"]["step"], stage2["epoch"]
-    print(f"both stages, step {step}, epoch {epoch}: {folder.inference}")
+    write_checkpoint(folder.inference, content)
+    pair, epoch = choice.own(stage2["settings"]), stage2["epoch"]
+    print(f"both stages, {pair}, epoch {epoch}: {folder.inference}")
 
 
 if __name__ == "__main__":

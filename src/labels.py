@@ -20,6 +20,9 @@ PRESENT = 13  # index of `Aneurysm Present`; the indices before it are the 13 lo
 LOCATIONS = LABELS[:PRESENT]
 NOTHING = "Nothing"  # location of a negative spot
 NEGATIVE = PRESENT  # class_id of a negative spot, as in the published tables
+SOMEWHERE = "unknown"  # location of a spot with an aneurysm of which no more is known
+NOT_LOCATED = PRESENT + 1  # class_id of such a spot
+UNKNOWN = 255  # a label of a slice (uint8) that nobody knows; NaN in tables and batches
 
 # Label k of a mirrored head is label MIRROR[k] of the head itself.
 MIRROR = (1, 0, 3, 2, 5, 4, 6, 8, 7, 10, 9, 11, 12, 13)

@@ -201,6 +201,16 @@ def settings() -> dict[str, tuple[str, dict]]:
         "no step": {"step": None},
         "no cut": {"cut": 0},
         "NaN weight of stage 1": {"stage1_share": nan},
+        "NaN weight of stage 1 of today": {"stage1_weight": nan},
+        "no weight of stage 1": {"stage1_weight": None},
+        "weight of stage 1 in words": {"stage1_weight": "0.6"},
+        "choices in words": {"choices": "step 1"},
+        "choices of step 7": {"choices": [[7, 0.6, 0.9]]},
+        "choices of weight 2": {"choices": [[1, 2.0, 0.9]]},
+        "choices with a NaN score": {"choices": [[1, 0.6, nan]]},
+        "choices with a score in words": {"choices": [[1, 0.6, "good"]]},
+        "choices without scores": {"choices": [[1, 0.6]]},
+        "1e5 choices": {"choices": [[1, 0.6, 0.9]] * 10**5},
     }
     of_stage1 = {
         "unknown encoder": {"encoder": "no_such_network"},

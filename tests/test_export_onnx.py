@@ -59,7 +59,7 @@ def write_joined(run: RunFolder, encoder: str, heatmap_weight: float, seed: int 
             "mr_window": "percentile",
         },
         "stage2": transformer.state_dict(),
-        "stage2_settings": shape | {"cut": 7, "step": 2, "stage1_share": 0.6},
+        "stage2_settings": shape | {"cut": 7, "step": 2, "stage1_weight": 0.6},
         "prior": [0.1] * len(LABELS),
     }
     write_checkpoint(run.inference, joined)
@@ -141,7 +141,7 @@ def test_the_files_say_what_is_in_them(exported):
         else:
             assert ports["features"] == ["batch", "length", joined["stage2_settings"]["channels"]]
             assert ports["positions"] == ports["present"] == ["batch", "length"]
-            assert session.get_modelmeta().custom_metadata_map["stage1_share"] == "0.6"
+            assert session.get_modelmeta().custom_metadata_map["stage1_weight"] == "0.6"
     assert sorted(path.name for path in run.root.iterdir()) == [
         "sequence_transformer.onnx",
         "slice_cnn.onnx",

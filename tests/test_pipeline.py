@@ -107,7 +107,7 @@ def test_scores_and_predictions_have_the_promised_form(walked, evaluation):
     _, run_folder, results, _, _ = walked
     scores = json.loads((run_folder.root / f"scores_{evaluation}.json").read_text())
     spots = evaluation == "stage1"
-    of_series = set() if spots else {"intervals", "groups"}
+    of_series = set() if spots else {"intervals", "groups", "chosen"}
     assert set(scores) == {"score", "present", "locations", "n_series"} | of_series
     assert list(scores["locations"]) == list(LOCATIONS)
     predictions = pd.read_csv(run_folder.predictions(evaluation))

@@ -65,10 +65,14 @@ def test_a_stored_spacing_that_nothing_has_is_refused(copied, column, value):
 
 
 @pytest.mark.parametrize("column", ["Basilar Tip", "Aneurysm Present"])
-def test_a_label_that_is_empty_is_refused(copied, column):
+def test_a_label_that_is_empty_is_unknown_and_half_a_label_is_refused(copied, column):
     table = read_table(copied.folds(FOLDS))
     table[column] = table[column].astype(float)
     table.loc[2, column] = np.nan
+    write_table(copied.folds(FOLDS), table)
+    unknown = read_folds(copied)[column].isna()
+    assert unknown[2] and unknown.sum() == 1
+    table.loc[2, column] = 0.5
     write_table(copied.folds(FOLDS), table)
     with pytest.raises(ArtifactError, match=f"series {table.SeriesInstanceUID[2]}: .*{column}"):
         read_folds(copied)

@@ -1,5 +1,6 @@
 """tools/report.py: its numbers, what it reads, what it refuses. Predictions are made up."""
 
+import os
 import re
 from xml.etree import ElementTree
 
@@ -180,10 +181,13 @@ def test_spots_are_judged_by_the_labels_of_their_window(quick):
     assert spots.folds == [0, 1]
 
 
-def test_folds_without_predictions_of_their_own_are_taken_from_those_of_all(quick):
+def test_a_fold_is_judged_by_the_newer_of_its_own_predictions_and_those_of_all(quick):
     config, series = quick
-    evaluate(config, series, 1, ("stage2",))
     evaluate(config, series, "all", ("stage2",))
+    for fold, seconds in ((0, 5), (1, 15), ("all", 10)):
+        evaluate(config, series, fold, ("stage2",))
+        path = RunFolder(config.model_dir, config.encoder, fold).predictions("stage2")
+        os.utime(path, (seconds, seconds))
     table = pooled_of(config, "stage2").table
     for fold, source in ((0, "all"), (1, 1), (2, "all")):
         path = RunFolder(config.model_dir, config.encoder, source).predictions("stage2")

@@ -14,7 +14,7 @@ Writes  model/{encoder}/fold-{k}/
 Notes
   - B and T are free.
   - The probabilities of a series are the sigmoid of (1 - s) x the transformer's logits + s x the
-    highest logits of its slices; s is stage1_share in the transformer's metadata.
+    highest logits of its slices; s is stage1_weight in the transformer's metadata.
   - The metadata of both hold the labels in their order, as json, and the weights' SHA-256.
 """
 
@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from src.artifacts.checkpoints import read_joined
 from src.artifacts.files import atomic
-from src.artifacts.paths import RunFolder
+from src.artifacts.paths import RunFolder, fold_of
 from src.inference.onnx import CPU, OnnxSliceCNN, OnnxTransformer, digest, package
 from src.labels import LABELS
 from src.networks.sequence_transformer import build_transformer
@@ -54,6 +54,7 @@ LENGTHS = (1, 7, 200)  # tokens, compared
 class Config:
     model_dir: Path = Path("model")  # trained networks
     fold: int = 0  # the held-out fold
+    train_on_all: bool = False  # the networks of --train-on-all instead of those of a fold
     encoder: str = "convnext_base.dinov3_lvd1689m"  # the one that was trained
 
 
@@ -61,13 +62,13 @@ def main(config: Config) -> dict[str, float]:
     """Export both networks; return the largest difference of each file from PyTorch."""
     for name in ("onnx", "onnxruntime"):
         package(name)
-    run = RunFolder(config.model_dir, config.encoder, config.fold)
+    run = RunFolder(config.model_dir, config.encoder, fold_of(config))
     joined = read_joined(run)
     stage1, stage2 = joined["stage1_settings"], joined["stage2_settings"]
     slice_cnn = build_slice_cnn(stage1, joined["stage1"], CPU)
     transformer = build_transformer(stage2, joined["stage2"], CPU)
     metadata1 = {"weights": digest(joined["stage1"])}
-    metadata2 = {"weights": digest(joined["stage2"]), "stage1_share": str(stage2["stage1_share"])}
+    metadata2 = {"weights": digest(joined["stage2"]), "stage1_weight": str(stage2["stage1_weight"])}
 
     generator = torch.Generator().manual_seed(0)
     images = [random_images(batch, stage1["crop_size"], generator) for batch in BATCHES]

@@ -31,7 +31,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from src.artifacts.paths import RunFolder, require
+from src.artifacts.paths import ALL_DATA, RunFolder, require
 from src.device import choose_device
 from src.dicom import open_series
 from src.inference.ensemble import Predictor
@@ -48,6 +48,7 @@ class Config:
     model_dir: Path = Path("model")  # trained networks
     encoder: str = "convnext_base.dinov3_lvd1689m"  # the one that was trained
     folds: tuple[int, ...] = (0,)  # whose networks; of several the mean
+    train_on_all: bool = False  # the networks of --train-on-all instead of those of folds
     device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
 
     both_steps: bool = False  # mean over neighbours at step 1 and at step 2; doubles the work
@@ -152,11 +153,16 @@ def answer(connection: Connection, config: Config) -> None:
                 connection.send(("error", f"{type(error).__name__}: {error}"))
 
 
+def folds_of(config: Config) -> tuple[int | str, ...]:
+    """Return whose networks predict."""
+    return (ALL_DATA,) if config.train_on_all else config.folds
+
+
 def load(config: Config) -> Predictor:
     return Predictor(
         config.model_dir,
         config.encoder,
-        config.folds,
+        folds_of(config),
         choose_device(config.device),
         both_steps=config.both_steps,
         mirror=config.mirror,
@@ -171,7 +177,7 @@ def main(config: Config) -> None:
             "kaggle_evaluation is not here: run this in a notebook of the challenge, "
             "or use tools/predict.py"
         ) from error
-    for fold in config.folds:  # a wrong path is reported now, not by 2,500 useless rows
+    for fold in folds_of(config):  # a wrong path is reported now, not by 2,500 useless rows
         require(RunFolder(config.model_dir, config.encoder, fold).inference)
     server = RSNAInferenceServer(Server(config).predict)
     if os.environ.get("KAGGLE_IS_COMPETITION_RERUN"):

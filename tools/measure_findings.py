@@ -30,9 +30,10 @@ from src.artifacts.paths import DataFolder, EncoderFolder, RunFolder
 from src.artifacts.tables import folds_of, read_fold, read_spots, write_table
 from src.device import choose_device
 from src.dicom import Series, open_series
-from src.inference.ensemble import Predictor
+from src.evaluation.choice import Choice
+from src.inference.ensemble import Predictor, chosen_pairs
 from src.inference.findings import Finding, FindingRules
-from src.labels import NOTHING
+from src.labels import NOTHING, SOMEWHERE
 from src.preprocess.images import PreparedSeries
 from src.progress import in_thread, progress
 from src.sampling.slices import spacing_or_default
@@ -69,7 +70,9 @@ class Config:
 
 def main(config: Config) -> pd.DataFrame:
     data = DataFolder(config.data_dir)
-    judged = [judge_fold(config, data, fold) for fold in folds_of(data, config.fold)]
+    folds = folds_of(data, config.fold)
+    chosen = chosen_pairs(config.model_dir, config.encoder, folds)
+    judged = [judge_fold(config, data, fold, chosen[fold].pair) for fold in folds]
     found, series, aneurysms = (
         pd.concat(parts, ignore_index=True) for parts in zip(*judged, strict=True)
     )
@@ -88,14 +91,15 @@ def main(config: Config) -> pd.DataFrame:
 
 
 def judge_fold(
-    config: Config, data: DataFolder, fold: int
+    config: Config, data: DataFolder, fold: int, pair: Choice
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Judge the held-out series of a fold.
 
     Return all findings with their distance to the nearest aneurysm; the series and whether they
     could be read; the aneurysms, each with the best probability of a finding that hits it.
     """
-    predictor = Predictor(config.model_dir, config.encoder, (fold,), choose_device(config.device))
+    device = choose_device(config.device)
+    predictor = Predictor(config.model_dir, config.encoder, (fold,), device, pair=pair)
     rules = FindingRules(config.threshold, config.peaks, config.reach)
     _, held_out = read_fold(data, fold, predictor.settings)
     spots = read_spots(data)
@@ -192,6 +196,7 @@ def summary(
     count = int(series.read.sum())
     first = found[(found["rank"] == 0) & found.SeriesInstanceUID.isin(positive)]
     hits = first[first.mm <= HIT]
+    named = hits[hits.location != SOMEWHERE]  # nobody knows where the others are
     rows = {
         "series, how many could be read; aneurysms in these": (
             f"{len(series)}, {count}; {len(aneurysms)}"
@@ -203,7 +208,7 @@ def summary(
             f"{first.mm_along.median():.1f} mm, {first.mm_in_plane.median():.1f} mm"
         ),
         f"    location named rightly, of those within {HIT:.0f} mm": (
-            f"{(hits.label == hits.location).mean():.3f}"
+            f"{(named.label == named.location).mean():.3f}" if len(named) else "n/a"
         ),
     }
     wrong = np.sort(found.probability[found.mm > HIT])[::-1]

@@ -51,7 +51,12 @@ def main(config: Config) -> dict[str, np.ndarray]:
     series, safe = read_folds(data), read_pickle(data.safe_slices)
     judged = list(series[series.SeriesInstanceUID.isin(list(safe))].itertuples())
     judged = progress(judged, "mining", " series")
-    found = pd.concat([highest(config, row, safe[row.SeriesInstanceUID]) for row in judged])
+    known = series.set_index("SeriesInstanceUID")[list(LABELS)].notna()
+    tables = []
+    for row in judged:
+        uid = row.SeriesInstanceUID
+        tables.append(highest(config, row, safe[uid], known.loc[uid].to_numpy()))
+    found = pd.concat(tables)
     hard = found[found.probability >= config.threshold]
     if hard.empty:
         raise UserError(
@@ -69,8 +74,11 @@ def main(config: Config) -> dict[str, np.ndarray]:
     return slices
 
 
-def highest(config: Config, row, safe: np.ndarray) -> pd.DataFrame:
-    """Return the highest probability and its label for each safe slice of a series."""
+def highest(config: Config, row, safe: np.ndarray, known: np.ndarray) -> pd.DataFrame:
+    """Return the highest probability and its label for each safe slice of a series.
+
+    known: (14,) whether the series' label is known; the others are no mistakes.
+    """
     path = RunFolder(config.model_dir, config.encoder, row.fold).logit(row.SeriesInstanceUID)
     logits = require_finite(read_array(path), path).astype(np.float32)  # (2, n, 14)
     if logits.shape != (2, row.length, len(LABELS)):
@@ -78,7 +86,7 @@ def highest(config: Config, row, safe: np.ndarray) -> pd.DataFrame:
             f"{path} holds {logits.shape}, not 2 steps of {row.length} slices: "
             f"run extract_features.py --fold {row.fold} again"
         )
-    probabilities = expit(logits).mean(axis=0)[safe]  # (k, 14)
+    probabilities = np.where(known, expit(logits).mean(axis=0)[safe], 0)  # (k, 14)
     table = pd.DataFrame({"SeriesInstanceUID": row.SeriesInstanceUID, "slice": safe})
     return table.assign(probability=probabilities.max(axis=1), label=probabilities.argmax(axis=1))
 

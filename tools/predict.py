@@ -32,7 +32,7 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from src.artifacts.files import write_json
-from src.artifacts.paths import UID
+from src.artifacts.paths import ALL_DATA, UID
 from src.artifacts.tables import write_table
 from src.device import choose_device
 from src.dicom import DicomError, Series, open_all
@@ -57,6 +57,7 @@ class Config:
     model_dir: Path = Path("model")  # trained networks
     encoder: str = "convnext_base.dinov3_lvd1689m"  # the one that was trained
     folds: tuple[int, ...] = (0,)  # whose networks; of several the mean
+    train_on_all: bool = False  # the networks of --train-on-all instead of those of folds
     device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
 
     both_steps: bool = False  # mean over neighbours at step 1 and at step 2; doubles the work
@@ -84,7 +85,7 @@ def main(config: Config) -> tuple[pd.DataFrame, pd.DataFrame]:
     predictor = Predictor(
         config.model_dir,
         config.encoder,
-        config.folds,
+        (ALL_DATA,) if config.train_on_all else config.folds,
         choose_device(config.device),
         both_steps=config.both_steps,
         mirror=config.mirror,
@@ -179,7 +180,7 @@ def as_json(config: Config, prepared: PreparedSeries, prediction: Prediction) ->
     series = prepared.series
     curve = dict(zip(LABELS, prediction.slices.T.round(5).tolist(), strict=True))
     positions = None if series.positions is None else series.positions[prediction.tokens].tolist()
-    options = ("encoder", "folds", "both_steps", "mirror", "onnx", "calibrate")
+    options = ("encoder", "folds", "train_on_all", "both_steps", "mirror", "onnx", "calibrate")
     return {
         "series_uid": series.slices[0].file.series_uid,
         "probabilities": dict(zip(LABELS, prediction.probabilities.tolist(), strict=True)),

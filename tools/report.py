@@ -115,6 +115,7 @@ def scores_section(
         "names": [each.name for each in pooled],
         "heads": [f"{each.name}\n{each.unit}\n{folds_text(each.folds)}" for each in pooled],
         "rows": rows,
+        "unknown": score_report.unknown_lines(list(scores.values())[-1]),
         "folds": len(folds),
         "fold_rows": report_scores.fold_rows(evaluations, histories, folds),
     }
@@ -146,6 +147,11 @@ def calibration_section(folder: EncoderFolder, judged: Pooled) -> dict:
     rows, curves = [], {}
     for name, chosen in columns.items():
         labels, before, after = (each[:, chosen].ravel() for each in (truth, logits, cooled))
+        known = ~np.isnan(labels)
+        labels, before, after = (each[known] for each in (labels, before, after))
+        if not len(labels):
+            rows.append([name, 0, "n/a", None, None, None, None, None])
+            continue
         temperature = f"{temperatures[name]:.2f}" if name in temperatures else "each its own"
         losses = [calibration.log_loss(labels, each) for each in (before, after)]
         probabilities = [calibration.sigmoid(each) for each in (before, after)]
@@ -153,7 +159,7 @@ def calibration_section(folder: EncoderFolder, judged: Pooled) -> dict:
         errors = [calibration.calibration_error(labels, each) for each in probabilities]
         chance = calibration.chance_error(probabilities[1])
         rows.append([name, int(labels.sum()), temperature, *losses, *errors, chance])
-    drawn = {name: curves[name] for name in (report_scores.PRESENCE, TOGETHER)}
+    drawn = {name: curves[name] for name in (report_scores.PRESENCE, TOGETHER) if name in curves}
     can_fit = [calibration.can_fit(column) for column in truth.T]
     return {
         "picture": saved(folder, "calibration", report_figures.draw_reliability, drawn),

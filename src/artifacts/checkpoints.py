@@ -39,13 +39,17 @@ STAGE2_SETTINGS = {  # the same of the sequence transformer
     "heads": Range(1, 1024),
     "dropout": Range(0, 1, whole=False),
     "attention_dropout": Range(0, 1, whole=False),
-    "stage1_share": Range(0, 1, whole=False),
+    "stage1_weight": Range(0, 1, whole=False),  # in the file of a run: None if scores choose it
     "cut": Range(1, 10**6),  # slices
     "step": Range(1, 2),
 }
 ARRAY_SETTINGS = {"image_size": Range(1, 8192), "mr_window": str}
 OF_STAGE = {"stage1": STAGE1_SETTINGS, "stage2": STAGE2_SETTINGS}
 KNOWN = STAGE1_SETTINGS | STAGE2_SETTINGS | ARRAY_SETTINGS
+RENAMED = {"stage1_share": "stage1_weight"}  # settings of older checkpoints
+KNOWN |= {old: KNOWN[new] for old, new in RENAMED.items()}
+UNCHOSEN = {"step": 1, "stage1_weight": 0.6}  # of stage 2, where no score has chosen them
+MOST_CHOICES = 100  # rows of the table of scores by step and weight
 
 
 def write_checkpoint(path: Path, content: dict) -> None:
@@ -95,6 +99,7 @@ def _require_content(path: Path, content: dict) -> None:
     for name in ("settings", "stage1_settings", "stage2_settings"):
         if name in content:
             _require_possible(path, content[name])
+            _rename(content[name])
 
 
 def read_joined(run: RunFolder) -> dict:
@@ -126,14 +131,16 @@ def read_trained(run: RunFolder, stage: str, select: str) -> dict:
     """Return {"weights", "settings", "epoch"} of a trained network.
 
     select: "best" takes the epoch with the best score on the held-out fold; "last" takes the
-        moving average after the last epoch, at step 1: no score has chosen either.
+        moving average after the last epoch, at step 1 and with the weight of stage 1 that was
+        given to train_stage2.py or else UNCHOSEN: no score has chosen any of these.
     """
     path = run.best(stage) if select == "best" else run.last(stage)
     held = "weights" if select == "best" else "learner"
     trained = read_checkpoint(path, (held, "settings", "epoch"))
     if select == "last":
         weights = trained["learner"]["average"]["module"]
-        settings = trained["settings"] | {"step": 1}
+        given = {name: value for name, value in trained["settings"].items() if value is not None}
+        settings = UNCHOSEN | given | {"step": UNCHOSEN["step"]}
         trained = {"weights": weights, "settings": settings, "epoch": trained["epoch"]}
     _require_settings(path, trained["settings"], OF_STAGE[stage])
     return trained
@@ -177,13 +184,15 @@ def _require_possible(path: Path, settings: Any) -> None:
     for name, allowed in KNOWN.items():
         if name in settings and not _is_possible(settings[name], allowed):
             raise _malformed(path, f"the setting {name} is {printable(settings[name], 40)}")
+    if not _is_table(settings.get("choices", [])):
+        raise _malformed(path, "the setting choices is no table of scores")
     if {"width", "heads"} <= settings.keys() and settings["width"] % settings["heads"]:
         raise _malformed(path, "the setting width is not a multiple of heads")
 
 
 def _require_settings(path: Path, settings: dict, names: dict) -> None:
     for name in names:
-        if name not in settings:
+        if settings.get(name) is None:
             raise _malformed(path, f"the setting {name} is missing")
 
 
@@ -193,8 +202,30 @@ def _is_possible(value: Any, allowed: type | Range | tuple[Range, Range]) -> boo
         return same and all(map(_is_possible, value, allowed))
     if allowed is str:
         return type(value) is str and NAME.fullmatch(value) is not None
+    if value is None and allowed is STAGE2_SETTINGS["stage1_weight"]:
+        return True
     kinds = (int,) if allowed.whole else (int, float)
     return type(value) in kinds and allowed.low <= value <= allowed.high
+
+
+def _rename(settings: dict) -> None:
+    """Give settings of older checkpoints the names of today."""
+    for old, new in RENAMED.items():
+        if old in settings:
+            settings.setdefault(new, settings[old])
+
+
+def _is_table(choices: Any) -> bool:
+    """Return whether these are rows (step, weight, score or None), as src/evaluation/choice.py."""
+    if type(choices) is not list or len(choices) > MOST_CHOICES:
+        return False
+    for row in choices:
+        if type(row) not in (list, tuple) or len(row) != 3 or type(row[0]) is not int:
+            return False
+        score = 0 if row[2] is None else row[2]
+        if row[0] not in (1, 2) or not _is_fraction(row[1]) or not _is_fraction(score):
+            return False
+    return True
 
 
 def _is_fraction(value: Any) -> bool:

@@ -2,11 +2,13 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 from src.script import UserError
 from src.text import printable
 
 LONGEST_NAME = 200  # characters of a folder's name
+ALL_DATA = "all-data"  # in place of a fold's number: nothing was held out
 UID = re.compile(r"[0-9.]{1,64}")
 PUT_THE_DATA = "put the challenge's tables and series/ there, or name their folder with --data-dir"
 MADE_BY = {  # stage: the files that it makes, as patterns of pathlib.Path.match
@@ -70,7 +72,7 @@ class DataFolder:
         self.slice_uids = self.root / "slice_uids_dict.pkl"
         # {uid: {"positions": (n,) float mm, "frames": (n,) int}}
         self.geometry = self.root / "slice_geometry_dict.pkl"
-        self.labels = self.root / "label_dict.pkl"  # {uid: (n, 14) uint8}
+        self.labels = self.root / "label_dict.pkl"  # {uid: (n, 14) uint8: 0, 1, 255: unknown}
         self.safe_slices = self.root / "f_dict_sample.pkl"  # {uid: (k,) int}
         self.hard_slices = self.root / "f_dict_hard.pkl"  # {uid: (k,) int}
         self.hard_picture = self.root / "hard_negatives.png"
@@ -121,6 +123,7 @@ class EncoderFolder:
         self.temperatures = self.root / "temperatures.json"
         # {"rows": [{"name": text, "value": text or number}]}
         self.localisation = self.root / "localisation.json"
+        self.scored_runs = "fold-[0-9]*/best_stage2.pth"  # as a pattern below root
         self.report = self.root / "report"
         self.report_page = self.report / "report.html"
 
@@ -128,11 +131,17 @@ class EncoderFolder:
         return self.report / f"{name}.png"
 
 
+def fold_of(config: Any) -> int | str:
+    """Return the fold that a script is asked for, ALL_DATA with --train-on-all."""
+    return ALL_DATA if config.train_on_all else config.fold
+
+
 class RunFolder:
-    """Paths under --model-dir/{encoder}/fold-{fold}. stage: "stage1" or "stage2"."""
+    """Paths under --model-dir/{encoder}/fold-{fold}, or all-data. stage: "stage1" or "stage2"."""
 
     def __init__(self, model_dir: str | Path, encoder: str, fold: int | str):
-        self.root = EncoderFolder(model_dir, encoder).root / f"fold-{fold}"
+        name = ALL_DATA if fold == ALL_DATA else f"fold-{fold}"
+        self.root = EncoderFolder(model_dir, encoder).root / name
         self.features = self.root / "features"
         self.logits = self.root / "logits"
         self.feature_settings = self.features / "settings.json"

@@ -58,10 +58,10 @@ def read_geometry(data: DataFolder) -> dict[str, dict[str, np.ndarray]]:
 def require_plausible(series: pd.DataFrame, data: DataFolder, path: Path) -> pd.DataFrame:
     """Return a table of series that was read from `path`.
 
-    Raise ArtifactError if a label is neither 0 nor 1, or a spacing is neither empty nor plausible.
+    Raise ArtifactError if a label is not 0, 1 or empty, or a spacing neither empty nor plausible.
     """
     for label in LABELS:
-        wrong = ~series[label].isin([0, 1])
+        wrong = series[label].notna() & ~series[label].isin([0, 1])
         if wrong.any():
             row = series[wrong].iloc[0]
             raise ArtifactError(

@@ -1,6 +1,7 @@
 """The csv tables between the stages, checked as they are read."""
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from src.artifacts.csv_cells import (
     require_columns,
 )
 from src.artifacts.files import atomic, read_json, reading
-from src.artifacts.paths import PUT_THE_DATA, ArtifactError, DataFolder
+from src.artifacts.paths import ALL_DATA, PUT_THE_DATA, ArtifactError, DataFolder
 from src.artifacts.plausible import require_plausible, require_points
 from src.labels import LABELS, LOCATIONS, PRESENT
+from src.script import UserError
 from src.text import printable, table_cell
 
 TEXTS = ("SeriesInstanceUID", "SOPInstanceUID", "coordinates", "patient_id", "orientation")
@@ -49,9 +51,10 @@ def read_table(path: Path, columns: tuple[str, ...] = ()) -> pd.DataFrame:
 
 
 def read_train(data: DataFolder) -> pd.DataFrame:
-    """Return train.csv: a row per series, each with its own UID and all 14 labels 0 or 1.
+    """Return train.csv: a row per series, each with its own UID and 14 labels 0, 1 or NaN.
 
-    The other columns are texts. Raise ArtifactError with column and line of the first fault.
+    NaN: an empty cell, nobody knows. The other columns are texts.
+    Raise ArtifactError with column and line of the first fault.
     """
     table = read_cells(data.train, ("SeriesInstanceUID", "Modality", *LABELS))
     if table.empty:
@@ -71,9 +74,9 @@ def read_localizers(data: DataFolder) -> pd.DataFrame:
 
 
 def _checked(path: Path, table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table of series with its labels as int. index: lines.
+    """Return a table of series with its labels: int, or float where one is NaN. index: lines.
 
-    Raise ArtifactError if a UID is none or is repeated, a label is neither 0 nor 1, or
+    Raise ArtifactError if a UID is none or is repeated, a label is not 0, 1 or empty, or
     `Aneurysm Present` contradicts the locations.
     """
     uids = table.SeriesInstanceUID.fillna("")
@@ -85,8 +88,8 @@ def _checked(path: Path, table: pd.DataFrame) -> pd.DataFrame:
             f"first in line {first}: delete one"
         )
     for label in LABELS:
-        table[label] = _labels(path, table[label].fillna("").astype(str))
-    contradicts = table[list(LOCATIONS)].any(axis=1) & (table[LABELS[PRESENT]] == 0)
+        table[label] = _labels(path, table[label].astype(object).fillna("").astype(str))
+    contradicts = (table[list(LOCATIONS)] == 1).any(axis=1) & (table[LABELS[PRESENT]] == 0)
     if contradicts.any():
         raise ArtifactError(
             f"{path}, {lines_text(table.index[contradicts])}: {LABELS[PRESENT]!r} is 0, "
@@ -96,14 +99,18 @@ def _checked(path: Path, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _labels(path: Path, cells: pd.Series) -> pd.Series:
-    """Return the labels (N,) int of a column of texts. index: lines."""
+    """Return the labels (N,) of a column of texts: int, or float where a cell is empty (NaN).
+
+    index: lines.
+    """
     labels = cells.map(_label).astype(float)
-    for line in labels.index[labels.isna()]:
-        found = f"'{printable(cells[line], 40)}'" if cells[line] else "an empty cell"
+    unknown = cells == ""
+    for line in labels.index[labels.isna() & ~unknown]:
         raise ArtifactError(
-            f"{path}, column {cells.name!r}, line {line}: {found} is neither 0 nor 1, correct it"
+            f"{path}, column {cells.name!r}, line {line}: '{printable(cells[line], 40)}' is "
+            "neither 0 nor 1, correct it; leave the cell empty if nobody knows"
         )
-    return labels.astype(int)
+    return labels if unknown.any() else labels.astype(int)
 
 
 def _label(cell: str) -> int | None:
@@ -138,17 +145,26 @@ def read_spots(data: DataFolder) -> pd.DataFrame:
     return require_points(read_table(path, columns), path)
 
 
+def require_held_out(config: Any) -> None:
+    """Raise UserError if a script that scores is asked for the networks of --train-on-all."""
+    if config.train_on_all:
+        raise UserError(
+            "nothing was held out with --train-on-all, so there is nothing to score: "
+            "evaluate the networks of the folds instead"
+        )
+
+
 def read_fold(
-    data: DataFolder, fold: int, trained: dict | None = None
+    data: DataFolder, fold: int | str, trained: dict | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return (all series, the held-out series of the fold).
+    """Return (all series, the held-out series of the fold: none of ALL_DATA).
 
     Raise ArtifactError if there is no such fold, or if a network with the settings `trained`
     was trained without another fold (it knows the series that it is to judge) or on other arrays.
     """
     series = read_folds(data)
     held_out = series[series.fold == fold].reset_index(drop=True)
-    if held_out.empty:
+    if held_out.empty and fold != ALL_DATA:
         raise ArtifactError(
             f"fold {fold} is none of {data.folds(data.fold_count())}, "
             f"which has 0 to {series.fold.max()}: choose another --fold"
@@ -164,6 +180,11 @@ def _require_trained_without(
     for name, value in fold_settings(data, held_out).items():
         if trained.get(name) == value:
             continue
+        if name == "held_out" and trained.get(name) == _held_out([]):
+            raise ArtifactError(
+                f"nothing was held out from the training of these networks, fold {fold} neither: "
+                "there is nothing to score"
+            )
         if name == "held_out":
             raise ArtifactError(
                 f"fold {fold} of {data.root} is not the one that the network was trained without: "
@@ -178,12 +199,15 @@ def _require_trained_without(
 def fold_settings(data: DataFolder, held_out: pd.DataFrame) -> dict:
     """Return what a network must remember of its held-out fold and its arrays."""
     arrays = read_json(data.array_settings, {"image_size": int, "mr_window": str})
-    uids = " ".join(sorted(held_out.SeriesInstanceUID))
     return {
-        "held_out": hashlib.sha256(uids.encode()).hexdigest(),
+        "held_out": _held_out(held_out.SeriesInstanceUID),
         "image_size": arrays["image_size"],
         "mr_window": arrays["mr_window"],
     }
+
+
+def _held_out(uids: Iterable[str]) -> str:
+    return hashlib.sha256(" ".join(sorted(uids)).encode()).hexdigest()
 
 
 def folds_of(data: DataFolder, fold: int | str) -> list[int]:

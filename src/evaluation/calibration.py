@@ -31,7 +31,8 @@ def log_loss(truth: np.ndarray, logits: np.ndarray) -> float:
 
 
 def can_fit(truth: np.ndarray) -> bool:
-    """Return whether labels 0 or 1 (N,) hold enough of both for a temperature."""
+    """Return whether labels 0, 1 or NaN (N,) hold enough of both for a temperature."""
+    truth = truth[~np.isnan(truth)]
     return FEWEST <= truth.sum() <= len(truth) - FEWEST
 
 
@@ -55,8 +56,12 @@ def fit_temperature(truth: np.ndarray, logits: np.ndarray) -> float:
 
 
 def fit_temperatures(truth: np.ndarray, logits: np.ndarray) -> np.ndarray:
-    """Return the temperature of each column: (L,). truth, logits: (N, L)."""
-    return np.array([fit_temperature(truth[:, k], logits[:, k]) for k in range(truth.shape[1])])
+    """Return the temperature of each column: (L,). truth, logits: (N, L); a truth may be NaN."""
+    temperatures = []
+    for column, theirs in zip(truth.T, logits.T, strict=True):
+        known = ~np.isnan(column)
+        temperatures.append(fit_temperature(column[known], theirs[known]))
+    return np.array(temperatures)
 
 
 def crossfit(truth: np.ndarray, logits: np.ndarray, parts: np.ndarray) -> np.ndarray:

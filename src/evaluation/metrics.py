@@ -1,6 +1,7 @@
 """The challenge's score (half the AUC of presence, half the mean location AUC); its intervals."""
 
 import warnings
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,10 @@ class MetricError(UserError):
 
 
 def auc(truth: np.ndarray, scores: np.ndarray) -> float | None:
-    """Return the area under the ROC curve, None if a class is missing. truth, scores: (N,)."""
+    """Return the area under the ROC curve of the known rows, None if a class is missing.
+
+    truth, scores: (N,); a truth of NaN is unknown.
+    """
     area = float(weighted_auc(truth, scores, np.ones((1, len(truth))))[0])
     return None if np.isnan(area) else area
 
@@ -22,8 +26,10 @@ def auc(truth: np.ndarray, scores: np.ndarray) -> float | None:
 def weighted_score(truth: np.ndarray, probabilities: np.ndarray) -> dict:
     """Return {"score", "present", "locations": {label: auc or None}}. Both arrays (N, 14).
 
-    A location without both classes is left out of the mean. Raise MetricError if a probability is
-    not finite, or if presence or every location lacks a class.
+    A location without both classes is left out of the mean. Labels may be NaN, unknown: where that
+    leaves no location, or no presence, the score is the other half alone, and `score_of` says so.
+    Raise MetricError if a probability is not finite, or if presence or every location lacks a class
+    although all its labels are known, or both halves do.
     """
     broken = ~np.isfinite(probabilities).all(axis=1)
     if broken.any():
@@ -33,19 +39,30 @@ def weighted_score(truth: np.ndarray, probabilities: np.ndarray) -> dict:
         )
     present = auc(truth[:, PRESENT], probabilities[:, PRESENT])
     locations = {label: auc(truth[:, k], probabilities[:, k]) for k, label in enumerate(LOCATIONS)}
-    known = [value for value in locations.values() if value is not None]
-    if present is None or not known:
+    half = {"present": present, "locations": _mean(locations.values())}
+    columns = {"present": truth[:, PRESENT], "locations": truth[:, :PRESENT]}
+    lost = [name for name, value in half.items() if value is None]
+    if len(lost) == 2 or not all(np.isnan(columns[name]).any() for name in lost):
         raise MetricError(
             f"no score from {len(truth)} rows: presence and at least one location "
             "need both classes; take larger folds"
         )
-    score = PRESENT_WEIGHT * present + (1 - PRESENT_WEIGHT) * float(np.mean(known))
-    return {"score": score, "present": present, "locations": locations}
+    found = {"present": present, "locations": locations}
+    if lost:
+        (left,) = half.keys() - set(lost)
+        return {"score": half[left], **found, "score_of": left}
+    score = PRESENT_WEIGHT * present + (1 - PRESENT_WEIGHT) * half["locations"]
+    return {"score": score, **found}
 
 
-def mean_location(scores: dict) -> float:
-    """Return the mean of the location AUCs that are defined."""
-    return float(np.mean([value for value in scores["locations"].values() if value is not None]))
+def mean_location(scores: dict) -> float | None:
+    """Return the mean of the location AUCs that are defined, None if none is."""
+    return _mean(scores["locations"].values())
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
 def join_by_uid(
@@ -80,9 +97,20 @@ def joined(truth: pd.DataFrame, predictions: pd.DataFrame, keys: list[str]) -> p
 
 
 def label_arrays(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Return labels int64 and probabilities float64, both (N, 14), of a table from `joined`."""
+    """Return labels and probabilities float64, both (N, 14), of a table from `joined`.
+
+    The labels are int64, or float64 where one is NaN.
+    """
     predicted = [f"{label} predicted" for label in LABELS]
-    return table[list(LABELS)].to_numpy(np.int64), table[predicted].to_numpy(np.float64)
+    labels = table[list(LABELS)].to_numpy(np.float64)
+    labels = labels if np.isnan(labels).any() else labels.astype(np.int64)
+    return labels, table[predicted].to_numpy(np.float64)
+
+
+def known_counts(labels: np.ndarray) -> dict:
+    """Return {"n_known": {label: rows}} of labels (N, 14), {} if none is NaN."""
+    known = (~np.isnan(labels)).sum(axis=0).tolist()
+    return {"n_known": dict(zip(LABELS, known, strict=True))} if min(known) < len(labels) else {}
 
 
 def intervals(truth: np.ndarray, probabilities: np.ndarray, draws: int, seed: int = 0) -> dict:
@@ -99,6 +127,8 @@ def intervals(truth: np.ndarray, probabilities: np.ndarray, draws: int, seed: in
         warnings.simplefilter("ignore", RuntimeWarning)  # a label that never has both classes
         mean = np.nanmean(drawn[:, :PRESENT], axis=1)
         score = PRESENT_WEIGHT * drawn[:, PRESENT] + (1 - PRESENT_WEIGHT) * mean
+        for half, other in ((drawn[:, PRESENT], mean), (mean, drawn[:, PRESENT])):
+            score = half if np.isnan(other).all() else score  # as `weighted_score`
         drawn = np.column_stack([drawn, mean, score])  # (draws, 16)
         ends = np.nanpercentile(drawn, (2.5, 97.5), axis=0).T  # (16, 2)
     listed = [None if np.isnan(pair).any() else pair.tolist() for pair in ends]
@@ -156,8 +186,13 @@ def _weighted_roc(
     """Return how many negatives and positives reach each threshold: both (draws, K + 1).
 
     The highest threshold comes first; rows of equal score reach it together. Row i occurs
-    counts[:, i] times.
+    counts[:, i] times, never where its truth is NaN.
     """
+    known = ~np.isnan(truth)
+    if not known.all():
+        truth, scores, counts = truth[known], scores[known], counts[:, known]
+    if not len(truth):
+        return np.zeros((len(counts), 1)), np.zeros((len(counts), 1))
     order = np.argsort(-scores, kind="stable")
     starts = np.flatnonzero(np.diff(-scores[order], prepend=-np.inf))  # of runs of equal scores
     positives = counts[:, order] * (truth[order] != 0)  # (draws, N)

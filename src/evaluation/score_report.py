@@ -8,6 +8,7 @@ from src.artifacts.files import write_json
 from src.artifacts.paths import RunFolder
 from src.artifacts.tables import write_table
 from src.evaluation import metrics
+from src.evaluation.choice import Chosen
 from src.labels import LABELS, PRESENT
 
 DRAWS = 1000  # of the bootstrap
@@ -27,14 +28,26 @@ def report_spots(
 
 
 def report_series(
-    run: RunFolder, evaluation: str, truth: pd.DataFrame, predictions: pd.DataFrame, title: str
+    run: RunFolder,
+    evaluation: str,
+    truth: pd.DataFrame,
+    predictions: pd.DataFrame,
+    title: str,
+    chosen: dict[int, Chosen] | None = None,
 ) -> dict:
-    """Do the same for series, with 95 % intervals and the scores of each modality and plane."""
+    """Do the same for series, with 95 % intervals and the scores of each modality and plane.
+
+    chosen: step and weight of stage 1 that were used, of each fold, if the caller has any.
+    """
     write_table(run.predictions(evaluation), predictions)
     scores, labels, probabilities = scored(truth, predictions, ["SeriesInstanceUID"])
     scores["intervals"] = metrics.intervals(labels, probabilities, DRAWS)
     scores["groups"] = {column: grouped_scores(truth, predictions, column) for column in GROUPS}
+    if chosen:
+        scores["chosen"] = {str(fold): pair.as_json() for fold, pair in chosen.items()}
     write_json(run.scores(evaluation), scores)
+    for fold, pair in (chosen or {}).items():
+        print(f"fold {fold}: {pair}")
     for column in GROUPS:
         print(group_table(scores["groups"][column], column), end="\n\n")
     print(score_table(scores, f"{title}: {scores['n_series']} series"))
@@ -45,7 +58,9 @@ def scored(truth: pd.DataFrame, predictions: pd.DataFrame, keys: list[str]) -> t
     """Return (scores with the number of series, labels, probabilities); both arrays (N, 14)."""
     labels, probabilities = metrics.join_by_uid(truth[[*keys, *LABELS]], predictions, keys)
     scores = metrics.weighted_score(labels, probabilities)
-    return scores | {"n_series": truth.SeriesInstanceUID.nunique()}, labels, probabilities
+    scores |= {"n_series": truth.SeriesInstanceUID.nunique()}
+    scores |= metrics.known_counts(labels)
+    return scores, labels, probabilities
 
 
 def grouped_scores(truth: pd.DataFrame, predictions: pd.DataFrame, column: str) -> dict[str, dict]:
@@ -63,9 +78,11 @@ def grouped_scores(truth: pd.DataFrame, predictions: pd.DataFrame, column: str) 
 def title_of(config: Any, evaluation: str) -> str:
     """Return a table's title: its folds, and whether its epoch was chosen on the same series."""
     folds = "all folds, pooled" if config.fold == "all" else f"fold {config.fold}"
-    if config.select == "best":
-        return f"{evaluation}, {folds} (epoch and step chosen on the held-out series)"
-    return f"{evaluation}, {folds} (last epoch of stage 2, step 1: not chosen)"
+    if config.select == "last":
+        return f"{evaluation}, {folds} (last epoch of stage 2, step 1: not chosen)"
+    if config.fold == "all":
+        return f"{evaluation}, {folds} (epoch chosen on the held-out series)"
+    return f"{evaluation}, {folds} (epoch, step and weight chosen on the held-out series)"
 
 
 def score_table(scores: dict, title: str) -> str:
@@ -76,7 +93,19 @@ def score_table(scores: dict, title: str) -> str:
     rows.append(_row(LABELS[PRESENT], scores["present"], ends.get("present")))
     line = "-" * (WIDTH + (24 if "intervals" in scores else 8))
     final = _row("weighted score", scores["score"], ends.get("score"))
-    return "\n".join([title, line, *rows, line, final])
+    return "\n".join([title, *unknown_lines(scores), line, *rows, line, final])
+
+
+def unknown_lines(scores: dict) -> list[str]:
+    """Return what unknown labels mean for the scores, nothing if all are known."""
+    if "n_known" not in scores:
+        return []
+    counts = scores["n_known"].values()
+    lines = [f"unknown labels are left out: {min(counts)} to {max(counts)} rows a label are known"]
+    if "score_of" in scores:
+        half = {"present": "presence", "locations": "the locations"}[scores["score_of"]]
+        lines.append(f"the weighted score is that of {half} alone: nothing else is known")
+    return lines
 
 
 def _row(name: str, value: float | None, ends: list[float] | None) -> str:
@@ -92,7 +121,7 @@ def group_table(groups: dict[str, dict], column: str) -> str:
         shown = ["n/a"] * 3
         if "score" in scores:
             values = (scores["score"], scores["present"], metrics.mean_location(scores))
-            shown = [f"{value:.3f}" for value in values]
+            shown = ["n/a" if value is None else f"{value:.3f}" for value in values]
         score, present, locations = shown
         count = scores["n_series"]
         lines.append(f"{name:<14}  {count:6d}  {score:>6}  {present:>7}  {locations:>9}")

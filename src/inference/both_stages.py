@@ -10,7 +10,7 @@ from torch import Tensor
 from src.artifacts.paths import RunFolder
 from src.inference.encode import as_volume, device_of, encode_series, encode_with_heat
 from src.inference.onnx import OnnxSliceCNN, OnnxTransformer, digest
-from src.inference.probabilities import series_probabilities
+from src.inference.probabilities import joined, series_logits
 from src.labels import MIRROR
 from src.networks.sequence_transformer import build_transformer
 from src.networks.slice_cnn import build_slice_cnn
@@ -177,7 +177,8 @@ class BothStages:
             "present": torch.ones_like(in_mm, dtype=torch.bool),
             "highest": logits.amax(dim=1),  # (V, 14)
         }
-        probabilities = series_probabilities(self.transformer, batch, self.stage2["stage1_share"])
+        both = series_logits(self.transformer, batch)  # (V, 2, 14)
+        probabilities = joined(both, self.stage2["stage1_weight"])
         mirrored = len(self.steps)  # views from here on are of the mirrored head
         probabilities[mirrored:] = probabilities[mirrored:, list(MIRROR)]
         return probabilities.mean(dim=0).cpu().numpy()

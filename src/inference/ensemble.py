@@ -16,7 +16,9 @@ import torch
 from src.artifacts.checkpoints import read_joined, read_temperatures, read_trained
 from src.artifacts.paths import ArtifactError, EncoderFolder, RunFolder
 from src.dicom import Series
+from src.evaluation import choice
 from src.evaluation.calibration import logit, sigmoid
+from src.evaluation.choice import Choice, Chosen
 from src.inference.both_stages import BothStages
 from src.inference.findings import Finding, FindingRules, find
 from src.inference.probabilities import BROKEN_WEIGHTS, NotFinite
@@ -49,7 +51,7 @@ class Predictor:
         self,
         model_dir: Path,
         encoder: str,
-        folds: tuple[int, ...],
+        folds: tuple[int | str, ...],
         device: torch.device,
         *,
         select: str = "best",
@@ -57,6 +59,7 @@ class Predictor:
         mirror: bool = False,
         onnx: bool = False,
         calibrate: bool = False,
+        pair: Choice | None = None,
     ):
         """Load the networks of `folds` from model_dir/encoder.
 
@@ -64,11 +67,17 @@ class Predictor:
         both_steps, mirror: more views (see BothStages); each doubles the work.
         onnx: compute with the ONNX files of tools/export_onnx.py, on the CPU.
         calibrate: divide the logits of series by the temperatures that tools/report.py fitted.
+        pair: step and weight of stage 1; else, of several folds, the one best over their tables.
 
         Raise ArtifactError if weights are missing, or if the folds do not fit one another.
         """
         runs = [RunFolder(model_dir, encoder, fold) for fold in folds]
         joined = [joined_weights(run, select) for run in runs]
+        if pair is None and select == "best":
+            pair = choice.of_ensemble([weights["stage2_settings"] for weights in joined])
+        if pair:
+            for weights in joined:
+                weights["stage2_settings"] |= pair._asdict()
         self.models = []
         for weights, run in zip(joined, runs, strict=True):
             try:
@@ -168,3 +177,14 @@ def joined_weights(run: RunFolder, select: str) -> dict:
         stage2 = read_trained(run, "stage2", select)
         joined |= {"stage2": stage2["weights"], "stage2_settings": stage2["settings"]}
     return joined
+
+
+def chosen_pairs(
+    model_dir: Path, encoder: str, folds: list[int], select: str = "best"
+) -> dict[int, Chosen]:
+    """Return step and weight of stage 1 for the held-out series of each fold."""
+    settings = {}
+    for fold in folds:
+        run = RunFolder(model_dir, encoder, fold)
+        settings[fold] = joined_weights(run, select)["stage2_settings"]
+    return choice.of_folds(settings, select)

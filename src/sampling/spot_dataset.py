@@ -16,7 +16,7 @@ from src.labels import LABELS, MIRROR, NEGATIVE
 from src.sampling import augment, slices
 from src.sampling.loader import empty_images
 from src.sampling.slices import MIRRORABLE, STEPS, step_counts
-from src.sampling.spots import PUBLISHED_SIDE, window_labels
+from src.sampling.spots import PUBLISHED_SIDE, window_labels, with_nan
 from src.sampling.view import View, require_heads, view_of_row
 
 
@@ -26,7 +26,7 @@ class SpotTables:
 
     data: DataFolder
     spots: pd.DataFrame  # rows of train_stage1_N_folds.csv
-    labels: dict[str, np.ndarray]  # {uid: (n, 14) uint8}
+    labels: dict[str, np.ndarray]  # {uid: (n, 14) uint8}, 255 where nobody knows
     safe: dict[str, np.ndarray]  # {uid: slices far from every aneurysm}
     hard: dict[str, np.ndarray]  # {uid: slices on which an earlier model erred}
     meta: pd.DataFrame  # train_N_folds.csv by SeriesInstanceUID
@@ -153,18 +153,19 @@ class SpotDataset(Dataset):
             sample |= vars(drawn)
             points = drawn.move(points)
             labels = labels[list(MIRROR)] if drawn.mirrored else labels
-        sample |= {"points": points, "labels": labels.astype(np.float32)}
+        sample |= {"points": points, "labels": with_nan(labels).astype(np.float32)}
         return sample, self.tables.data.sequence(uid), triplet
 
     def truth(self) -> pd.DataFrame:
         """Return SeriesInstanceUID, slice and the 14 labels of each row, as evaluated."""
         table = pd.DataFrame(self.rows, columns=["SeriesInstanceUID", "f"])
         table = table.rename(columns={"f": "slice"}).astype({"slice": int})
-        labels = [
+        windows = [
             window_labels(self.tables.labels[uid], f, self.steps[uid][0])
             for uid, f in table.to_numpy()
         ]
-        return pd.concat([table, pd.DataFrame(np.stack(labels), columns=list(LABELS))], axis=1)
+        labels = pd.DataFrame(with_nan(np.stack(windows)), columns=list(LABELS))
+        return pd.concat([table, labels], axis=1)
 
     def draw_slice(self, row: dict, generator: np.random.Generator) -> tuple[int, int]:
         """Draw a slice, and how many slices away its neighbours are.

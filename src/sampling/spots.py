@@ -6,7 +6,16 @@ import math
 import numpy as np
 import pandas as pd
 
-from src.labels import LABELS, LOCATIONS, NEGATIVE, NOTHING, PRESENT
+from src.labels import (
+    LABELS,
+    LOCATIONS,
+    NEGATIVE,
+    NOT_LOCATED,
+    NOTHING,
+    PRESENT,
+    SOMEWHERE,
+    UNKNOWN,
+)
 from src.orientation import canonical_point, canonical_shape
 from src.sampling.folds import seeded_order
 from src.sampling.slices import resized_point
@@ -14,6 +23,7 @@ from src.sampling.slices import resized_point
 PUBLISHED_SIDE = 512  # pixels, side of the images that x_512 and y_512 refer to
 DRAWN = -1  # f of a negative spot whose slice is drawn in training, each epoch another
 UNKNOWN_LOCATION = "unknown location"
+NO_LOCATION = ("", "unknown", "n/a", "na", "nan", "none", "?", "-")  # of a localizer, in lower case
 LOCATED = "SeriesInstanceUID SOPInstanceUID coordinates location class_id f x y x_512 y_512".split()
 COLUMNS = (  # of train_stage1_{N}_folds.csv
     "SeriesInstanceUID SOPInstanceUID coordinates location fold length x y f f_rel class_id "
@@ -46,30 +56,43 @@ def locate(row: pd.Series, meta: pd.DataFrame, slice_uids: dict, geometry: dict)
     Raise ValueError with the reason if the row must be dropped.
     """
     uid = row.SeriesInstanceUID
-    if row.location not in LOCATIONS:
+    if row.location not in LOCATIONS and not is_nowhere(row.location):
         raise ValueError(UNKNOWN_LOCATION)
     if uid not in meta.index:
         raise ValueError("series without arrays")
+    series = meta.loc[uid]
+    if row.location not in LOCATIONS and not has_unknown_location(series):
+        raise ValueError(UNKNOWN_LOCATION)
     x, y, frame = parse_coordinates(row.coordinates)
     same_sop = np.flatnonzero(np.asarray(slice_uids[uid]) == row.SOPInstanceUID)
     f = _slice_of(same_sop, geometry[uid]["frames"][same_sop], frame)
-    series = meta.loc[uid]
     if not (-0.5 <= x <= series.w - 0.5 and -0.5 <= y <= series.h - 0.5):
         raise ValueError("point outside the image")
     prepared_x, prepared_y = canonical_point(x, y, series.orientation, series.h, series.w)
     height, width = canonical_shape(series.h, series.w, series.orientation)
+    located = row.location in LOCATIONS
     return {
         "SeriesInstanceUID": uid,
         "SOPInstanceUID": row.SOPInstanceUID,
         "coordinates": row.coordinates,
-        "location": row.location,
-        "class_id": LOCATIONS.index(row.location),
+        "location": row.location if located else SOMEWHERE,
+        "class_id": LOCATIONS.index(row.location) if located else NOT_LOCATED,
         "f": f,
         "x": x,
         "y": y,
         "x_512": resized_point(prepared_x, width, PUBLISHED_SIDE),
         "y_512": resized_point(prepared_y, height, PUBLISHED_SIDE),
     }
+
+
+def is_nowhere(location: str) -> bool:
+    """Return whether the cell of a localizer says that nobody knows the artery."""
+    return not isinstance(location, str) or location.strip().lower() in NO_LOCATION
+
+
+def has_unknown_location(series: pd.Series) -> bool:
+    """Return whether one of the 13 locations of a row of train_meta.csv is unknown."""
+    return bool(series.reindex(LOCATIONS).isna().any())
 
 
 def _slice_of(slices: np.ndarray, frames: np.ndarray, frame: int | None) -> int:
@@ -102,17 +125,42 @@ def locate_all(
     return found, pd.DataFrame(dropped, columns=["SeriesInstanceUID", "line", "reason"])
 
 
-def slice_labels(length: int, spots: list[dict]) -> np.ndarray:
-    """Return the labels of each slice, (length, 14) uint8: 1 on the slices of the spots."""
+def slice_labels(length: int, spots: list[dict], series: np.ndarray | None = None) -> np.ndarray:
+    """Return the labels of each slice, (length, 14) uint8: 1 on the slices of the spots, else 0.
+
+    UNKNOWN where neither a spot nor the series says: in the columns that the series does not know,
+    and on the slice of a spot without location at all locations that the series may have.
+    series: its labels (14,) 0, 1 or NaN.
+    """
     labels = np.zeros((length, len(LABELS)), np.uint8)
+    series = np.zeros(len(LABELS)) if series is None else np.asarray(series, float)
+    labels[:, np.isnan(series)] = UNKNOWN
+    possible = np.flatnonzero(series[:PRESENT] != 0)  # NaN is
     for spot in spots:
-        labels[spot["f"], [spot["class_id"], PRESENT]] = 1
+        if spot["class_id"] == NOT_LOCATED:
+            labels[spot["f"], possible] = UNKNOWN
+    for spot in spots:
+        labels[spot["f"], PRESENT] = 1
+        if spot["class_id"] != NOT_LOCATED:
+            labels[spot["f"], spot["class_id"]] = 1
     return labels
 
 
 def window_labels(labels: np.ndarray, slice_: int, step: int) -> np.ndarray:
-    """Return the labels (14,) that occur between slice - step and slice + step; labels: (n, 14)."""
-    return labels[max(0, slice_ - step) : slice_ + step + 1].max(axis=0)
+    """Return the labels (14,) that occur between slice - step and slice + step; labels: (n, 14).
+
+    UNKNOWN where no slice has the label and one may have it.
+    """
+    window = labels[max(0, slice_ - step) : slice_ + step + 1]
+    unknown = window == UNKNOWN
+    occur = np.where(unknown, 0, window).max(axis=0)
+    return np.where(unknown.any(axis=0) & (occur == 0), UNKNOWN, occur).astype(labels.dtype)
+
+
+def with_nan(labels: np.ndarray) -> np.ndarray:
+    """Return labels of slices for tables: as they are, or float64 with NaN for UNKNOWN."""
+    unknown = labels == UNKNOWN
+    return np.where(unknown, np.nan, labels) if unknown.any() else labels
 
 
 def safe_slices(

@@ -9,7 +9,7 @@ import pandas as pd
 from src.artifacts.csv_cells import closest, lines_text
 from src.artifacts.paths import ArtifactError
 from src.labels import LABELS, LOCATIONS, PRESENT
-from src.sampling.spots import UNKNOWN_LOCATION, parse_coordinates
+from src.sampling.spots import UNKNOWN_LOCATION, is_nowhere, parse_coordinates
 from src.text import printable
 
 SPELLED = "docs/own_data.md says how to write it"
@@ -36,11 +36,15 @@ def report(path: Path, localizers: pd.DataFrame, series: pd.DataFrame, counts: b
 def with_faults(localizers: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
     """Return the localizers with a column `fault`: why one cannot be used, or ""."""
     known = set(series.SeriesInstanceUID)
-    return localizers.assign(fault=[_fault(row, known) for row in localizers.itertuples()])
+    unlocated = set(series.SeriesInstanceUID[series[list(LOCATIONS)].isna().any(axis=1)])
+    faults = [_fault(row, known, unlocated) for row in localizers.itertuples()]
+    return localizers.assign(fault=faults)
 
 
-def _fault(row: Any, known: set[str]) -> str:
-    if row.location not in LOCATIONS:
+def _fault(row: Any, known: set[str], unlocated: set[str]) -> str:
+    """unlocated: series with an unknown location, whose localizers may do without one."""
+    may_lack = row.SeriesInstanceUID in unlocated and is_nowhere(row.location)
+    if row.location not in LOCATIONS and not may_lack:
         return UNKNOWN_LOCATION
     try:
         parse_coordinates(row.coordinates)
@@ -52,6 +56,7 @@ def _fault(row: Any, known: set[str]) -> str:
 def count_table(checked: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
     """Return a row per label: positive series, those without localizer, localizers, those at 0.
 
+    With a column for the series whose label is unknown, if there are any.
     checked: what `with_faults` returns.
     """
     good = checked[checked.fault == ""]
@@ -60,10 +65,12 @@ def count_table(checked: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
         positive = series.SeriesInstanceUID[series[label] == 1]
         here = good if label == LABELS[PRESENT] else good[good.location == label]
         without = ~positive.isin(here.SeriesInstanceUID)
-        at_zero = ~here.SeriesInstanceUID.isin(positive)
+        at_zero = here.SeriesInstanceUID.isin(series.SeriesInstanceUID[series[label] == 0])
         rows.append((len(positive), without.sum(), len(here), at_zero.sum()))
     names = ["positive series", NO_LOCALIZER, "localizers", LABEL_ZERO]
-    return pd.DataFrame(rows, index=list(LABELS), columns=names)
+    table = pd.DataFrame(rows, index=list(LABELS), columns=names)
+    unknown = series[list(LABELS)].isna().sum()
+    return table.assign(unknown=unknown) if unknown.any() else table
 
 
 def doubts(checked: pd.DataFrame, series: pd.DataFrame) -> list[str]:
@@ -93,7 +100,7 @@ def doubts(checked: pd.DataFrame, series: pd.DataFrame) -> list[str]:
 def _label_doubts(series: pd.DataFrame) -> list[str]:
     present = series[LABELS[PRESENT]] == 1
     nowhere = present & (series[list(LOCATIONS)] == 0).all(axis=1)
-    found = []
+    found = _unknown_labels(series)
     if nowhere.any():
         found.append(f"{nowhere.sum()} of {len(series)} series with an aneurysm at no location")
     if not present.any():
@@ -101,9 +108,28 @@ def _label_doubts(series: pd.DataFrame) -> list[str]:
     return found
 
 
+def _unknown_labels(series: pd.DataFrame) -> list[str]:
+    """Return how many labels are unknown, and of which series all are."""
+    unknown = series[list(LABELS)].isna()
+    if not unknown.any(axis=None):
+        return []
+    found = [
+        f"{unknown.sum().sum()} of {unknown.size} labels are unknown (empty cells), in "
+        f"{unknown.any(axis=1).sum()} of {len(series)} series: these are neither learned nor scored"
+    ]
+    nothing = series.SeriesInstanceUID[unknown.all(axis=1)].tolist()
+    if nothing:
+        found.append(
+            f"{len(nothing)} of {len(series)} series without any label, "
+            f"the first is {nothing[0]}: stage 2 learns nothing from them"
+        )
+    return found
+
+
 def _at_label_zero(checked: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
     labels = series.set_index("SeriesInstanceUID")
     good = checked[checked.fault == ""]
+    good = good[good.location.isin(LOCATIONS)]
     zero = [labels.at[row.SeriesInstanceUID, row.location] == 0 for row in good.itertuples()]
     return good[np.array(zero, bool)]
 

@@ -10,11 +10,15 @@ SMALLEST_SIGMA = 0.7  # cells of the heatmap; a narrower Gaussian would fall bet
 
 
 def focal_loss(logits: Tensor, targets: Tensor, gamma: float = 2.0) -> Tensor:
-    """Return the mean focal loss without alpha (Lin et al. 2017, eq. 4).
+    """Return the mean focal loss without alpha (Lin et al. 2017, eq. 4) of the known targets.
 
-    logits, targets: same shape, targets in 0..1.
+    Divided by the mean number of known targets a rank, at least 1 in all.
+    logits, targets: same shape, targets in 0..1 or NaN, which nobody knows.
     """
-    return focal_losses(logits, targets, gamma).mean()
+    known = ~targets.isnan()
+    losses = focal_losses(logits, targets.nan_to_num(0.0), gamma).where(known, 0.0)
+    count = distributed.total(known.sum()).clamp(min=1) / distributed.world()
+    return losses.sum() / count
 
 
 def focal_losses(logits: Tensor, targets: Tensor, gamma: float) -> Tensor:

@@ -144,7 +144,7 @@ class RunLog:
         }
         write_checkpoint(self.folder.last(self.stage), state)
         self._write_metrics()
-        self.say(epoch_line(row) + ("  best" if is_best else ""))
+        self.say(epoch_line(row) + ("  best" if is_best and scores else ""))
 
     def _write_metrics(self) -> None:
         """Write the json lines, and a picture of them."""
@@ -174,6 +174,8 @@ def epoch_line(row: dict) -> str:
     scores = row["scores"]
     if not scores:
         return line
-    mean = metrics.mean_location(scores)
-    score, present = scores["score"], scores["present"]
-    return f"{line}  score {score:.4f}  present {present:.4f}  locations {mean:.4f}"
+    parts = {"score": scores["score"], "present": scores["present"]}
+    parts["locations"] = metrics.mean_location(scores)
+    for name, value in parts.items():
+        line += f"  {name} " + ("n/a" if value is None else f"{value:.4f}")
+    return line

@@ -15,7 +15,7 @@ import torch
 import eval_end_to_end
 import extract_features
 import train_stage2
-from src.artifacts.checkpoints import write_checkpoint
+from src.artifacts.checkpoints import UNCHOSEN, write_checkpoint
 from src.artifacts.paths import DataFolder, RunFolder
 from src.device import autocast, choose_device
 from src.dicom import read_series
@@ -139,7 +139,8 @@ def random_weights(config: Extract | EndToEnd) -> dict:
     """Return what train_stage2.py writes as weights_inference.pth, untrained."""
     torch.manual_seed(0)
     stage1 = SliceCNN(config.encoder, heatmap=True, crop_size=config.crop_size)
-    stage2 = settings_of(train_stage2.Config()) | {"channels": stage1.channels, "step": 2}
+    stage2 = settings_of(train_stage2.Config()) | UNCHOSEN
+    stage2 |= {"channels": stage1.channels, "step": 2}
     return {
         "stage1": stage1.state_dict(),
         "stage1_settings": {
@@ -206,5 +207,5 @@ def plain_probabilities(networks: tuple, folder: Path, config: EndToEnd) -> np.n
     positions = torch.from_numpy(series.positions[tokens]).float()[None].to(device)
     with autocast(device):
         of_series = transformer(features, positions, torch.ones_like(positions, dtype=torch.bool))
-    joined = torch.lerp(of_series, logits.amax(dim=1), train_stage2.Config.stage1_share)
+    joined = torch.lerp(of_series, logits.amax(dim=1), UNCHOSEN["stage1_weight"])
     return joined.sigmoid().cpu().numpy()[0]

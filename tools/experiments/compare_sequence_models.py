@@ -41,6 +41,7 @@ from src.artifacts.provenance import fingerprint, require_features_of, settle
 from src.artifacts.tables import read_fold, read_folds, read_table, write_table
 from src.evaluation import metrics
 from src.evaluation.calibration import logit, sigmoid
+from src.evaluation.choice import PLAIN
 from src.inference.probabilities import predict, predict_series
 from src.labels import LABELS
 from src.sampling.loader import batches_of, make_loader
@@ -69,7 +70,7 @@ class Config:
 
     width: int = 128  # of the tokens
     cut: int = 192  # slices, as in train_stage2.py
-    stage1_share: float = train_stage2.Config.stage1_share  # weight of the maximum in the join
+    stage1_weight: float = PLAIN.stage1_weight  # of the maximum in the join
     epochs: int = 30  # passes over the training series
     batch_size: int = 32  # series a step
     lr: float = 1e-3  # learning rate, after warm-up
@@ -216,7 +217,7 @@ def table(config: Config, series: pd.DataFrame, folds: list[int]) -> pd.DataFram
         for seed in config.seeds:
             parts = [read_table(output_of(config, name, seed, fold)) for fold in folds]
             predictions = pd.concat(parts, ignore_index=True)
-            mixed = join(predictions, pooled[MAXIMUM], config.stage1_share)
+            mixed = join(predictions, pooled[MAXIMUM], config.stage1_weight)
             alone.append(score(series, predictions))
             joined.append(score(series, mixed))
         model = kind.make(len(LABELS) if kind.logits else channels, config.width)

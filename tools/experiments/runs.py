@@ -43,7 +43,8 @@ def folder_of(out: Path, name: str, seed: int) -> Path:
 def scores_of(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Return the SCORES: weighted score, AUC of presence, mean AUC of the locations."""
     scores = metrics.weighted_score(truth, probabilities)
-    return np.array([scores["score"], scores["present"], metrics.mean_location(scores)])
+    values = [scores["score"], scores["present"], metrics.mean_location(scores)]
+    return np.array(values, float)  # NaN where nothing is known
 
 
 def mean_and_extremes(values: np.ndarray, sign: str = "") -> str:

@@ -126,8 +126,8 @@ def short_name(label: str) -> str:
 def probability_bars(
     figure: FigureBase, bold: str, probabilities: np.ndarray, truth: np.ndarray
 ) -> None:
-    """Fill the figure with a heading and 14 probabilities (14,), the true ones (14,) marked."""
-    axes = figure.subplots()
+    """Fill the figure with a heading and 14 probabilities (14,), the true ones (1) marked."""
+    axes, truth = figure.subplots(), truth == 1  # NaN: nobody knows
     heading = figure.suptitle(bold, x=0.02, ha="left", fontsize=TITLE, weight="bold", color=INK)
     explain(axes, heading, "● true labels", TRUE)
     rows = np.arange(len(LABELS), dtype=float)

@@ -104,7 +104,7 @@ def zones_of(
 
 def distance_to_aneurysm(tables: SpotTables, uid: str) -> np.ndarray:
     """Return the slices from each slice of a series to the nearest one with an aneurysm, (n,)."""
-    with_aneurysm = np.flatnonzero(tables.labels[uid].any(axis=1))
+    with_aneurysm = np.flatnonzero((tables.labels[uid] == 1).any(axis=1))
     slices = np.arange(len(tables.labels[uid]))
     return np.abs(slices[:, None] - with_aneurysm).min(axis=1, initial=len(slices))
 

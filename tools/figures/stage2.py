@@ -49,7 +49,7 @@ def look(run: RunFolder, tables: SpotTables, uid: str, device: torch.device) -> 
     """Return a held-out series as the network of its fold reads and judges it."""
     checkpoint = read_checkpoint(run.best("stage2"), ("weights", "settings"))
     settings = checkpoint["settings"]
-    cut, step, weight = (settings[name] for name in ("cut", "step", "stage1_share"))
+    cut, step, weight = (settings[name] for name in ("cut", "step", "stage1_weight"))
     series = tables.meta.loc[[uid]]
     geometry = read_geometry(tables.data)
     sample = SequenceDataset(run, series, geometry, cut, seed=0, step=step)[0, 0]
@@ -62,7 +62,7 @@ def look(run: RunFolder, tables: SpotTables, uid: str, device: torch.device) -> 
         slices=slices,
         features=sample["features"].astype(np.float32),
         stage1=expit(logits.astype(np.float32)),
-        aneurysms=np.flatnonzero(tables.labels[uid].any(axis=1)),
+        aneurysms=np.flatnonzero((tables.labels[uid] == 1).any(axis=1)),
         probabilities=probabilities.cpu().numpy(),
         truth=sample["labels"],
         layers=settings["layers"],

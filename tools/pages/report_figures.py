@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from src.artifacts.files import atomic
-from src.artifacts.paths import EncoderFolder
+from src.artifacts.paths import ALL_DATA, EncoderFolder
 from src.evaluation import calibration, metrics
 from src.labels import LABELS, PRESENT
 from tools.pages.render import data_uri
@@ -66,7 +66,7 @@ def draw_rocs(judged: Pooled, cells: dict[str, Cell], draws: int) -> Figure:
 
 def _draw_roc(panel: Axes, truth: np.ndarray, scores: np.ndarray, area: Cell, draws: int) -> None:
     panel.plot([0, 1], [0, 1], ":", color=GREY, linewidth=1)
-    lines = [f"{truth.sum()} positive"]
+    lines = [f"{(truth == 1).sum()} positive"]
     if area.ends:
         lines.insert(0, f"{area.ends[0]:.3f} to {area.ends[1]:.3f}")
     if area.value is not None:
@@ -121,7 +121,7 @@ def draw_reliability(curves: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]
     """
     figure = new_figure(4.8)
     styles = (("as predicted", ORANGE, "s-"), ("with temperature", BLUE, "D-"))
-    panels = figure.subplots(1, len(curves))
+    panels = figure.subplots(1, len(curves), squeeze=False)[0]
     for panel, (name, (truth, *probabilities)) in zip(panels, curves.items(), strict=True):
         panel.plot([0, 1], [0, 1], ":", color=GREY, linewidth=1, label="exact")
         highest = 0
@@ -155,7 +155,8 @@ def draw_training(histories: dict[str, dict[int, list[dict]]]) -> Figure:
             dashes = DASHES[place // len(FOLD_COLOURS) % len(DASHES)]
             style = {"color": colour, "linestyle": dashes, "linewidth": 1.3}
             epochs = [row["epoch"] for row in rows]
-            (lines[f"fold {fold}"],) = losses.plot(epochs, [row["loss"] for row in rows], **style)
+            name = "all data" if fold == ALL_DATA else f"fold {fold}"
+            (lines[name],) = losses.plot(epochs, [row["loss"] for row in rows], **style)
             scored = {row["epoch"]: row["scores"]["score"] for row in rows if row["scores"]}
             scores.plot(scored.keys(), scored.values(), **style)
             if scored:

@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 
 from src.artifacts.files import read_json, read_json_lines, read_pickle
-from src.artifacts.paths import ArtifactError, DataFolder, EncoderFolder, RunFolder
+from src.artifacts.paths import ALL_DATA, ArtifactError, DataFolder, EncoderFolder, RunFolder
 from src.artifacts.tables import read_folds, read_spots, read_table
 from src.evaluation import metrics
 from src.labels import LABELS
 from src.sampling.slices import step_counts
 from src.sampling.spot_dataset import held_out_rows
-from src.sampling.spots import window_labels
+from src.sampling.spots import window_labels, with_nan
 from src.script import UserError
 
 UID = "SeriesInstanceUID"
@@ -81,18 +81,22 @@ def read_evaluations(data: DataFolder, model_dir: Path, encoder: str) -> dict[st
 def _read_predictions(
     evaluation: str, keys: list[str], fold_of: pd.Series, model_dir: Path, encoder: str
 ) -> pd.DataFrame:
-    """Return each fold's predictions by its own evaluation, else its part of those of --fold all.
+    """Return each fold's part of the predictions of --fold all or of its own, the newer of both.
 
+    --fold all takes each fold's step and weight of stage 1 from the other folds.
     Raises ArtifactError if a file holds series of other folds.
     """
     columns = [*keys, *LABELS]
     tables = []
     for fold in sorted(fold_of.unique()):
         held_out = fold_of.index[fold_of == fold]
-        for name, expected in ((fold, held_out), ("all", fold_of.index)):
+        written = []
+        for name, expected in (("all", fold_of.index), (fold, held_out)):
             path = RunFolder(model_dir, encoder, name).predictions(evaluation)
-            if not path.exists():
-                continue
+            if path.exists():
+                written.append((path, name, expected))
+        written.sort(key=lambda each: each[0].stat().st_mtime_ns, reverse=True)
+        for path, name, expected in written:
             table = read_table(path, columns)[columns]
             strangers = set(table[UID]) - set(expected)
             if strangers:
@@ -122,8 +126,8 @@ def _spot_truth(
         for uid, slice_ in table.to_numpy():
             step, _ = step_counts(step_mm, spacing[uid])
             windows.append(window_labels(labels[uid], slice_, step))
-        columns = pd.DataFrame(windows, columns=list(LABELS), index=table.index)
-        tables.append(table.join(columns))
+        known = with_nan(np.array(windows))
+        tables.append(table.join(pd.DataFrame(known, columns=list(LABELS), index=table.index)))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -137,11 +141,14 @@ def _step_mm(run: RunFolder) -> tuple[float, float]:
 
 def read_histories(
     model_dir: Path, encoder: str, folds: list[int]
-) -> dict[str, dict[int, list[dict]]]:
-    """Return {stage: {fold: one dict an epoch}} of the training logs that exist."""
+) -> dict[str, dict[int | str, list[dict]]]:
+    """Return {stage: {fold: one dict an epoch}} of the training logs that exist.
+
+    The fold of --train-on-all is ALL_DATA.
+    """
     histories = {"stage1": {}, "stage2": {}}
     for stage, history in histories.items():
-        for fold in folds:
+        for fold in (*folds, ALL_DATA):
             path = RunFolder(model_dir, encoder, fold).metrics(stage)
             if path.exists():
                 history[fold] = read_json_lines(path)

@@ -22,7 +22,7 @@ class Cell(NamedTuple):
 def scores_of(table: pd.DataFrame, draws: int) -> dict:
     """Return the weighted score with its parts, and 95 % intervals unless draws is 0."""
     labels, probabilities = metrics.label_arrays(table)
-    scores = metrics.weighted_score(labels, probabilities)
+    scores = metrics.weighted_score(labels, probabilities) | metrics.known_counts(labels)
     if draws:
         scores["intervals"] = metrics.intervals(labels, probabilities, draws)
     return scores
