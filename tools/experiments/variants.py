@@ -80,6 +80,11 @@ def fixed_sharpness(value: float) -> Callable[[], None]:
     return change
 
 
+def holes_anywhere() -> None:
+    """Let the holes of the augmentation cover aneurysms."""
+    augment.uncover = lambda *_, **__: None
+
+
 PIECES = {  # what each piece of stage 1 is worth, on the demo's small pictures
     PLAIN: Variant(),
     HARD: Variant(),
@@ -102,15 +107,12 @@ PIECES = {  # what each piece of stage 1 is worth, on the demo's small pictures
     ),
 }
 
-PUBLISHED_GEOMETRY = {"view_mm": 0.0, "step_mm": (0.0, 0.0)}
 IN_MM = {"view_mm": VIEW}
 SCALE = {  # what must not depend on the scale, on whole heads
     PLAIN: Variant(),
     "sharpness 1": Variant(change=fixed_sharpness(1.0)),
     "sharpness 3": Variant(change=fixed_sharpness(3.0)),
-    "holes may cover aneurysms": Variant(
-        change=partial(setattr, augment, "uncover", lambda *_, **__: None)
-    ),
+    "holes may cover aneurysms": Variant(change=holes_anywhere),
     "view 200 mm": Variant({"view_mm": 200.0}),
     "view 160 mm": Variant(IN_MM),
     "view 140 mm": Variant({"view_mm": 140.0}),
