@@ -88,7 +88,7 @@ def test_the_ring_is_around_what_was_found(prepared, view_mm):
     """One bright spot of the prepared image, off centre; the picture shows it where the ring is."""
     series, size = prepared.series, prepared.images.shape[-1]
     extent = extent_mm(series.shape[1:], series.spacing[1:], series.orientation)
-    view = view_of(extent, size, CROP, view_mm, (0.6, 0.45))
+    view = view_of(extent, size, 40, view_mm, (0.6, 0.45))
     spot = (30, 20)  # x, y
     images = np.zeros_like(prepared.images)
     images[:, spot[1], spot[0]] = 5
