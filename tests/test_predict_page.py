@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 from xml.etree import ElementTree
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -11,9 +12,9 @@ import torch
 from src.artifacts.tables import read_fold
 from src.dicom import open_series
 from src.inference.ensemble import Prediction, Predictor
-from src.inference.findings import Finding
+from src.inference.findings import Finding, stored_place
 from src.labels import LOCATIONS
-from src.sampling.view import view_of
+from src.sampling.view import extent_mm, view_of
 from tests.networks import ENCODER, write_both
 from tools import predict
 from tools.pages import predict_page
@@ -80,3 +81,33 @@ def test_names_of_files_are_uids_or_numbers(prepared):
     uid = prepared.series.slices[0].file.series_uid
     assert predict.file_name(prepared.series, []) == uid
     assert predict.file_name(prepared.series, [uid]) == f"{uid}-2"
+
+
+@pytest.mark.parametrize("view_mm", [0.0, 50.0, 90.0])
+def test_the_ring_is_around_what_was_found(prepared, view_mm):
+    """One bright spot of the prepared image, off centre; the picture shows it where the ring is."""
+    series, size = prepared.series, prepared.images.shape[-1]
+    extent = extent_mm(series.shape[1:], series.spacing[1:], series.orientation)
+    view = view_of(extent, size, 40, view_mm, (0.6, 0.45))
+    spot = (30, 20)  # x, y
+    images = np.zeros_like(prepared.images)
+    images[:, spot[1], spot[0]] = 5
+    number = int(prepared.numbers[len(prepared.numbers) // 2])
+    x, y = stored_place(series, *view.to_crop(np.array(spot)), view)
+    finding = Finding(LOCATIONS[5], 0.9, number, "1.2", -1, x, y, None, None)
+    prediction = replace(prediction_with(None, [finding]), tokens=np.array([number]), view=view)
+    shown = replace(prepared, images=images)
+    bright = cv2.imdecode(
+        np.frombuffer(predict_page.slice_picture(shown, prediction, 0, []), np.uint8), 0
+    ).astype(float)
+    bright[160:190, :25] = bright[160:190, -25:] = 0  # the letters R and L
+    bright[bright < 60] = 0  # what JPEG adds
+    ring = cv2.imdecode(
+        np.frombuffer(predict_page.slice_picture(shown, prediction, 0, [(1, finding)]), np.uint8), 1
+    ).astype(float)
+    red = (ring[..., 2] - ring[..., 0] > 90).astype(float)
+    rows, columns = np.mgrid[:360, :360]
+    centre = [(bright * axis).sum() / bright.sum() for axis in (columns, rows)]
+    red[:, int(centre[0]) + 17 :] = 0  # the number beside the ring
+    middle = [(axis[red > 0].min() + axis[red > 0].max()) / 2 for axis in (columns, rows)]
+    np.testing.assert_allclose(middle, centre, atol=2.5)

@@ -78,7 +78,7 @@ def geometries(draw_):
 def prepared_point(geometry: Geometry, x: float, y: float, size: int) -> np.ndarray:
     """The localizer of a stored pixel as create_folds.py and the data set read it."""
     row = {"SeriesInstanceUID": UID, "SOPInstanceUID": "s", "location": LOCATIONS[0]}
-    row = pd.Series(row | {"coordinates": str({"x": x, "y": y})})
+    row = pd.Series(row | {"coordinates": str({"x": float(x), "y": float(y)})})
     meta = pd.DataFrame([geometry.row], index=[UID])
     spot = locate(row, meta, {UID: ["s"]}, {UID: {"frames": np.array([-1])}})
     points = np.array([spot["x_512"], spot["y_512"]])
@@ -123,14 +123,16 @@ def test_points_go_where_the_warped_picture_goes(geometry, data, view_mm, seed):
     size, crop, extent = 96, 80, geometry.sides * geometry.pixel
     view = view_of_row(geometry.row, size, crop, view_mm)
     drawn = draw(MOVING, np.random.default_rng(seed), size, crop, True, view)
-    x = data.draw(st.floats(0, geometry.row.w - 1))
-    y = data.draw(st.floats(0, geometry.row.h - 1))
+    sigma = 2.2 * max(extent.max() / size, view.pixel_mm.max())
+    reach = min(4 * sigma / view.pixel_mm.min() * 1.15, crop / 2 - 1)
+    inside = st.floats(reach, crop - 1 - reach)
+    wanted = drawn.matrix.astype(float) @ [data.draw(inside), data.draw(inside), 1]
+    x, y = stored_place(PlainSeries(geometry.row), *view.to_crop(wanted), view)
+    assume(-0.5 <= x <= geometry.row.w - 0.5 and -0.5 <= y <= geometry.row.h - 0.5)
     point = prepared_point(geometry, x, y, size)
     moved = drawn.move(point[None])[0]
+    assume(((moved > reach - 1) & (moved < crop - reach)).all())
     at = geometry.in_plane(geometry.patient(x, y))  # mm from the corner
-    sigma = 2.2 * max(extent.max() / size, view.pixel_mm.max())
-    reach = 4 * sigma / view.pixel_mm.min() * 1.15
-    assume(((moved > reach) & (moved < crop - 1 - reach)).all())
     assume(((at > 4 * sigma) & (at < extent - 4 * sigma)).all())
 
     along_x, along_y = ((np.arange(size) + 0.5) / size * side for side in extent)  # mm

@@ -1,6 +1,7 @@
 """A view and neighbours in millimetres are the same in all stages, of arrays and of DICOM."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -182,9 +183,16 @@ def test_tables_without_heads_are_refused_only_for_a_view(copied, tmp_path):
         extract_features.main(extract_features.Config(copied.root, tmp_path, 0, "cpu", ENCODER))
 
 
-def test_arrays_of_an_older_version_get_their_heads_without_being_made_again(tiny, tmp_path):
-    import shutil
+@pytest.mark.parametrize("place", [-0.1, 1.5, np.inf, "somewhere"])
+def test_a_head_outside_the_image_is_refused(copied, place):
+    table = read_folds(copied).astype({"head_y": object})
+    table.loc[3, "head_y"] = place
+    write_table(copied.folds(FOLDS), table)
+    with pytest.raises(ArtifactError, match=f"series {table.SeriesInstanceUID[3]}.*head_y"):
+        read_folds(copied)
 
+
+def test_arrays_of_an_older_version_get_their_heads_without_being_made_again(tiny, tmp_path):
     root = tmp_path / "data"
     shutil.copytree(tiny.root, root)
     data = type(tiny)(root)

@@ -13,6 +13,7 @@ from src.text import printable
 FARTHEST = 2e5  # mm from the scanner's origin; src/dicom lets no coordinate exceed 1e5
 PIXELS = (1e-3, 100.0)  # mm; smallest and largest distance of pixels, as in src/dicom
 SLICES = (0.0, 2 * FARTHEST)  # mm; a series may be a few slices far from each other
+HEADS = ("head_x", "head_y")  # fractions of the image
 SPACINGS = {"slice_spacing": SLICES, "row_spacing": PIXELS, "column_spacing": PIXELS}
 INFINITY, NEGATIVE_INFINITY = 0x7C00, 0xFC00  # float16; what has a larger code is NaN
 
@@ -78,6 +79,17 @@ def require_plausible(series: pd.DataFrame, data: DataFolder, path: Path) -> pd.
             raise ArtifactError(
                 f"series {row.SeriesInstanceUID}: {path} holds {column} "
                 f"{printable(row[column], 20)} mm: {_again(data, row.SeriesInstanceUID)}"
+            )
+    for column in HEADS:
+        if column not in series:
+            continue
+        place = pd.to_numeric(series[column], errors="coerce")
+        wrong = series[column].notna() & ~place.between(0, 1)
+        if wrong.any():
+            row = series[wrong].iloc[0]
+            raise ArtifactError(
+                f"series {row.SeriesInstanceUID}: {path} holds {printable(row[column], 20)} as "
+                f"{column}, no fraction of an image: {_again(data, row.SeriesInstanceUID)}"
             )
     return series
 

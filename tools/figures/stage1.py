@@ -35,6 +35,7 @@ class Spot:
     """A held-out spot and the network's prediction."""
 
     slices: np.ndarray  # (3,) numbers of the slices
+    step: int  # slices to the neighbours
     images: np.ndarray  # (3, S, S) float16 in 0..TOP, the crop is their centre
     crop: int  # pixels, side of what the network sees
     points: np.ndarray  # (K, 2) x, y of the aneurysms in pixels of the crop
@@ -67,10 +68,11 @@ def look(run: RunFolder, tables: SpotTables, uid: str, device: torch.device) -> 
     images = crops(sample, crop).to(device)  # (1, 3, crop, crop)
     with torch.inference_mode(), autocast(device):
         out = model(images)
-    whole = dataset.views[uid].whole
+    whole, step = dataset.views[uid].whole, dataset.steps[uid][0]
     virtual = seen_volume(sample["images"][0], whole, torch.device("cpu"))  # (3, S, S)
     return Spot(
-        slices=neighbours(int(rows.f[0]), dataset.steps[uid][0], int(series.length)),
+        slices=neighbours(int(rows.f[0]), step, int(series.length)),
+        step=step,
         images=virtual.numpy(),
         crop=crop,
         points=points[np.isfinite(points).all(axis=1)],
@@ -103,7 +105,7 @@ def draw_slices(figure: FigureBase, spot: Spot) -> None:
     panels = figure.subplots(3, 1)
     canvas.title(panels[0], "three neighbouring slices", f"of a held-out {spot.series.Modality}")
     corner = crop_margin(spot.images.shape[-1], spot.crop) - 0.5
-    for number, name in enumerate(("i − 1", "i", "i + 1")):
+    for number, name in enumerate((f"i − {spot.step}", "i", f"i + {spot.step}")):
         canvas.show_slice(panels[number], spot.images[number])
         look = {"fill": False, "edgecolor": MARK, "linewidth": 1.1, "linestyle": "--"}
         panels[number].add_patch(Rectangle((corner, corner), spot.crop, spot.crop, **look))

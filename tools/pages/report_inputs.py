@@ -116,7 +116,7 @@ def _spot_truth(
 ) -> pd.DataFrame:
     """Return the rows that eval_stage1.py judges, with their labels."""
     spots, labels = read_spots(data), read_pickle(data.labels)
-    spacing = series.set_index(UID).slice_spacing
+    spacing = series.set_index(UID).reindex(columns=["slice_spacing"]).slice_spacing
     tables = []
     for fold in folds:
         rows = held_out_rows(spots, fold)
