@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 import eval_end_to_end
 import extract_features
-from src.training import run_folder
+from src.training import saving
 
 aten = torch.ops.aten
 AWAY = "meta"
@@ -92,7 +92,7 @@ def other_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
         monkeypatch.setattr(Tensor, name, asked(watch, getattr(Tensor, name), kind))
     for module in (extract_features, eval_end_to_end):
         monkeypatch.setattr(module, "in_thread", map)
-    monkeypatch.setattr(run_folder, "write_checkpoint", lambda *_: None)
+    monkeypatch.setattr(saving, "write_checkpoint", lambda *_: None)
     monkeypatch.setattr(
         torch,
         "autocast",

@@ -42,6 +42,7 @@ class Learner:
         ema_decay: float,
         ema_every: int,
     ):
+        self.device = device
         self.model = model.to(device)
         self.average = optim.MovingAverage(self.model, ema_decay)
         self.ema_every = ema_every
@@ -163,6 +164,7 @@ def fit(
         scores, extra = evaluate(learner.average.module)
         loss = float(distributed.total(finite_mean(torch.stack(losses))) / distributed.world())
         run.epoch_done(learner, loss, scores, time.perf_counter() - start, extra)
+    run.saver.finish()
     distributed.leave()
     return run.best
 
