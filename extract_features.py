@@ -27,7 +27,7 @@ from src.artifacts.paths import DataFolder, RunFolder
 from src.artifacts.plausible import all_finite, require_finite
 from src.artifacts.provenance import fingerprint, keep_features_of
 from src.artifacts.tables import read_fold
-from src.device import choose_device, precision
+from src.device import choose_device, precision, use_compiler
 from src.inference.encode import as_volume, encode_series
 from src.inference.probabilities import BROKEN_WEIGHTS, NotFinite
 from src.networks.slice_cnn import SliceCNN, build_slice_cnn
@@ -47,15 +47,19 @@ class Config:
     series: Literal["all", "held-out"] = "all"  # train_stage2.py needs all
     shard: str | None = None  # i/n, with i from 1: only every n-th series, from the i-th
     batch_size: int = 128  # slices; on a CPU at most what its caches hold (fitting_batch)
+    compile: bool = False  # torch.compile: faster on a GPU after some minutes; needs a C compiler
 
 
 def main(config: Config) -> int:
     device = choose_device(config.device)
+    torch.backends.cudnn.benchmark = True  # all batches have one shape; does nothing on a CPU
     data = DataFolder(config.data_dir)
     run = RunFolder(config.model_dir, config.encoder, config.fold)
     checkpoint = read_trained(run, "stage1", "best")
     settings = checkpoint["settings"]
     model = build_slice_cnn(settings, checkpoint["weights"], device)
+    if config.compile:
+        use_compiler(model)
 
     every, held_out = read_fold(data, config.fold, settings)
     series = held_out if config.series == "held-out" else every

@@ -26,7 +26,14 @@ import torch
 from src import distributed
 from src.artifacts.paths import ArtifactError, DataFolder, RunFolder
 from src.artifacts.tables import fold_settings, read_fold
-from src.device import autocast, choose_device, precision, to_device, use_compiler
+from src.device import (
+    autocast,
+    choose_device,
+    precision,
+    to_device,
+    use_compiler,
+    warn_of_precision,
+)
 from src.inference.probabilities import predict, predict_spots
 from src.labels import LABELS, NEGATIVE
 from src.networks.encoder import plan_encoder
@@ -94,7 +101,9 @@ class Config:
 
 def main(config: Config) -> dict | None:
     device = choose_device(config.device)
+    torch.backends.cudnn.benchmark = True  # all batches have one shape; does nothing on a CPU
     check_encoder(config)
+    warn_of_precision(config.encoder, device)
     data = DataFolder(config.data_dir)
     _, held_out_series = read_fold(data, config.fold)
     settings = settings_of(config) | fold_settings(data, held_out_series)
