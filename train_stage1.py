@@ -69,7 +69,7 @@ class Config:
     dropout: float = 0.1  # dropout rate before the classification head
 
     epochs: int = 20  # passes over the training samples
-    batch_size: int = 32  # samples per step, all GPUs together
+    batch_size: int = 32  # samples per step, all GPUs together; 0.5 GB each on a GPU
     lr: float = 3e-5  # learning rate, after warm-up
     weight_decay: float = 0.01  # weight decay of the MARS optimizer
     warmup_epochs: float = 1.0  # epochs over which the rate rises
@@ -91,7 +91,7 @@ class Config:
     brightness: float = 0.01  # largest offset of the intensities, which run from 0 to 5
 
     compile: bool = False  # torch.compile: faster on a GPU after some minutes; needs a C compiler
-    accumulate: int = 1  # gradient accumulation: parts to split each batch into, to save memory
+    accumulate: int = 1  # parts to split each batch into: 2 for a GPU of 24 GB, 4 for 16 GB
     checkpointing: bool = False  # compute activations twice instead of keeping them: less memory
 
     seed: int = 44  # random seed of weights, samples and augmentation

@@ -31,7 +31,7 @@ import train_stage1
 from src.artifacts.files import read_json_lines, write_json
 from src.artifacts.paths import RunFolder
 from src.device import choose_device, precision
-from src.script import FAILED, OK, run_script, versions
+from src.script import FAILED, OK, UserError, run_script, versions
 from tools.benchmarks.case import measured_peak
 from tools.benchmarks.gpu import extraction_rows, training_rows
 from tools.benchmarks.inference import Extract
@@ -48,7 +48,7 @@ TRAINING = "--encoder test_resnet --no-pretrained --crop-size 56 --epochs 3 --ba
 @dataclass
 class Config:
     out: Path = Path("gpu_check.json")  # figures
-    seconds: float = 450.0  # no new row begins later
+    seconds: float = 360.0  # no new row begins later; compiling may take 2 minutes
     encoder: str = "convnext_base.dinov3_lvd1689m"  # with random weights
     image_size: int = 512  # pixels, of the prepared images
     crop_size: int = 448  # pixels
@@ -86,7 +86,7 @@ class Report:
                 row = job()
             except torch.OutOfMemoryError:
                 row = named | {"failed": "out of memory"}
-            except (RuntimeError, OSError) as error:
+            except (RuntimeError, OSError, UserError, subprocess.SubprocessError) as error:
                 row = named | {"failed": f"{type(error).__name__}: {str(error)[:200]}"}
             torch.cuda.empty_cache()
             self.add(part, row)
