@@ -3,6 +3,7 @@
 # make folds   after make demo: both stages on all five folds, hard slices, scores over all folds
 # make test    install, then run all tests
 # make check   install, then check style (ruff) and who may import whom (import-linter)
+# make gpu-check   install, then test and measure on a GPU, in less than 8 minutes; gpu_check.json
 # make clean   delete demo/; .venv stays
 #
 # Variables, such as in make demo DEMO=demo/seed45 SEED=45
@@ -28,7 +29,7 @@ TRAIN1 := $(PY) train_stage1.py $(MODEL) --no-pretrained --crop-size 88 --heatma
 TRAIN2 := $(PY) train_stage2.py $(MODEL) --width 128 --epochs 30 --lr 1e-3 --ema-decay 0.99 --seed $(SEED)
 FOLDS := 0 1 2 3 4
 
-.PHONY: demo folds test check clean
+.PHONY: demo folds test check gpu-check clean
 
 demo: .venv/run.txt
 	rm -rf $(DEMO)
@@ -60,6 +61,9 @@ check: .venv/dev.txt
 	@.venv/bin/ruff check --quiet .
 	@.venv/bin/ruff format --check --quiet .
 	@.venv/bin/lint-imports > /dev/null || { .venv/bin/lint-imports; exit 1; }
+
+gpu-check: .venv/dev.txt
+	$(PY) tools/gpu_check.py
 
 clean:
 	rm -rf demo

@@ -22,7 +22,7 @@ import torch
 
 from src.artifacts.paths import DataFolder, RunFolder
 from src.artifacts.tables import folds_of, read_fold, require_held_out, write_table
-from src.device import choose_device
+from src.device import choose_device, use_compiler
 from src.dicom import open_series
 from src.evaluation.choice import Choice
 from src.evaluation.score_report import report_series, title_of
@@ -51,6 +51,7 @@ class Config:
     prior: bool = False  # predict unreadable series by the labels' frequencies, not leave them out
     train_on_all: bool = False  # refused: nothing was held out
     batch_size: int = 128  # slices per batch
+    compile: bool = False  # torch.compile: minutes at the start, again for the last batch
 
 
 def main(config: Config) -> tuple[dict, pd.DataFrame]:
@@ -98,6 +99,9 @@ def predict_fold(
         mirror=config.mirror,
         pair=pair,
     )
+    if config.compile:
+        for model in predictor.models:
+            use_compiler(model.slice_cnn)
     _, held_out = read_fold(data, fold, predictor.settings)
     failed: dict[str, Failure] = {}
     uids = held_out.SeriesInstanceUID.tolist()

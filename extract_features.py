@@ -28,7 +28,7 @@ from src.artifacts.paths import DataFolder, RunFolder, fold_of
 from src.artifacts.plausible import all_finite, require_finite
 from src.artifacts.provenance import fingerprint, keep_features_of
 from src.artifacts.tables import read_fold, require_held_out
-from src.device import choose_device, precision
+from src.device import choose_device, precision, use_compiler
 from src.inference.encode import as_volume, encode_series
 from src.inference.probabilities import BROKEN_WEIGHTS, NotFinite
 from src.networks.slice_cnn import SliceCNN, build_slice_cnn
@@ -50,10 +50,12 @@ class Config:
     shard: str | None = None  # i/n, with i from 1: only every n-th series, from the i-th
     train_on_all: bool = False  # run the network of train_stage1.py --train-on-all
     batch_size: int = 128  # slices; on a CPU at most what its caches hold (fitting_batch)
+    compile: bool = False  # torch.compile: faster on a GPU after some minutes; needs a C compiler
 
 
 def main(config: Config) -> int:
     device = choose_device(config.device)
+    torch.backends.cudnn.benchmark = True  # all batches have one shape; does nothing on a CPU
     data = DataFolder(config.data_dir)
     if config.series == "held-out":
         require_held_out(config)
@@ -61,6 +63,8 @@ def main(config: Config) -> int:
     checkpoint = read_trained(run, "stage1", "best")
     settings = checkpoint["settings"]
     model = build_slice_cnn(settings, checkpoint["weights"], device)
+    if config.compile:
+        use_compiler(model)
 
     every, held_out = read_fold(data, fold_of(config), settings)
     series = held_out if config.series == "held-out" else every

@@ -27,7 +27,14 @@ import torch
 from src import distributed
 from src.artifacts.paths import ArtifactError, DataFolder, RunFolder, fold_of
 from src.artifacts.tables import fold_settings, read_fold
-from src.device import autocast, choose_device, precision, to_device, use_compiler
+from src.device import (
+    autocast,
+    choose_device,
+    precision,
+    to_device,
+    use_compiler,
+    warn_of_precision,
+)
 from src.inference.probabilities import predict, predict_spots
 from src.labels import LABELS, NEGATIVE
 from src.networks.encoder import plan_encoder
@@ -71,7 +78,7 @@ class Config:
     dropout: float = 0.1  # dropout rate before the classification head
 
     epochs: int = 20  # passes over the training samples
-    batch_size: int = 32  # samples per step, all GPUs together
+    batch_size: int = 32  # samples per step, all GPUs together; 0.5 GB each on a GPU
     lr: float = 3e-5  # learning rate, after warm-up
     head_lr: float | None = None  # of what starts random; None: 10 x lr on a trained encoder, or lr
     weight_decay: float = 0.01  # weight decay of the MARS optimizer
@@ -94,7 +101,7 @@ class Config:
     brightness: float = 0.01  # largest offset of the intensities, which run from 0 to 5
 
     compile: bool = False  # torch.compile: faster on a GPU after some minutes; needs a C compiler
-    accumulate: int = 1  # gradient accumulation: parts to split each batch into, to save memory
+    accumulate: int = 1  # parts to split each batch into: 2 for a GPU of 24 GB, 4 for 16 GB
     checkpointing: bool = False  # compute activations twice instead of keeping them: less memory
 
     seed: int = 44  # random seed of weights, samples and augmentation
@@ -105,8 +112,10 @@ class Config:
 
 def main(config: Config) -> dict | None:
     device = choose_device(config.device)
+    torch.backends.cudnn.benchmark = True  # all batches have one shape; does nothing on a CPU
     check_encoder(config)
     require_in_mm(config.view_mm, config.step_mm)
+    warn_of_precision(config.encoder, device)
     data = DataFolder(config.data_dir)
     _, held_out_series = read_fold(data, fold_of(config))
     lr, head_lr = rates(config)

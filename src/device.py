@@ -62,6 +62,15 @@ def autocast(device: torch.device) -> AbstractContextManager:
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
+def warn_of_precision(encoder: str, device: torch.device) -> None:
+    """Print a sentence if an encoder is known to overflow in the precision of the device."""
+    if precision(device) == torch.float16 and "dinov3" in encoder and "vit" in encoder:
+        print(
+            f"{encoder} was not made for float16, which this GPU computes in, and may overflow: "
+            "if steps are skipped or scores stay at 0.5, take a ConvNeXt, or a GPU with bfloat16"
+        )
+
+
 def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
 

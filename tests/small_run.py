@@ -31,11 +31,11 @@ class Batches(list):
         epoch = 0
 
 
-def new_learner(model=None, lr=1e-2, weight_decay=0.01, warmup_steps=3, ema_decay=0.99):
+def new_learner(model=None, lr=1e-2, weight_decay=0.01, warmup_steps=3, ema_decay=0.99, device=CPU):
     torch.manual_seed(0)
     if model is None:
         model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.2), nn.Linear(8, 1))
-    return Learner(model, CPU, lr, weight_decay, warmup_steps, ema_decay, ema_every=3)
+    return Learner(model, device, lr, weight_decay, warmup_steps, ema_decay, ema_every=3)
 
 
 def batches():

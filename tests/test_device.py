@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from src.device import choose_device, precision
+from src.device import choose_device, precision, warn_of_precision
 from src.script import UserError
 from tests.conftest import ROOT
 
@@ -26,6 +26,21 @@ def test_cpu_runs_in_float32_and_a_missing_gpu_is_said(monkeypatch):
 def test_gpus_run_in_the_half_precision_that_they_have(monkeypatch, capability, dtype):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     assert precision(torch.device("cuda")) == dtype
+
+
+@pytest.mark.parametrize(
+    ("encoder", "capability", "warned"),
+    [
+        ("vit_base_patch16_dinov3.lvd1689m", (7, 5), True),
+        ("vit_base_patch16_dinov3.lvd1689m", (8, 0), False),
+        ("convnext_base.dinov3_lvd1689m", (7, 5), False),
+        ("vit_base_patch14_dinov2.lvd142m", (7, 5), False),
+    ],
+)
+def test_dinov3_vits_are_warned_of_in_float16(monkeypatch, capsys, encoder, capability, warned):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    warn_of_precision(encoder, torch.device("cuda"))
+    assert ("may overflow" in capsys.readouterr().out) == warned
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is the GNU C library's")

@@ -5,21 +5,21 @@ import timm.optim
 import torch
 from torch import nn
 
-from src.training.optim import AutoClip, Mars, moving_average, warmup
+from src.training.optim import AutoClip, Mars, MovingAverage, warmup
 
 CPU = torch.device("cpu")
 
 
 def test_moving_average_ramps_up_to_its_decay_and_copies_counters():
     model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1))
-    average = moving_average(model, decay=0.9)
+    average = MovingAverage(model, decay=0.9)
     expected = None
     for n, value in enumerate([1.0, 2.0, 5.0, -3.0, *range(100)]):
         with torch.no_grad():
             model[0].weight.fill_(value)
             model[1].running_mean.fill_(10 * value)
             model[1].num_batches_tracked.fill_(n)
-        average.update_parameters(model)
+        average.update(model)
         decay = min(0.9, (1 + n) / (10 + n))
         expected = value if expected is None else decay * expected + (1 - decay) * value
         assert average.module[0].weight.item() == pytest.approx(expected, rel=1e-5)

@@ -48,8 +48,9 @@ class Learner:
         lr: learning rate after warm-up.
         head_lr: that of all but `model.encoder`; None: lr.
         """
+        self.device = device
         self.model = model.to(device)
-        self.average = optim.moving_average(self.model, ema_decay)
+        self.average = optim.MovingAverage(self.model, ema_decay)
         self.ema_every = ema_every
         groups = optim.parameter_groups(self.model, lr, lr if head_lr is None else head_lr)
         self.optimizer = optim.Mars(groups, lr, weight_decay)
@@ -62,7 +63,7 @@ class Learner:
         self.broken_in_a_row = torch.zeros_like(self.broken)
         # The forward pass of a broken batch leaves NaN in the running statistics of batch norm.
         self.statistics = [b for b in self.model.buffers() if b.is_floating_point()]
-        self.good_statistics = [statistic.clone() for statistic in self.statistics]
+        self.good_statistics = self._joined_statistics()
         self.network = self.model
         if distributed.world() > 1:
             distributed.join(device)
@@ -91,7 +92,7 @@ class Learner:
         self.schedule.step()
         self._count_broken(usable)
         if self.steps % self.ema_every == 0:
-            self.average.update_parameters(self.model)
+            self.average.update(self.model)
         self.steps += 1
         most = MOST_BROKEN_STEPS + self.searching_steps
         if self.steps % MOST_BROKEN_STEPS == 0 and int(self.broken_in_a_row) >= most:
@@ -105,14 +106,25 @@ class Learner:
         """Count a step that is not usable, and restore the statistics of batch norm from before."""
         self.broken += ~usable
         self.broken_in_a_row = (self.broken_in_a_row + 1) * ~usable
-        for statistic, good in zip(self.statistics, self.good_statistics, strict=True):
-            good.copy_(torch.where(usable, statistic, good))
-            statistic.copy_(good)
+        if self.good_statistics is not None:
+            found = self._joined_statistics()
+            self.good_statistics = torch.where(usable, found, self.good_statistics)
+            parts = self.good_statistics.split([each.numel() for each in self.statistics])
+            shaped = [p.view_as(each) for p, each in zip(parts, self.statistics, strict=True)]
+            torch._foreach_copy_(self.statistics, shaped)
+
+    def _joined_statistics(self) -> Tensor | None:
+        """Return a copy of all statistics as one vector, None if there are none.
+
+        To choose among vectors takes one launch, not two for each buffer.
+        """
+        flat = [statistic.flatten() for statistic in self.statistics]
+        return torch.cat(flat) if flat else None
 
     def state_dict(self) -> dict:
         state = {name: getattr(self, name).state_dict() for name in self.PARTS}
-        average, updates = self.average.module.state_dict(), int(self.average.n_averaged)
-        state["average"] = {"module": average, "updates": updates}
+        average = self.average.module.state_dict()
+        state["average"] = {"module": average, "updates": self.average.updates}
         return state | {"steps": self.steps, "broken": int(self.broken)}
 
     def load_state_dict(self, state: dict) -> None:
@@ -120,11 +132,10 @@ class Learner:
         for name in self.PARTS:
             getattr(self, name).load_state_dict(state[name])
         self.average.module.load_state_dict(state["average"]["module"])
-        self.average.n_averaged.fill_(state["average"]["updates"])
+        self.average.updates = int(state["average"]["updates"])
         self.steps = state["steps"]
         self.broken.fill_(state["broken"])
-        for statistic, good in zip(self.statistics, self.good_statistics, strict=True):
-            good.copy_(statistic)
+        self.good_statistics = self._joined_statistics()
 
 
 def fit(
@@ -160,6 +171,7 @@ def fit(
         scores, extra = evaluate(learner.average.module)
         loss = float(distributed.total(finite_mean(torch.stack(losses))) / distributed.world())
         run.epoch_done(learner, loss, scores, time.perf_counter() - start, extra)
+    run.saver.finish()
     distributed.leave()
     return run.best
 

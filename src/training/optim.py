@@ -1,19 +1,21 @@
 """The MARS optimizer, warm-up, gradient clipping and the moving average of the weights."""
 
 from collections.abc import Iterable
+from copy import deepcopy
+from itertools import chain, compress
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel
 
 
 class Mars(Optimizer):
     """MARS with AdamW's second moment (Yuan et al. 2024, algorithm 2, one gradient a step).
 
-    Biases and norms get plain AdamW, as in timm's Mars. Unlike timm's, it moves all tensors
-    together, and a tensor on the device decides whether a step changes anything.
+    Biases and norms get plain AdamW, as in timm's Mars. Unlike timm's, a tensor on the device
+    decides whether a step changes anything, and torch's fused AdamW takes the step: 16 times the
+    weights' bytes are read and written, by timm's 44 times.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter | dict], lr: float, weight_decay: float):
@@ -25,44 +27,51 @@ class Mars(Optimizer):
         """Update the parameters; if `usable` (0-dim bool) is False, keep them and the moments."""
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
+            if not parameters:
+                continue
             if usable is None:
                 usable = torch.ones((), dtype=torch.bool, device=parameters[0].device)
             group["updates"] = group["updates"].to(usable.device) + usable
-            for corrected in (True, False):  # weights; biases and norms
-                chosen = [p for p in parameters if (p.ndim >= 2) == corrected]
-                if chosen:
-                    self._move(chosen, group, usable.float(), corrected)
+            steered = [p for p in parameters if p.ndim >= 2]  # weights; not biases and norms
+            plain = [p for p in parameters if p.ndim < 2]
+            gradients = self._steer(steered, group, usable) + [p.grad for p in plain]
+            self._move(steered + plain, gradients, group, usable)
+
+    def _steer(self, parameters: list[nn.Parameter], group: dict, usable: Tensor) -> list[Tensor]:
+        """Return the gradients with MARS' correction, their norms at most 1 each."""
+        beta1 = group["betas"][0]
+        strength = group["gamma"] * beta1 / (1 - beta1)
+        back = -strength * (group["updates"] > 1)  # the first gradient has no predecessor
+        steered = []
+        for parameter, last in zip(parameters, self._states("last_grad", parameters), strict=True):
+            change = torch.empty_like(last)  # laid out as the weights, as the fused step wants it
+            steered.append(torch.lerp(parameter.grad, last, back, out=change))
+            torch.where(usable, parameter.grad, last, out=last)
+        norms = torch._foreach_norm(steered)
+        torch._foreach_clamp_min_(norms, 1.0)
+        torch._foreach_div_(steered, norms)
+        return steered
 
     def _move(
-        self, parameters: list[nn.Parameter], group: dict, usable: Tensor, corrected: bool
+        self, parameters: list[nn.Parameter], gradients: list[Tensor], group: dict, usable: Tensor
     ) -> None:
-        """Move the parameters by one step; `corrected` adds MARS' correction to the gradients."""
-        gradients = [p.grad.nan_to_num_(0.0, 0.0, 0.0) for p in parameters]  # 0 * nan would be nan
-        means = self._states("exp_avg", parameters)
-        squares = self._states("exp_avg_sq", parameters)
-        beta1, beta2 = group["betas"]
-        updates = group["updates"].clamp(min=1)  # 0 before the first usable step
-        steered = gradients
-        if corrected:
-            last = self._states("last_grad", parameters)
-            change = torch._foreach_sub(gradients, last)
-            not_first = updates > 1  # the first gradient has no predecessor
-            torch._foreach_mul_(change, group["gamma"] * beta1 / (1 - beta1) * not_first)
-            steered = torch._foreach_add(gradients, change)
-            norms = torch._foreach_norm(steered)
-            torch._foreach_clamp_min_(norms, 1.0)
-            torch._foreach_div_(steered, norms)
-            _approach(last, gradients, usable)
-        _approach(means, steered, usable * (1 - beta1))
-        _approach(squares, torch._foreach_mul(steered, steered), usable * (1 - beta2))
-
-        roots = torch._foreach_sqrt(squares)
-        torch._foreach_div_(roots, (1 - beta2**updates).sqrt())
-        torch._foreach_add_(roots, group["eps"])
-        moves = torch._foreach_div(means, roots)
-        torch._foreach_mul_(moves, -group["lr"] * usable / (1 - beta1**updates))
-        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"] * usable)
-        torch._foreach_add_(parameters, moves)
+        """Take a step of AdamW; do nothing, whatever the gradients are, if it is not usable."""
+        torch._fused_adamw_(
+            parameters,
+            gradients,
+            self._states("exp_avg", parameters),
+            self._states("exp_avg_sq", parameters),
+            [],
+            [group["updates"]] * len(parameters),
+            lr=group["lr"],
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            amsgrad=False,
+            maximize=False,
+            found_inf=(~usable).float(),
+        )
 
     def _states(self, name: str, parameters: list[nn.Parameter]) -> list[Tensor]:
         """Return the state `name` of each parameter, zeros before the first step."""
@@ -71,13 +80,6 @@ class Mars(Optimizer):
                 for key in ("exp_avg", "exp_avg_sq", "last_grad"):
                     self.state[parameter][key] = torch.zeros_like(parameter)
         return [self.state[parameter][name] for parameter in parameters]
-
-
-def _approach(values: list[Tensor], targets: list[Tensor], fraction: Tensor) -> None:
-    """Move the values by a fraction (0-dim) of their distance to the targets, in place."""
-    distances = torch._foreach_sub(targets, values)
-    torch._foreach_mul_(distances, fraction)
-    torch._foreach_add_(values, distances)
 
 
 def parameter_groups(model: nn.Module, lr: float, head_lr: float) -> list[dict]:
@@ -130,18 +132,30 @@ class AutoClip(nn.Module):
         return norm
 
 
-def moving_average(model: nn.Module, decay: float) -> AveragedModel:
-    """Return an exponential moving average of a model's weights and buffers, in evaluation mode.
+class MovingAverage:
+    """An exponential moving average of a model's weights and buffers, in evaluation mode.
 
     After n updates the decay is min(decay, (1 + n) / (10 + n)): a short memory at the start.
+    n is a number here: torch's AveragedModel copies it to the device, which waits.
     """
 
-    def move(averages: list[Tensor], values: list[Tensor], _) -> None:
-        if averages[0].is_floating_point():
-            n = int(average.n_averaged)  # on the CPU; the argument is a copy on the device
-            torch._foreach_lerp_(averages, values, 1 - min(decay, (1 + n) / (10 + n)))
-        else:  # counters of batch norm
-            torch._foreach_copy_(averages, values)
+    def __init__(self, model: nn.Module, decay: float):
+        self.module = deepcopy(model).eval().requires_grad_(False)
+        self.decay = decay
+        self.updates = 0
 
-    average = AveragedModel(model, multi_avg_fn=move, use_buffers=True)
-    return average.eval().requires_grad_(False)
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Move towards the model; the first time, become the same."""
+        n = self.updates
+        fraction = 1 - min(self.decay, (1 + n) / (10 + n)) if n else 1.0
+        averages = list(chain(self.module.parameters(), self.module.buffers()))
+        values = list(chain(model.parameters(), model.buffers()))
+        moving = [each.is_floating_point() for each in averages]
+        fixed = [not each for each in moving]  # counters of batch norm
+        if any(moving):
+            moved = list(compress(averages, moving))
+            torch._foreach_lerp_(moved, list(compress(values, moving)), fraction)
+        if any(fixed):
+            torch._foreach_copy_(list(compress(averages, fixed)), list(compress(values, fixed)))
+        self.updates += 1

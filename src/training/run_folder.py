@@ -6,13 +6,14 @@ import shutil
 from pathlib import Path
 
 from src import distributed
-from src.artifacts.checkpoints import read_checkpoint, write_checkpoint
+from src.artifacts.checkpoints import read_checkpoint
 from src.artifacts.files import append_line, write_json, write_lines
 from src.artifacts.paths import ArtifactError, RunFolder
 from src.evaluation import metrics
 from src.script import versions
 from src.text import printable
 from src.training.curves import draw_progress
+from src.training.saving import Saver
 
 MAY_CHANGE = set("data_dir model_dir device workers epochs resume".split())  # in a resume
 MAY_CHANGE |= set("compile accumulate checkpointing".split())
@@ -39,6 +40,7 @@ class RunLog:
         """
         self.folder, self.stage, self.settings = folder, stage, settings
         self.defaults = defaults or {}
+        self.saver = Saver()
         self.epoch = 0  # epochs done
         self.best: dict | None = None  # {"score", "epoch"}
         self.lines: list[str] = []  # json, one an epoch; metrics_{stage}.jsonl is a copy of them
@@ -110,6 +112,7 @@ class RunLog:
         """Log the epoch; save the moving average if its score is the best so far, and the state.
 
         A missing score never wins; until an epoch has a score, the latest weights are kept.
+        On a GPU both files are written beside the next epoch; call `saver.finish` at the end.
         extra: settings to save with the best weights.
         """
         self.epoch += 1
@@ -119,11 +122,12 @@ class RunLog:
             self.best = {"score": score, "epoch": self.epoch}
         if not distributed.first():
             return
-        if is_best:
+        checkpoints = {}
+        if is_best:  # the first to be written: the state must not name a best that is not there
             weights = learner.average.module.state_dict()
             settings = self.settings | (extra or {})
             content = {"weights": weights, "settings": settings, **self.best}
-            write_checkpoint(self.folder.best(self.stage), content)
+            checkpoints[self.folder.best(self.stage)] = content
         rates = [group["lr"] for group in learner.optimizer.param_groups]
         row = {
             "epoch": self.epoch,
@@ -135,14 +139,14 @@ class RunLog:
             "scores": scores,
         }
         self.lines.append(json.dumps(row))
-        state = {
+        checkpoints[self.folder.last(self.stage)] = {
             "learner": learner.state_dict(),
             "epoch": self.epoch,
             "best": self.best,
             "lines": self.lines,
             "settings": self.settings,
         }
-        write_checkpoint(self.folder.last(self.stage), state)
+        self.saver.save(checkpoints, beside=learner.device.type == "cuda")
         self._write_metrics()
         self.say(epoch_line(row) + ("  best" if is_best and scores else ""))
 
