@@ -22,7 +22,7 @@ from src.sampling.spot_dataset import SpotDataset
 from tools.benchmarks.case import synchronize
 from tools.benchmarks.flops import flops_of
 from tools.benchmarks.inference import Extract, random_weights
-from tools.benchmarks.made_up import write_arrays
+from tools.benchmarks.made_up import rows_of, write_arrays
 from tools.benchmarks.training import Train, new_learner, spots_of
 
 WARM, TIMED = 3, 8  # steps
@@ -122,6 +122,7 @@ def extraction_row(config: Extract, folder: Path, way: Way, peak: float) -> dict
         use_compiler(model)
     data, run = DataFolder(folder), RunFolder(folder, "bench", 0)
     uids = [f"1.2.{number}" for number in range(config.series)]
+    series, settings = rows_of(uids, config.image_size), joined["stage1_settings"]
     volume = torch.zeros(way.batch, config.crop_size, config.crop_size, dtype=torch.half)
     volume = volume.to(device)
     triplets = neighbours(np.arange(way.batch), 1, way.batch)
@@ -130,7 +131,7 @@ def extraction_row(config: Extract, folder: Path, way: Way, peak: float) -> dict
         for _ in range(count):
             if way.loader:
                 extract = extract_features.extract
-                sum(extract(model, data, run, uids, config.crop_size, way.batch, device))
+                sum(extract(model, data, run, series, settings, way.batch, device))
             else:
                 encode(model, volume, triplets, way.batch)
 
