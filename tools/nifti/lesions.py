@@ -1,0 +1,72 @@
+"""Lesions of a mask: each connected component becomes a point, a radius and a volume."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from tools.nifti.errors import require
+from tools.nifti.grid import Grid
+
+NEIGHBOURS = np.ones((3, 3, 3))  # 26: voxels that share a corner belong together
+MOST = 50  # lesions of a scan; more are no aneurysms
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """Where an aneurysm is, in voxels of the turned grid (voxel centres are integers)."""
+
+    x: float  # column
+    y: float  # row
+    slice: int
+    radius_mm: float | None
+    volume_mm3: float | None
+    moved: bool = False  # its centroid is outside of it: x, y, slice are its nearest voxel
+
+
+def lesions_of(
+    mask: np.ndarray, grid: Grid, offset: tuple[int, int, int], name: str
+) -> list[Lesion]:
+    """Return the lesions of a mask (columns, rows, slices), uint16: of each value its components.
+
+    offset: voxel of the grid where the mask begins
+    """
+    found = []
+    for value in np.unique(mask[mask > 0]):
+        parts, count = ndimage.label(mask == value, NEIGHBOURS)
+        enough = len(found) + count <= MOST
+        require(
+            enough, "not_a_mask", f"{name} has more than {MOST} parts: it is no mask of lesions"
+        )
+        for part, place in enumerate(ndimage.find_objects(parts), 1):
+            first = np.array([along.start for along in place]) + offset
+            found.append(_lesion(np.argwhere(parts[place] == part) + first, grid))
+    return found
+
+
+def _lesion(voxels: np.ndarray, grid: Grid) -> Lesion:
+    """Return the lesion of some voxels (n, 3).
+
+    The radius is the largest distance from its point to a voxel's centre, and half a voxel.
+    """
+    centroid = voxels.mean(axis=0)
+    away = np.linalg.norm((voxels - centroid) * grid.spacing, axis=1)  # (n,) mm
+    moved = not (voxels == np.rint(centroid)).all(axis=1).any()
+    point = voxels[away.argmin()] if moved else centroid
+    farthest = np.linalg.norm((voxels - point) * grid.spacing, axis=1).max()
+    volume = float(grid.spacing.prod())  # mm3 of a voxel
+    x, y, z = point.tolist()
+    return Lesion(
+        x, y, round(z), float(farthest) + volume ** (1 / 3) / 2, len(voxels) * volume, moved
+    )
+
+
+def lesion_at(voxel: tuple[float, float, float], radius_mm: float | None, grid: Grid) -> Lesion:
+    """Return the lesion at a voxel i, j, k of the file. Raise NiftiError if it is outside."""
+    point = grid.turned_point(voxel)
+    inside = bool((point >= -0.5).all() and (point <= np.array(grid.shape) - 0.5).all())
+    listed = ", ".join(f"{index:g}" for index in voxel)
+    require(inside, "outside", f"the point at voxel {listed} is outside of the image: voxels are "
+            "counted from 0")  # fmt: skip
+    x, y, z = point.tolist()
+    return Lesion(x, y, min(max(round(z), 0), grid.shape[2] - 1), radius_mm, None)
