@@ -4,6 +4,7 @@ Arrays are turned, without resampling, so that their axes run nearest to the pat
 and head, as DICOM's columns, rows and axial slices do.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ SUFFIXES = (".nii", ".nii.gz")
 AXES = "LPS"  # of DICOM's patient coordinates
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 VOXELS = (0.05, 20)  # mm, the sides of a voxel; others are mistakes, or no mm
+FARTHEST = 1e4  # mm from the scanner's centre
 SAME_GRID = 0.1  # voxels, that a corner of one grid may be away from the other's
 SHEAR = 0.02  # voxels, that a corner may move when the axes are made perpendicular
 DISAGREE = 0.5  # voxels, that a corner may be away by qform and by sform
@@ -68,6 +70,11 @@ def open_volume(path: Path) -> tuple[Any, Grid]:
         shape = tuple(int(side) for side in image.shape)
     require(is_nifti, "not_nifti", f"{path.name} is not NIfTI")
     _check_array(path, shape, image.get_data_dtype())
+    voxels = image.dataobj
+    size = voxels.offset + math.prod(shape) * voxels.dtype.itemsize
+    whole = path.suffix == ".gz" or path.stat().st_size >= size
+    advice = "fetch the file again"
+    require(whole, "damaged", f"{path.name} ends before its last voxel: {advice}")
     return image, _grid(path, image, shape[:3])
 
 
@@ -78,8 +85,7 @@ def _check_array(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
     require(is_one, "not_3d", f"{path.name} has {sizes} voxels, which is not one volume: {advice}")
     small, large = min(shape[:3]), max(shape[:3])
     require(small > 1, "not_3d", f"{path.name} has {sizes} voxels, which is no volume")
-    count = np.prod([float(side) for side in shape])
-    fits = large <= MAX_SIDE and count <= MAX_PIXELS
+    fits = large <= MAX_SIDE and math.prod(shape) <= MAX_PIXELS
     require(fits, "too_large", f"{path.name} has {sizes} voxels, more than a head needs")
     is_number = dtype.kind in "iuf" and dtype.itemsize <= 8
     advice = "save it in shades of grey"
@@ -128,6 +134,8 @@ def _check_form(path: Path, form: np.ndarray) -> None:
     flat = bool((sides == 0).any()) or abs(np.linalg.det(form[:3, :3] / sides)) < 1e-3
     require(not flat, "bad_affine", f"{path.name}: its affine leaves no room for a volume")
     listed = " x ".join(f"{side:.4g}" for side in sides)
+    near = bool(np.abs(form[:3, 3]).max() < FARTHEST)
+    require(near, "bad_affine", f"{path.name}: its affine puts it over {FARTHEST:g} mm away")
     fits = bool((sides >= VOXELS[0]).all() and (sides <= VOXELS[1]).all())
     require(fits, "bad_spacing", f"{path.name}: voxels of {listed} mm are none of a head: correct "
             "its affine")  # fmt: skip

@@ -1,5 +1,6 @@
 """The voxels of a NIfTI volume, as the 16-bit numbers that DICOM stores."""
 
+import gzip
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from tools.nifti.grid import Grid
 
 INT16, UINT16 = np.iinfo(np.int16), np.iinfo(np.uint16)
 LARGEST = 1e30  # of a value; float32 holds it with room to spare
+CHUNK = 1 << 20  # bytes
 STEPS = 65534  # of numbers that are scaled to 16 bits
 
 
@@ -40,6 +42,14 @@ def read_voxels(path: Path, image: Any, grid: Grid) -> Voxels:
     return Voxels(stored.astype(np.int16), step, middle, False)
 
 
+def _check_sum(path: Path) -> None:
+    """Read a compressed file to its end: only there is the check sum, and nibabel stops before."""
+    if path.suffix == ".gz":
+        with gzip.open(path) as file:
+            while file.read(CHUNK):
+                pass
+
+
 def _decimal(number: float) -> float:
     """Return a number as DICOM writes it, in 16 characters."""
     return float(format_number_as_ds(number))
@@ -58,6 +68,7 @@ def read_mask(path: Path, image: Any, grid: Grid) -> np.ndarray:
 def _raw(path: Path, image: Any, grid: Grid) -> tuple[np.ndarray, float, float]:
     """Return the stored numbers, turned, with slope and intercept of the file."""
     with damaged(path, "voxels"):
+        _check_sum(path)
         raw = np.asarray(image.dataobj.get_unscaled())
         slope, intercept = float(image.dataobj.slope), float(image.dataobj.inter)
     finite = bool(np.isfinite(slope) and np.isfinite(intercept) and slope != 0)
