@@ -38,7 +38,8 @@ def read_voxels(path: Path, image: Any, grid: Grid) -> Voxels:
     step = _decimal((high - low) / STEPS * slope)
     middle = _decimal((high + low) / 2 * slope + intercept)
     require(step != 0, "bad_scale", f"{path.name}: its values differ by too little to be written")
-    stored = np.rint((raw * slope + (intercept - middle)) / step)
+    values = raw.astype(np.float64) * slope + intercept
+    stored = np.rint((values - middle) / step)
     return Voxels(stored.astype(np.int16), step, middle, False)
 
 
@@ -58,7 +59,9 @@ def _decimal(number: float) -> float:
 def read_mask(path: Path, image: Any, grid: Grid) -> np.ndarray:
     """Return the values of a mask (columns, rows, slices), turned, uint16."""
     raw, slope, intercept = _raw(path, image, grid)
-    values = raw if (slope, intercept) == (1, 0) else raw * slope + intercept
+    values = raw
+    if (slope, intercept) != (1, 0):
+        values = raw.astype(np.float64) * slope + intercept
     is_mask = bool((values == np.rint(values)).all() and values.min() >= 0)
     is_mask = is_mask and values.max() <= UINT16.max
     require(is_mask, "not_a_mask", f"{path.name} is no mask: its values are not 0, 1, 2 and so on")
@@ -71,8 +74,6 @@ def _raw(path: Path, image: Any, grid: Grid) -> tuple[np.ndarray, float, float]:
         _check_sum(path)
         raw = np.asarray(image.dataobj.get_unscaled())
         slope, intercept = float(image.dataobj.slope), float(image.dataobj.inter)
-    finite = bool(np.isfinite(slope) and np.isfinite(intercept) and slope != 0)
-    require(finite, "bad_scale", f"{path.name}: its scl_slope or scl_inter is not finite")
     if raw.dtype.kind == "f":
         count = int(raw.size - np.isfinite(raw).sum())
         require(count == 0, "not_finite", f"{path.name}: {count} voxels are NaN or infinite: "
