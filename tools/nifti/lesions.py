@@ -31,16 +31,16 @@ def lesions_of(
 
     offset: voxel of the grid where the mask begins
     """
-    found = []
-    for value in np.unique(mask[mask > 0]):
-        parts, count = ndimage.label(mask == value, NEIGHBOURS)
-        enough = len(found) + count <= MOST
-        require(
-            enough, "not_a_mask", f"{name} has more than {MOST} parts: it is no mask of lesions"
-        )
-        for part, place in enumerate(ndimage.find_objects(parts), 1):
-            first = np.array([along.start for along in place]) + offset
-            found.append(_lesion(np.argwhere(parts[place] == part) + first, grid))
+    found: list[Lesion] = []
+    marked = ndimage.find_objects((mask > 0).view(np.uint8))  # one box around all lesions
+    for box in marked:
+        begin = np.array([along.start for along in box]) + offset
+        for value in np.unique(mask[box][mask[box] > 0]):
+            parts, count = ndimage.label(mask[box] == value, NEIGHBOURS)
+            few = len(found) + count <= MOST
+            require(few, "not_a_mask", f"{name} has over {MOST} parts: it is no mask of lesions")
+            for part in range(1, count + 1):
+                found.append(_lesion(np.argwhere(parts == part) + begin, grid))
     return found
 
 
@@ -55,10 +55,9 @@ def _lesion(voxels: np.ndarray, grid: Grid) -> Lesion:
     point = voxels[away.argmin()] if moved else centroid
     farthest = np.linalg.norm((voxels - point) * grid.spacing, axis=1).max()
     volume = float(grid.spacing.prod())  # mm3 of a voxel
+    radius = float(farthest) + volume ** (1 / 3) / 2
     x, y, z = point.tolist()
-    return Lesion(
-        x, y, round(z), float(farthest) + volume ** (1 / 3) / 2, len(voxels) * volume, moved
-    )
+    return Lesion(x, y, round(z), radius, len(voxels) * volume, moved)
 
 
 def lesion_at(voxel: tuple[float, float, float], radius_mm: float | None, grid: Grid) -> Lesion:
