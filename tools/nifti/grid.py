@@ -60,8 +60,9 @@ def open_volume(path: Path) -> tuple[Any, Grid]:
     Raise NiftiError for what is not one volume in mm with perpendicular axes.
     """
     nib = nibabel()
-    require(path.exists() or not path.is_symlink(), "not_downloaded", f"{path.name} is a link to "
-            "nothing: fetch its content, with datalad get for example")  # fmt: skip
+    here = path.exists() or not path.is_symlink()
+    advice = "fetch its content, with datalad get for example"
+    require(here, "not_downloaded", f"{path.name} is a link to nothing: {advice}")
     require(path.is_file(), "missing", f"{path.name} is missing")
     require(path.stat().st_size > 0, "damaged", f"{path.name} is empty: fetch the file again")
     with damaged(path, "header"), nib.imageglobals.LoggingOutputSuppressor():
@@ -111,8 +112,8 @@ def _affine(path: Path, header: Any, shape: tuple[int, int, int]) -> np.ndarray:
         qform, qform_code = header.get_qform(coded=True)
         unit = header.get_xyzt_units()[0]
     known = bool(sform_code or qform_code)
-    require(known, "no_orientation", f"{path.name} does not say where left is: its qform_code and "
-            "sform_code are 0, so set one of them")  # fmt: skip
+    advice = "its qform_code and sform_code are 0, so set one of them"
+    require(known, "no_orientation", f"{path.name} does not say where left is: {advice}")
     in_mm = unit in ("mm", "unknown")
     require(in_mm, "not_mm", f"{path.name} is measured in {unit}, not in mm: convert its header")
     forms = [form for form, code in ((sform, sform_code), (qform, qform_code)) if code]
@@ -120,8 +121,9 @@ def _affine(path: Path, header: Any, shape: tuple[int, int, int]) -> np.ndarray:
         _check_form(path, form)
     if len(forms) == 2:
         apart = _corners_apart(forms[1], forms[0], shape)
-        require(apart <= DISAGREE, "disagree", f"{path.name}: its qform and its sform differ by "
-                f"{apart:.1f} voxels: set the code of the wrong one to 0")  # fmt: skip
+        differ = f"its qform and sform differ by {apart:.1f} voxels"
+        advice = "set the code of the wrong one to 0"
+        require(apart <= DISAGREE, "disagree", f"{path.name}: {differ}, {advice}")
     return forms[0]
 
 
@@ -135,8 +137,8 @@ def _check_form(path: Path, form: np.ndarray) -> None:
     near = bool(np.abs(form[:3, 3]).max() < FARTHEST)
     require(near, "bad_affine", f"{path.name}: its affine puts it over {FARTHEST:g} mm away")
     fits = bool((sides >= VOXELS[0]).all() and (sides <= VOXELS[1]).all())
-    require(fits, "bad_spacing", f"{path.name}: voxels of {listed} mm are none of a head: correct "
-            "its affine")  # fmt: skip
+    advice = "correct its affine"
+    require(fits, "bad_spacing", f"{path.name}: voxels of {listed} mm are none of a head, {advice}")
 
 
 def dicom_affine(grid: Grid) -> np.ndarray:

@@ -24,7 +24,19 @@ from tools.nifti.voxels import Voxels, read_mask, read_voxels
 
 VERSION = 1  # of what is written; a series of another one is written again
 PLAIN = re.compile(r"[A-Za-z0-9 ._-]{1,64}")  # text that DICOM can hold as it is
-NEEDED = {"set": str, "scan": str, "made_from": str, "slices": int, "localizers": list}
+NEEDED = {  # of a record
+    "set": str,
+    "scan": str,
+    "made_from": str,
+    "patient_id": str,
+    "modality": str,
+    "age": str,
+    "sex": str,
+    "present": int,
+    "slices": int,
+    "localizers": list,
+    "notes": list,
+}
 
 
 @dataclass(frozen=True)
@@ -122,18 +134,7 @@ def _import(job: Job) -> dict | LeftOut:
     if present is None:
         return LeftOut(scan.name, "treated: its aneurysms are all treated")
     voxels = read_voxels(scan.image, image, grid)
-    header = Header(job.uid, job.patient_id, job.modality, scan.age, scan.sex)
-    partial_folder = temporary(job.series)
-    try:
-        partial_folder.mkdir(parents=True)
-        write_slices(partial_folder, voxels, grid, header)
-        if job.series.exists():
-            shutil.rmtree(job.series)
-        os.replace(partial_folder, job.series)
-    except OSError as error:
-        raise unwritable(job.series, error) from error
-    finally:
-        shutil.rmtree(partial_folder, ignore_errors=True)
+    _write_series(job, voxels, grid)
     record = {
         "set": job.set_name,
         "scan": scan.name,
@@ -149,6 +150,22 @@ def _import(job: Job) -> dict | LeftOut:
     }
     write_json(job.record, record)
     return record
+
+
+def _write_series(job: Job, voxels: Voxels, grid: Grid) -> None:
+    """Write all files of a series into a folder that gets its name when it is complete."""
+    scan, unfinished = job.scan, temporary(job.series)
+    header = Header(job.uid, job.patient_id, job.modality, scan.age, scan.sex)
+    try:
+        unfinished.mkdir(parents=True)
+        write_slices(unfinished, voxels, grid, header)
+        if job.series.exists():
+            shutil.rmtree(job.series)
+        os.replace(unfinished, job.series)
+    except OSError as error:
+        raise unwritable(job.series, error) from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _annotated(scan: Scan, grid: Grid) -> Annotated:
@@ -183,8 +200,8 @@ def _present(scan: Scan, annotated: Annotated) -> bool | None:
     """Return whether a scan has an untreated aneurysm; None if all that it has are treated."""
     found = bool(annotated.lesions)
     contradicts = scan.present is False and found
-    require(not contradicts, "contradiction", f"{scan.name} is called healthy, but a lesion is "
-            "marked: correct one of them")  # fmt: skip
+    message = f"{scan.name} is called healthy, but a lesion is marked: correct one of them"
+    require(not contradicts, "contradiction", message)
     if scan.present is not None:
         return scan.present
     return None if annotated.treated and not found else found

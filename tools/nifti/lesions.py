@@ -65,7 +65,7 @@ def lesion_at(voxel: tuple[float, float, float], radius_mm: float | None, grid: 
     point = grid.turned_point(voxel)
     inside = bool((point >= -0.5).all() and (point <= np.array(grid.shape) - 0.5).all())
     listed = ", ".join(f"{index:g}" for index in voxel)
-    require(inside, "outside", f"the point at voxel {listed} is outside of the image: voxels are "
-            "counted from 0")  # fmt: skip
+    advice = "voxels are counted from 0"
+    require(inside, "outside", f"the point at voxel {listed} is outside of the image: {advice}")
     x, y, z = point.tolist()
     return Lesion(x, y, min(max(round(z), 0), grid.shape[2] - 1), radius_mm, None)

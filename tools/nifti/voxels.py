@@ -80,8 +80,10 @@ def _raw(path: Path, image: Any, grid: Grid) -> tuple[np.ndarray, float, float]:
         slope, intercept = float(image.dataobj.slope), float(image.dataobj.inter)
     if raw.dtype.kind == "f":
         count = int(raw.size - np.isfinite(raw).sum())
-        require(count == 0, "not_finite", f"{path.name}: {count} voxels are NaN or infinite: "
-                "replace them by the value of air")  # fmt: skip
+        advice = "replace them by the value of air"
+        require(
+            count == 0, "not_finite", f"{path.name}: {count} voxels are NaN or infinite, {advice}"
+        )
     largest = max(abs(float(raw.min())), abs(float(raw.max()))) * abs(slope) + abs(intercept)
     require(largest < LARGEST, "not_finite", f"{path.name}: its values reach {largest:.0e}")
     raw = raw.reshape(grid.stored_shape)  # without axes of length 1 at the end
