@@ -1,0 +1,1 @@
+"""What tools/import_nifti.py needs: layouts, grids, voxels, lesions, DICOM files."""
