@@ -1,0 +1,52 @@
+"""Draw patients, not series: the bootstrap, and intervals of fractions that hold for few rows."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from src.evaluation.calibration import wilson
+from src.evaluation.metrics import drawn_counts
+
+
+def patient_numbers(patients: Sequence[str]) -> np.ndarray:
+    """Return the number of each row's patient (N,), in order of first appearance.
+
+    patients: (N,) identifiers; an empty one is a patient of its own.
+    """
+    names = [(str(name), -1) if name else ("", row) for row, name in enumerate(patients)]
+    return pd.factorize(pd.Series(names, dtype=object))[0]
+
+
+def patient_counts(patients: np.ndarray, draws: int, seed: int = 0) -> np.ndarray:
+    """Return how often each row occurs in each bootstrap sample: (draws, N) float64.
+
+    A sample draws as many patients as there are, with replacement, and takes all rows of each.
+    If each row is a patient, the samples are those of `drawn_counts`.
+    patients: (N,) from `patient_numbers`.
+    """
+    if not len(patients):
+        return np.zeros((draws, 0))
+    return drawn_counts(int(patients.max()) + 1, draws, seed)[:, patients]
+
+
+def fraction_interval(hits: np.ndarray, patients: np.ndarray) -> list[float] | None:
+    """Return the 95 % interval of the fraction of `hits` (N,) bool; None without rows.
+
+    Wilson's interval, with fewer rows where rows of one patient resemble one another (the
+    effective sample size of Korn and Graubard 1998). Where all or none hit, nothing shows how much
+    they do: then the patients are counted, not their rows.
+    patients: (N,) whose each row is.
+    """
+    if not len(hits):
+        return None
+    fraction, rows = hits.mean(), len(hits)
+    _, members = np.unique(patients, return_inverse=True)
+    deviations = np.bincount(members, hits - fraction)  # (number of patients,)
+    if fraction in (0, 1):
+        rows = len(deviations)
+    else:
+        variance = (deviations**2).sum() / rows**2
+        rows /= max(1.0, variance / (fraction * (1 - fraction) / rows))
+    low, high = wilson(np.array(fraction), np.array(rows))
+    return [float(low), float(high)]

@@ -1,0 +1,155 @@
+"""Scores of series whose labels may be unknown, with intervals by patient.
+
+Labels are float64, NaN where unknown: each label is scored on the rows where it is known.
+"""
+
+import warnings
+
+import numpy as np
+
+from src.evaluation import calibration
+from src.evaluation.metrics import weighted_auc
+from src.evaluation.resampling import fraction_interval, patient_counts
+from src.labels import LABELS, LOCATIONS, PRESENT, PRESENT_WEIGHT
+
+FEWEST = 5  # patients of either class from which the bootstrap of an AUC means something
+MEAN, SCORE = len(LABELS), len(LABELS) + 1  # columns of `drawn_scores`, behind the labels
+
+
+def drawn_scores(truth: np.ndarray, probabilities: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Return the AUC of each label, the mean of the locations, the weighted score: (draws, 16).
+
+    NaN where a class is missing; such a location is left out of the mean.
+    truth, probabilities: (N, 14). counts: (draws, N), how often each row occurs.
+    """
+    scores = np.full((len(counts), len(LABELS) + 2), np.nan)
+    for k in range(len(LABELS)):
+        known = ~np.isnan(truth[:, k])
+        if known.any():
+            columns = truth[known, k], probabilities[known, k], counts[:, known]
+            scores[:, k] = weighted_auc(*columns)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a draw without any location
+        scores[:, MEAN] = np.nanmean(scores[:, :PRESENT], axis=1)
+    locations = (1 - PRESENT_WEIGHT) * scores[:, MEAN]
+    scores[:, SCORE] = PRESENT_WEIGHT * scores[:, PRESENT] + locations
+    return scores
+
+
+def scores_of(
+    truth: np.ndarray, probabilities: np.ndarray, patients: np.ndarray, draws: int
+) -> dict:
+    """Return {"score", "present", "mean_location", "locations": {label: auc}, "intervals"}.
+
+    What is not defined is None. truth, probabilities: (N, 14). patients: (N,) numbers.
+    """
+    once = drawn_scores(truth, probabilities, np.ones((1, len(truth))))[0]
+    ends = intervals(truth, probabilities, patients, draws)
+    return _named([_number(value) for value in once]) | {"intervals": ends}
+
+
+def intervals(
+    truth: np.ndarray, probabilities: np.ndarray, patients: np.ndarray, draws: int, seed: int = 0
+) -> dict:
+    """Return 95 % bootstrap intervals in the form of `scores_of`: percentiles over patients drawn.
+
+    None for a label with fewer than FEWEST patients of either class: the same few would be drawn
+    again and again, and two positives that both lead give 1 to 1.
+    """
+    counts = patient_counts(patients, draws, seed)
+    return _ends(drawn_scores(truth, probabilities, counts), truth, patients)
+
+
+def few(labels: np.ndarray, patients: np.ndarray) -> bool:
+    """Return whether fewer than FEWEST patients have a positive, or a negative, row. Both (N,)."""
+    return min(len(np.unique(patients[labels == value])) for value in (0, 1)) < FEWEST
+
+
+def differences(
+    truth: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    patients: np.ndarray,
+    draws: int,
+    seed: int = 0,
+) -> dict:
+    """Return the scores of `first` less those of `second`, and their paired 95 % intervals.
+
+    Both are scored on the same drawn patients. The form is that of `scores_of`.
+    truth, first, second: (N, 14). patients: (N,) numbers.
+    """
+    once = np.ones((1, len(truth)))
+    counts = patient_counts(patients, draws, seed)
+    ours, theirs = (drawn_scores(truth, each, once)[0] for each in (first, second))
+    drawn = drawn_scores(truth, first, counts) - drawn_scores(truth, second, counts)
+    found = _named([_number(value) for value in ours - theirs])
+    return found | {"intervals": _ends(drawn, truth, patients)}
+
+
+def at_threshold(
+    truth: np.ndarray, probabilities: np.ndarray, threshold: float, patients: np.ndarray
+) -> dict:
+    """Return sensitivity and specificity of one label, with intervals and how many rows they have.
+
+    A probability that equals the threshold is positive. All arrays (N,); unknown labels are left
+    out.
+    """
+    found = {"threshold": threshold}
+    called = probabilities >= threshold
+    for name, rows_name, value in (
+        ("sensitivity", "positives", 1),
+        ("specificity", "negatives", 0),
+    ):
+        rows = truth == value
+        right = called[rows] == bool(value)
+        found[rows_name] = int(rows.sum())
+        found[name] = float(right.mean()) if rows.any() else None
+        found[f"{name}_interval"] = fraction_interval(right, patients[rows])
+    return found
+
+
+def calibration_of(truth: np.ndarray, probabilities: np.ndarray) -> dict | None:
+    """Return how well probabilities mean what they say; None without a known label.
+
+    Both arrays have any shape; unknown labels are left out. The curve has a row a bin: mean
+    probability, fraction of positives, its Wilson interval's ends, number of rows.
+    """
+    known = ~np.isnan(truth)
+    if not known.any():
+        return None
+    labels, given = truth[known], probabilities[known]
+    predicted, observed, counts = calibration.reliability(labels, given)
+    low, high = calibration.wilson(observed, counts)
+    return {
+        "rows": len(labels),
+        "positives": int(labels.sum()),
+        "brier": float(np.mean((given - labels) ** 2)),
+        "log_loss": calibration.log_loss(labels, calibration.logit(given)),
+        "error": calibration.calibration_error(labels, given),
+        "error_by_chance": calibration.chance_error(given),
+        "curve": np.column_stack([predicted, observed, low, high, counts]).tolist(),
+    }
+
+
+def _ends(drawn: np.ndarray, truth: np.ndarray, patients: np.ndarray) -> dict:
+    """Return the ends of the middle 95 % of each column of (draws, 16), None where `few`."""
+    ends: list[list[float] | None] = []
+    for column in drawn.T:
+        defined = column[~np.isnan(column)]
+        ends.append(np.percentile(defined, (2.5, 97.5)).tolist() if len(defined) else None)
+    for k in range(len(LABELS)):
+        if few(truth[:, k], patients):
+            ends[k] = None
+    if ends[PRESENT] is None:
+        ends[SCORE] = None
+    return _named(ends)
+
+
+def _named(values: list) -> dict:
+    """Give the 16 columns of `drawn_scores` their names."""
+    found = {"score": values[SCORE], "present": values[PRESENT], "mean_location": values[MEAN]}
+    return found | {"locations": dict(zip(LOCATIONS, values, strict=False))}
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
