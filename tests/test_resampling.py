@@ -7,7 +7,12 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from src.evaluation.metrics import drawn_counts
-from src.evaluation.resampling import fraction_interval, patient_counts, patient_numbers
+from src.evaluation.resampling import (
+    auc_interval,
+    fraction_interval,
+    patient_counts,
+    patient_numbers,
+)
 
 
 def test_patients_are_numbered_as_they_appear_and_an_empty_name_is_nobody_else():
@@ -68,3 +73,37 @@ def test_intervals_of_patients_with_several_rows_hold_the_truth_as_often_as_they
         low, high = fraction_interval(hits, np.arange(160))
         held_by_rows += low <= 0.8 <= high
     assert held / 400 > 0.92 and held_by_rows / 400 < 0.85
+
+
+def hanley_mcneil(area, positives, negatives):
+    """Return the variance of an AUC (1982), with the mean of both numbers in place of each."""
+    first, second = area / (2 - area), 2 * area**2 / (1 + area)
+    others = (positives + negatives) / 2 - 1
+    total = area * (1 - area) + others * (first - area**2) + others * (second - area**2)
+    return total / (positives * negatives)
+
+
+@pytest.mark.parametrize("area", [0.0, 0.3, 0.8, 0.97, 1.0])
+@pytest.mark.parametrize(("positives", "negatives"), [(1, 1), (2, 40), (30, 7)])
+def test_the_ends_of_an_auc_are_196_standard_errors_away(area, positives, negatives):
+    low, high = auc_interval(area, positives, negatives)
+    assert 0 <= low <= area <= high <= 1 and high - low > 0.05
+    for end in (low, high):
+        if 0 < end < 1 and end != area:
+            error = hanley_mcneil(end, positives, negatives) ** 0.5
+            assert abs(area - end) / error == pytest.approx(1.96, abs=1e-4)
+    mirrored = auc_interval(1 - area, positives, negatives)
+    assert mirrored == pytest.approx([1 - high, 1 - low], abs=1e-9)
+
+
+@pytest.mark.parametrize(("positives", "apart"), [(2, 1.0), (4, 2.5), (4, 4.0)])
+def test_intervals_of_few_positives_hold_the_auc_as_often_as_they_say(positives, apart):
+    """Normal scores of few positives and 30 negatives, 400 times."""
+    generator = np.random.default_rng(0)
+    true, held = stats.norm.cdf(apart / 2**0.5), 0
+    for _ in range(400):
+        higher, lower = generator.normal(apart, 1, positives), generator.normal(0, 1, 30)
+        area = (higher[:, None] > lower).mean()
+        low, high = auc_interval(area, positives, 30)
+        held += low <= true <= high
+    assert held / 400 > 0.93

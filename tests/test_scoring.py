@@ -13,6 +13,7 @@ from sklearn.calibration import calibration_curve
 from src.evaluation import metrics
 from src.evaluation.calibration import BINS
 from src.evaluation.metrics import drawn_counts
+from src.evaluation.resampling import auc_interval
 from src.evaluation.scoring import (
     at_threshold,
     calibration_of,
@@ -93,17 +94,31 @@ def test_patients_with_alike_rows_have_wider_intervals_than_rows_would():
     assert np.diff(by_patient) > 1.8 * np.diff(by_row)  # near the root of 5
 
 
-def test_few_patients_of_a_class_have_no_interval():
+def test_few_patients_of_a_class_have_an_interval_that_is_no_point():
     truth, probabilities, patients = example(60, unknown=0)
-    truth[:, 2], truth[[0, 1, 3, 6, 9], 2] = 0, 1  # rows 0 and 1 are of one patient
-    truth[:, 3], truth[[0, 3, 6, 9, 12], 3] = 0, 1
+    for k, positives in ((2, [0, 1, 3, 6, 9]), (3, [0, 3, 6, 9, 12])):  # rows 0, 1: one patient
+        truth[:, k], truth[positives, k] = 0, 1
     truth[:, 4] = np.nan
-    found = intervals(truth, probabilities, patients, 30)
-    assert [found["locations"][LOCATIONS[k]] is None for k in (2, 3, 4)] == [True, False, True]
-    assert found["score"] is not None
+    bootstrap = [plain_scores(truth[rows], probabilities[rows])
+                 for rows in drawn_rows(patients, 15, 0)]  # fmt: skip
+    found = intervals(truth, probabilities, patients, 15)
+    area = plain_scores(truth, probabilities)[2]
+    assert found["locations"][LOCATIONS[2]] == auc_interval(area, 4, 20)
+    expected = np.percentile([each[3] for each in bootstrap], (2.5, 97.5))
+    assert found["locations"][LOCATIONS[3]] == pytest.approx(expected)
+    assert found["locations"][LOCATIONS[4]] is None and found["score"] is not None
     truth[:, PRESENT], truth[:4, PRESENT] = 1, 0
-    found = intervals(truth, probabilities, patients, 30)
-    assert found["present"] is None and found["score"] is None
+    found = intervals(truth, probabilities, patients, 15)
+    assert found["present"] is not None and found["score"] is None
+
+
+def test_all_pairs_in_order_is_no_certainty():
+    truth, probabilities, patients = example(60, unknown=0)
+    probabilities[:] = truth
+    found = intervals(truth, probabilities, patients, 15)
+    for ends in (found["present"], *found["locations"].values()):
+        assert ends[0] < 0.9 and ends[1] == 1
+    assert found["score"] is None and found["mean_location"] is None
 
 
 def test_nothing_known_is_no_score_and_no_warning():
@@ -147,6 +162,9 @@ def test_differences_are_paired():
     assert np.diff(found["intervals"]["score"]) < np.diff(alone)  # the same patients cancel
     same = differences(truth, first, first, patients, 10)
     assert set(listed(same)) == {0.0} and same["intervals"]["score"] == [0.0, 0.0]
+    truth[:, 0], truth[:5, 0] = 0, 1  # of two patients
+    found = differences(truth, first, second, patients, 5)
+    assert found["intervals"]["locations"][LOCATIONS[0]] is None
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.35, 0.5, 1.0])

@@ -18,7 +18,7 @@ RATES = (0.25, 0.5, 1.0, 2.0)  # false findings a case
 class Judged:
     """The findings and the aneurysms of S cases (series), judged by one rule."""
 
-    patients: np.ndarray  # (S,) number of each case's patient
+    patients: np.ndarray  # (S,) number of each case's patient; none from 0 on is missing
     wrong: np.ndarray  # (W,) probabilities of the false findings
     wrong_case: np.ndarray  # (W,) whose they are, 0 to S - 1
     hit_by: np.ndarray  # (A,) highest probability of a finding that hits the aneurysm; 0 if none
@@ -53,7 +53,8 @@ def judge(
 def judge_cases(cases: list[tuple], patients: np.ndarray, reaches: list) -> Judged:
     """Return what `judge` says of all cases.
 
-    cases: (places, probabilities, aneurysms) of each. patients: (S,). reaches: of each case.
+    cases: (places, probabilities, aneurysms) of each. patients: (S,) numbers, in any order.
+    reaches: of each case.
     """
     wrong, wrong_case, hit_by, hit_case = ([np.empty(0)] for _ in range(4))
     for number, ((places, probabilities, aneurysms), reach) in enumerate(
@@ -65,7 +66,7 @@ def judge_cases(cases: list[tuple], patients: np.ndarray, reaches: list) -> Judg
         hit_by.append(hits)
         hit_case.append(np.full(len(hits), number))
     return Judged(
-        patients,
+        np.unique(patients, return_inverse=True)[1],
         np.concatenate(wrong),
         np.concatenate(wrong_case).astype(int),
         np.concatenate(hit_by),

@@ -1,4 +1,7 @@
-"""Draw patients, not series: the bootstrap, and intervals of fractions that hold for few rows."""
+"""Draw patients, not series: the bootstrap; intervals that hold where it cannot, for few rows.
+
+scipy is imported inside the functions, so that scripts start quickly.
+"""
 
 from collections.abc import Sequence
 
@@ -50,3 +53,29 @@ def fraction_interval(hits: np.ndarray, patients: np.ndarray) -> list[float] | N
         rows /= max(1.0, variance / (fraction * (1 - fraction) / rows))
     low, high = wilson(np.array(fraction), np.array(rows))
     return [float(low), float(high)]
+
+
+def auc_interval(area: float, positives: int, negatives: int) -> list[float]:
+    """Return the 95 % interval of an AUC of so many positives and negatives, both at least 1.
+
+    Newcombe's fifth method (2006): the AUCs from which this one is 1.96 standard errors or less
+    away, by the variance that each of these would have. It is no point where the AUC is 1.
+    """
+    return [
+        _lowest_auc(area, positives, negatives),
+        1 - _lowest_auc(1 - area, positives, negatives),
+    ]
+
+
+def _lowest_auc(area: float, positives: int, negatives: int) -> float:
+    from scipy import optimize
+
+    middle = (positives + negatives) / 2
+
+    def beyond(lowest: float) -> float:
+        paired = (1 - lowest) / (2 - lowest) + lowest / (1 + lowest)
+        variance = lowest * (1 - lowest) * (1 + (middle - 1) * paired) / (positives * negatives)
+        return area - lowest - 1.96 * variance**0.5
+
+    edge = area - 1e-9  # of an AUC of 1 the AUC itself solves the equation, too
+    return float(optimize.brentq(beyond, 0, edge)) if edge > 0 else 0.0

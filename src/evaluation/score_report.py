@@ -7,7 +7,8 @@ import pandas as pd
 from src.artifacts.files import write_json
 from src.artifacts.paths import RunFolder
 from src.artifacts.tables import write_table
-from src.evaluation import metrics
+from src.evaluation import metrics, scoring
+from src.evaluation.resampling import patient_numbers
 from src.labels import LABELS, PRESENT
 
 DRAWS = 1000  # of the bootstrap
@@ -32,7 +33,9 @@ def report_series(
     """Do the same for series, with 95 % intervals and the scores of each modality and plane."""
     write_table(run.predictions(evaluation), predictions)
     scores, labels, probabilities = scored(truth, predictions, ["SeriesInstanceUID"])
-    scores["intervals"] = metrics.intervals(labels, probabilities, DRAWS)
+    both = metrics.joined(truth, predictions, ["SeriesInstanceUID"])  # in the order of the labels
+    patients = patient_numbers(both.get("patient_id", [""] * len(both)))
+    scores["intervals"] = scoring.intervals(labels, probabilities, patients, DRAWS)
     scores["groups"] = {column: grouped_scores(truth, predictions, column) for column in GROUPS}
     write_json(run.scores(evaluation), scores)
     for column in GROUPS:

@@ -9,7 +9,7 @@ import numpy as np
 
 from src.evaluation import calibration
 from src.evaluation.metrics import weighted_auc
-from src.evaluation.resampling import fraction_interval, patient_counts
+from src.evaluation.resampling import auc_interval, fraction_interval, patient_counts
 from src.labels import LABELS, LOCATIONS, PRESENT, PRESENT_WEIGHT
 
 FEWEST = 5  # patients of either class from which the bootstrap of an AUC means something
@@ -53,16 +53,24 @@ def intervals(
 ) -> dict:
     """Return 95 % bootstrap intervals in the form of `scores_of`: percentiles over patients drawn.
 
-    None for a label with fewer than FEWEST patients of either class: the same few would be drawn
-    again and again, and two positives that both lead give 1 to 1.
+    A label with fewer than FEWEST patients of either class, or with all or no pairs in order, has
+    `auc_interval` instead: the bootstrap would say that nothing else can happen. For the same
+    reason, ends that are equal are None, and with few patients so is the weighted score.
     """
-    counts = patient_counts(patients, draws, seed)
-    return _ends(drawn_scores(truth, probabilities, counts), truth, patients)
+    once = drawn_scores(truth, probabilities, np.ones((1, len(truth))))[0]
+    ends = _ends(drawn_scores(truth, probabilities, patient_counts(patients, draws, seed)))
+    for k, area in enumerate(once[: len(LABELS)]):
+        counts = class_patients(truth[:, k], patients)
+        if min(counts) and (min(counts) < FEWEST or area in (0, 1)):
+            ends[k] = auc_interval(area, *counts)
+    if min(class_patients(truth[:, PRESENT], patients)) < FEWEST:
+        ends[SCORE] = None
+    return _named([pair if pair and pair[0] < pair[1] else None for pair in ends])
 
 
-def few(labels: np.ndarray, patients: np.ndarray) -> bool:
-    """Return whether fewer than FEWEST patients have a positive, or a negative, row. Both (N,)."""
-    return min(len(np.unique(patients[labels == value])) for value in (0, 1)) < FEWEST
+def class_patients(labels: np.ndarray, patients: np.ndarray) -> list[int]:
+    """Return how many patients have a positive row, and how many a negative one. Both (N,)."""
+    return [len(np.unique(patients[labels == value])) for value in (1, 0)]
 
 
 def differences(
@@ -75,15 +83,20 @@ def differences(
 ) -> dict:
     """Return the scores of `first` less those of `second`, and their paired 95 % intervals.
 
-    Both are scored on the same drawn patients. The form is that of `scores_of`.
+    Both are scored on the same drawn patients. The form is that of `scores_of`; no interval for a
+    label with fewer than FEWEST patients of either class.
     truth, first, second: (N, 14). patients: (N,) numbers.
     """
     once = np.ones((1, len(truth)))
     counts = patient_counts(patients, draws, seed)
     ours, theirs = (drawn_scores(truth, each, once)[0] for each in (first, second))
     drawn = drawn_scores(truth, first, counts) - drawn_scores(truth, second, counts)
+    ends = _ends(drawn)
+    for k in range(len(LABELS)):
+        if min(class_patients(truth[:, k], patients)) < FEWEST:
+            ends[k] = None
     found = _named([_number(value) for value in ours - theirs])
-    return found | {"intervals": _ends(drawn, truth, patients)}
+    return found | {"intervals": _named(ends)}
 
 
 def at_threshold(
@@ -131,18 +144,13 @@ def calibration_of(truth: np.ndarray, probabilities: np.ndarray) -> dict | None:
     }
 
 
-def _ends(drawn: np.ndarray, truth: np.ndarray, patients: np.ndarray) -> dict:
-    """Return the ends of the middle 95 % of each column of (draws, 16), None where `few`."""
+def _ends(drawn: np.ndarray) -> list[list[float] | None]:
+    """Return the ends of the middle 95 % of each column of (draws, 16); None if all are NaN."""
     ends: list[list[float] | None] = []
     for column in drawn.T:
         defined = column[~np.isnan(column)]
         ends.append(np.percentile(defined, (2.5, 97.5)).tolist() if len(defined) else None)
-    for k in range(len(LABELS)):
-        if few(truth[:, k], patients):
-            ends[k] = None
-    if ends[PRESENT] is None:
-        ends[SCORE] = None
-    return _named(ends)
+    return ends
 
 
 def _named(values: list) -> dict:

@@ -52,7 +52,7 @@ def locate(row: pd.Series, meta: pd.DataFrame, slice_uids: dict, geometry: dict)
         raise ValueError("series without arrays")
     x, y, frame = parse_coordinates(row.coordinates)
     same_sop = np.flatnonzero(np.asarray(slice_uids[uid]) == row.SOPInstanceUID)
-    f = _slice_of(same_sop, geometry[uid]["frames"][same_sop], frame)
+    f = slice_of(same_sop, geometry[uid]["frames"][same_sop], frame)
     series = meta.loc[uid]
     if not (-0.5 <= x <= series.w - 0.5 and -0.5 <= y <= series.h - 0.5):
         raise ValueError("point outside the image")
@@ -72,7 +72,7 @@ def locate(row: pd.Series, meta: pd.DataFrame, slice_uids: dict, geometry: dict)
     }
 
 
-def _slice_of(slices: np.ndarray, frames: np.ndarray, frame: int | None) -> int:
+def slice_of(slices: np.ndarray, frames: np.ndarray, frame: int | None) -> int:
     """Choose among the slices (k,) with the localizer's SOPInstanceUID. frames: (k,), -1 = none."""
     if len(slices) == 0:
         raise ValueError("SOPInstanceUID not in the series")

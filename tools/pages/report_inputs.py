@@ -30,7 +30,9 @@ class Pooled:
 
     name: str  # of the evaluation, on the page
     unit: str  # what a row is: spots or series
-    table: pd.DataFrame  # as metrics.joined makes it, with fold; of series also Modality and plane
+    table: (
+        pd.DataFrame
+    )  # as metrics.joined makes it, with fold; of series also Modality, plane, patient_id
     dealt: int  # number of folds, evaluated or not
     left_out: int  # series of the evaluated folds without a prediction: they could not be read
 
@@ -61,7 +63,8 @@ def read_evaluations(data: DataFolder, model_dir: Path, encoder: str) -> dict[st
         if evaluation == "stage1":
             truth = _spot_truth(data, folds)
         else:
-            expected = series.loc[series.fold.isin(folds), [UID, "Modality", "plane", *LABELS]]
+            known = series.columns.intersection([UID, "Modality", "plane", "patient_id", *LABELS])
+            expected = series.loc[series.fold.isin(folds), known]
             truth = expected[expected[UID].isin(predictions[UID])]  # the others were not readable
             left_out = len(expected) - len(truth)
         table = metrics.joined(truth, predictions, keys)
