@@ -17,7 +17,15 @@ from src.evaluation.resampling import (
 
 def test_patients_are_numbered_as_they_appear_and_an_empty_name_is_nobody_else():
     assert patient_numbers(["b", "a", "", "b", "", "a"]).tolist() == [0, 1, 2, 0, 3, 1]
+    assert patient_numbers(["0", "", " 0 ", None]).tolist() == [0, 1, 0, 2]
     assert patient_numbers([]).tolist() == []
+
+
+def test_a_placeholder_is_nobody():
+    assert patient_numbers(["x"] * 4).tolist() == [0, 1, 2, 3]
+    assert patient_numbers(["x", "x", "b", "x", "b"]).tolist() == [0, 1, 2, 3, 2]
+    assert patient_numbers(["x", "x", "b", "c", "x", "d"]).tolist() == [0, 0, 1, 2, 0, 3]  # half
+    assert patient_numbers(["x", "x"]).tolist() == [0, 0]
 
 
 def test_rows_of_a_patient_are_drawn_together_and_as_many_patients_as_there_are():

@@ -146,7 +146,7 @@ def group_figures(
     groups = {}
     for column in tables.GROUPS:
         for name, rows in tables.groups_of(table, column, config.ages).items():
-            own = patient_numbers(patients[rows].astype(str))
+            own = pd.factorize(patients[rows])[0]
             scores = scoring.scores_of(truth[rows], probabilities[rows], own, config.draws)
             scores["n_series"] = int(rows.sum())
             scores["positive"] = int((truth[rows, PRESENT] == 1).sum())

@@ -15,10 +15,15 @@ from src.evaluation.metrics import drawn_counts
 def patient_numbers(patients: Sequence[str]) -> np.ndarray:
     """Return the number of each row's patient (N,), in order of first appearance.
 
-    patients: (N,) identifiers; an empty one is a patient of its own.
+    An identifier that is empty, or a placeholder such as "ANONYMOUS" (it covers more than 2 rows
+    and more than half of all), makes each row a patient of its own.
+    patients: (N,) identifiers.
     """
-    names = [(str(name), -1) if name else ("", row) for row, name in enumerate(patients)]
-    return pd.factorize(pd.Series(names, dtype=object))[0]
+    names = pd.Series(patients, dtype=object).fillna("").astype(str).str.strip()
+    counts = names.map(names.value_counts())
+    unusable = (names == "") | ((counts > 2) & (counts > len(names) / 2))
+    rows = pd.Series(range(len(names)), dtype=object)
+    return pd.factorize(names.where(~unusable, rows))[0]
 
 
 def patient_counts(patients: np.ndarray, draws: int, seed: int = 0) -> np.ndarray:

@@ -10,6 +10,7 @@ from src.artifacts.files import read_json_lines, read_pickle
 from src.artifacts.paths import ArtifactError, DataFolder, EncoderFolder, RunFolder
 from src.artifacts.tables import read_folds, read_spots, read_table
 from src.evaluation import metrics
+from src.evaluation.resampling import patient_numbers
 from src.labels import LABELS
 from src.sampling.spot_dataset import held_out_rows
 from src.sampling.spots import window_labels
@@ -30,9 +31,7 @@ class Pooled:
 
     name: str  # of the evaluation, on the page
     unit: str  # what a row is: spots or series
-    table: (
-        pd.DataFrame
-    )  # as metrics.joined makes it, with fold; of series also Modality, plane, patient_id
+    table: pd.DataFrame  # of metrics.joined, fold, patient; of series also Modality and plane
     dealt: int  # number of folds, evaluated or not
     left_out: int  # series of the evaluated folds without a prediction: they could not be read
 
@@ -71,6 +70,7 @@ def read_evaluations(data: DataFolder, model_dir: Path, encoder: str) -> dict[st
         table["fold"] = table[UID].map(fold_of)
         # Sorted as --fold all of the eval scripts, so that the bootstrap draws are the same.
         table = table.sort_values(UID, kind="stable", ignore_index=True)
+        table["patient"] = patient_numbers(table.get("patient_id", [""] * len(table)))
         found[evaluation] = Pooled(name, unit, table, fold_of.nunique(), left_out)
     if not found.keys() & {"stage2", "end_to_end"}:
         raise UserError(

@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 
 from src.evaluation import metrics, scoring
-from src.evaluation.resampling import patient_numbers
 from src.labels import LABELS, LOCATIONS, PRESENT
 from tools.pages.report_inputs import Pooled, best_epoch
 
@@ -25,7 +24,7 @@ def scores_of(table: pd.DataFrame, draws: int) -> dict:
     labels, probabilities = metrics.label_arrays(table)
     scores = metrics.weighted_score(labels, probabilities)
     if draws:
-        patients = patient_numbers(table.get("patient_id", [""] * len(table)))
+        patients = pd.factorize(table.patient)[0]  # a group has some of them
         scores["intervals"] = scoring.intervals(labels, probabilities, patients, draws)
     return scores
 
