@@ -56,7 +56,7 @@ class Config:
 
     thresholds: tuple[float, ...] = (0.1, 0.25, 0.5)  # a probability from here on is positive
     rates: tuple[float, ...] = froc.RATES  # false findings a case
-    sizes: tuple[float, ...] = (3.0, 5.0, 10.0)  # mm, diameters at which a new group begins
+    sizes: tuple[float, ...] = cases.SIZES  # mm, diameters at which a new group begins
     ages: tuple[float, ...] = (40.0, 60.0)  # years at which a new group begins
     draws: int = 1000  # of the bootstrap
 
@@ -78,7 +78,9 @@ def main(config: Config) -> dict:
     if config.against:
         figures["against"] = difference(config, table, probabilities, patients)
     if found:
-        figures["froc"] = froc_figures(config, found, patients)
+        figures["froc"] = cases.froc_figures(
+            found, patients, config.draws, config.rates, config.sizes
+        )
     if config.out:
         write_json(config.out, figures)
     print(output.text(figures))
@@ -176,25 +178,6 @@ def cases_of(config: Config, table: pd.DataFrame) -> cases.Cases:
     root = config.series or beside.root / "series"
     findings = points.read_findings(config.findings, table[tables.UID].tolist())
     return cases.make_cases(table, findings, points.read_aneurysms(localizers), root)
-
-
-def froc_figures(config: Config, found: cases.Cases, patients: np.ndarray) -> dict:
-    """Return the FROC by each rule, and what was left out."""
-    judged = found.judged(patients)
-    rules = {cases.WITHIN: judged, cases.RADIUS: found.judged_by_radius(patients)}
-    figures = {"left_out": dict(found.left_out), "rules": {}, "sizes": {}}
-    for name, each in rules.items():
-        if each:
-            figures["rules"][name] = {
-                "cases": len(each.patients),
-                "aneurysms": len(each.hit_by),
-                "rows": froc.froc(each, config.draws, config.rates),
-                "curve": froc.curve(each),
-            }
-    if cases.RADIUS in figures["rules"]:
-        for name, chosen in found.sizes(config.sizes).items():
-            figures["sizes"][name] = froc.froc(judged, config.draws, config.rates, chosen)
-    return figures
 
 
 if __name__ == "__main__":

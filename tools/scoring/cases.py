@@ -1,4 +1,7 @@
-"""Which series count for the FROC of tools/score.py, and their findings judged by each rule."""
+"""Which series count for the FROC, and their findings judged by each rule.
+
+For tools/score.py and tools/measure_findings.py.
+"""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -16,6 +19,7 @@ from tools.scoring.tables import UID, ranges
 
 NO_POINT = "an aneurysm, or an unknown presence, without a localizer"
 WITHIN, RADIUS = f"within {froc.HIT:g} mm", "within the aneurysm's own radius"
+SIZES = (3.0, 5.0, 10.0)  # mm, diameters where a range begins
 
 
 @dataclass
@@ -82,3 +86,31 @@ def make_cases(
             f"({reasons or 'no series has an aneurysm'}): check the localizers and --series"
         )
     return cases
+
+
+def froc_figures(
+    found: Cases,
+    patients: np.ndarray,
+    draws: int,
+    rates: tuple[float, ...] = froc.RATES,
+    sizes: tuple[float, ...] = SIZES,
+) -> dict:
+    """Return the FROC by each rule and of each size, and what was left out.
+
+    patients: (N,) numbers of the scored table. sizes: mm, diameters where a range begins.
+    """
+    judged = found.judged(patients)
+    rules = {WITHIN: judged, RADIUS: found.judged_by_radius(patients)}
+    figures = {"left_out": dict(found.left_out), "rules": {}, "sizes": {}}
+    for name, each in rules.items():
+        if each:
+            figures["rules"][name] = {
+                "cases": len(each.patients),
+                "aneurysms": len(each.hit_by),
+                "rows": froc.froc(each, draws, rates),
+                "curve": froc.curve(each),
+            }
+    if RADIUS in figures["rules"]:
+        for name, chosen in found.sizes(sizes).items():
+            figures["sizes"][name] = froc.froc(judged, draws, rates, chosen)
+    return figures

@@ -118,7 +118,9 @@ def froc_text(found: dict) -> str:
     for name, rule in found["rules"].items():
         title = f"FROC, a hit is {name}: {rule['cases']} series, {rule['aneurysms']} aneurysms"
         lines += [title, "-" * len(title)]
-        lines += [rate_text(row) for row in rule["rows"]] + [""]
+        for row in rule["rows"]:
+            lines.append(f"at {row['rate']:g} false findings a case: {rate_text(row)}")
+        lines.append("")
     if found["sizes"]:
         lines += ["FROC by diameter, within 10 mm", "-" * 30, *froc_rows(found["sizes"]), ""]
     for reason, count in found["left_out"].items():
@@ -127,21 +129,21 @@ def froc_text(found: dict) -> str:
 
 
 def rate_text(row: dict) -> str:
-    reached = ""
+    """Return the sensitivity at a rate, how it comes about, and its interval."""
+    if not row["aneurysms"]:
+        return "n/a"
+    ends = f"{row['interval'][0]:.3f} to {row['interval'][1]:.3f}"
+    made = f"{row['hit']} of {row['aneurysms']}, threshold {row['threshold']:.2f}"
     if row["threshold"] == 0 and row["reached"] < row["rate"]:
-        reached = f"; all findings are only {row['reached']:.2f} false ones a case"
-    return (
-        f"at {row['rate']:g} false findings a case: {value_text(row['sensitivity']).strip()}  "
-        f"{interval_text(row['interval'])}  ({row['hit']} of {row['aneurysms']}, "
-        f"threshold {row['threshold']:.2f}{reached})"
-    )
+        made += f", all findings: {row['reached']:.2f}"
+    return f"{row['sensitivity']:.3f} ({made}; {ends})"
 
 
 def froc_rows(groups: dict[str, list[dict]]) -> list[str]:
     """Return a line a group: its aneurysms, and the sensitivity at each rate."""
     first = next(iter(groups.values()))
     rates = "".join(f"{'at ' + format(row['rate'], 'g'):>24}" for row in first)
-    lines = [f"{'':<24}  aneurysms{rates}"]
+    lines = [f"{'hit at false findings':<24}  aneurysms{rates}"]
     for name, rows in groups.items():
         cells = "".join(
             f"{value_text(row['sensitivity'])}  {interval_text(row['interval'])}" for row in rows

@@ -30,15 +30,18 @@ class NoPlace(Exception):
 def read_aneurysms(path: Path) -> pd.DataFrame:
     """Return COLUMNS and radius (mm, NaN if unknown) of each aneurysm of a table of localizers."""
     cells = read_some_cells(path, (UID,))
-    table = points_of(path, cells)
-    table["radius"] = np.nan
+    return points_of(path, cells).assign(radius=radii_of(path, cells)).reset_index(drop=True)
+
+
+def radii_of(path: Path, cells: pd.DataFrame) -> pd.Series:
+    """Return radius_mm of each row; else that of a ball of volume_mm3; else NaN."""
+    radii = pd.Series(np.nan, cells.index)
     if "volume_mm3" in cells:
-        volume = numbers(path, cells["volume_mm3"], 0, 1e9, empty=True)
-        table["radius"] = np.cbrt(3 * volume / (4 * np.pi))
+        volumes = numbers(path, cells["volume_mm3"], 0, FARTHEST, empty=True)
+        radii = np.cbrt(3 * volumes / (4 * np.pi))
     if "radius_mm" in cells:
-        radius = numbers(path, cells["radius_mm"], 0, FARTHEST, empty=True)
-        table["radius"] = radius.fillna(table["radius"])
-    return table.reset_index(drop=True)
+        radii = numbers(path, cells["radius_mm"], 0, FARTHEST, empty=True).fillna(radii)
+    return radii
 
 
 def read_findings(path: Path, uids: list[str]) -> pd.DataFrame:
