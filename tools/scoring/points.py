@@ -69,17 +69,23 @@ def read_json_findings(folder: Path, uid: str) -> pd.DataFrame:
     rows = []
     for finding in read_json(path, {"findings": list})["findings"]:
         try:
-            place = finding["patient"] or (np.nan,) * 3
-            pixel = finding["sop_uid"], finding["frame"], finding["x"], finding["y"]
-            rows.append([uid, *pixel, *place, finding["probability"]])
-            finite = np.isfinite([*pixel[1:], finding["probability"]]).all()
-            if not (finite and len(rows[-1]) == len(COLUMNS) + 1):
-                raise ValueError
+            rows.append([uid, *json_values(finding)])
         except (KeyError, TypeError, ValueError) as error:
             raise ArtifactError(
                 f"{path} holds a finding that is none of tools/predict.py: predict again"
             ) from error
     return pd.DataFrame(rows, columns=[*COLUMNS, "probability"])
+
+
+def json_values(finding: dict) -> list:
+    """Return what COLUMNS name behind the series, and the probability; raise if one is strange."""
+    patient = [np.nan] * 3 if finding["patient"] is None else finding["patient"]
+    places = [float(value) for value in patient]
+    pixel = [float(finding[name]) for name in ("frame", "x", "y")]
+    probability = float(finding["probability"])
+    if len(places) != 3 or not 0 <= probability <= 1:
+        raise ValueError("not three coordinates, or no probability")
+    return [str(finding["sop_uid"]), *pixel, *places, probability]
 
 
 def points_of(path: Path, cells: pd.DataFrame) -> pd.DataFrame:
