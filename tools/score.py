@@ -38,6 +38,7 @@ from src.artifacts.paths import DataFolder
 from src.evaluation import froc, scoring
 from src.evaluation.resampling import patient_numbers
 from src.labels import LABELS, PRESENT
+from src.progress import progress
 from src.script import OK, SOME_FAILED, UserError, run_script
 from tools.scoring import cases, output, points, tables
 
@@ -72,15 +73,17 @@ def main(config: Config) -> dict:
     patients = patient_numbers(table[tables.PATIENT])
     found = cases_of(config, table) if config.findings else None
 
-    figures = counts_of(truth, predictions, table, patients)
-    figures |= series_figures(config, table, probabilities, patients)
-    figures["groups"] = group_figures(config, table, probabilities, patients, found)
+    parts = {
+        "scores": lambda: series_figures(config, table, probabilities, patients),
+        "groups": lambda: group_figures(config, table, probabilities, patients, found),
+    }
     if config.against:
-        figures["against"] = difference(config, table, probabilities, patients)
+        parts["against"] = lambda: difference(config, table, probabilities, patients)
     if found:
-        figures["froc"] = cases.froc_figures(
-            found, patients, config.draws, config.rates, config.sizes
-        )
+        settings = config.draws, config.rates, config.sizes
+        parts["froc"] = lambda: cases.froc_figures(found, patients, *settings)
+    made = {name: make() for name, make in progress(parts.items(), "scores", " tables")}
+    figures = counts_of(truth, predictions, table, patients) | made.pop("scores") | made
     if config.out:
         write_json(config.out, figures)
     print(output.text(figures))
