@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -42,6 +42,7 @@ def test_where_each_row_is_a_patient_the_draws_are_those_of_rows():
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=80))
+@settings(deadline=None)
 def test_rows_of_different_patients_have_wilsons_interval(hits):
     found = fraction_interval(np.array(hits), np.arange(len(hits)))
     expected = stats.binomtest(sum(hits), len(hits)).proportion_ci(method="wilson")

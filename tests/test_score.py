@@ -130,8 +130,9 @@ def test_presence_alone_is_scored(tmp_path, capsys):
     truth[list(LABELS[:PRESENT])] = np.nan
     truth.to_csv(path, index=False)
     found = score.main(score.Config(path, predictions, draws=5))
-    assert found["score"] is None and found["present"] > 0.5
-    assert "weighted score" in capsys.readouterr().out
+    assert found["score"] == found["present"] > 0.5 and found["score_of"] == "present"
+    assert found["intervals"]["score"] == found["intervals"]["present"]
+    assert "is the AUC of Aneurysm Present alone: the rest is unknown" in capsys.readouterr().out
 
 
 def test_two_predictions_are_compared_on_the_same_patients(tmp_path, capsys):
@@ -174,6 +175,7 @@ def test_sensitivity_and_specificity_stand_at_the_thresholds_that_are_given(tmp_
         ({"draws": 0}, "--draws"),
         ({"thresholds": (0.5, 1.5)}, "--thresholds"),
         ({"rates": (0.0,)}, "--rates"),
+        ({"rates": ()}, "--rates"),
         ({"sizes": (5.0, 3.0)}, "--sizes must rise"),
         ({"ages": (40.0, 40.0)}, "--ages must rise"),
     ],

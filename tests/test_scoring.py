@@ -45,7 +45,12 @@ def plain_scores(truth, probabilities):
         )
     defined = [area for area in aucs[:13] if not np.isnan(area)]
     mean = np.mean(defined) if defined else np.nan
-    return np.array([*aucs, mean, (aucs[13] + mean) / 2])
+    score = (aucs[13] + mean) / 2
+    if np.isnan(truth[:, 13]).any() and np.isnan(aucs[13]):
+        score = mean
+    if np.isnan(truth[:, :13]).any() and np.isnan(mean):
+        score = aucs[13]
+    return np.array([*aucs, mean, score])
 
 
 def listed(scores):
@@ -54,7 +59,7 @@ def listed(scores):
 
 
 @given(st.integers(0, 10**6), st.integers(2, 60), st.sampled_from([0.0, 0.3, 0.9]))
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 def test_scores_are_those_of_scikit_learn(seed, rows, unknown):
     truth, probabilities, patients = example(rows, seed, unknown)
     found = [np.nan if value is None else value for value in
@@ -130,13 +135,29 @@ def test_nothing_known_is_no_score_and_no_warning():
     assert calibration_of(truth, probabilities) is None
 
 
-def test_presence_alone_has_its_auc_and_no_weighted_score():
+@pytest.mark.parametrize(
+    ("unknown", "half"), [(slice(0, 13), "present"), (slice(13, 14), "locations")]
+)
+def test_where_one_half_is_unknown_the_other_is_the_score(unknown, half):
     truth, probabilities, patients = example()
-    truth[:, :PRESENT] = np.nan
+    truth[:, unknown] = np.nan
     found = scores_of(truth, probabilities, patients, 20)
-    assert found["score"] is None and found["mean_location"] is None
-    assert found["present"] == pytest.approx(plain_scores(truth, probabilities)[PRESENT])
-    assert found["intervals"]["score"] is None and found["intervals"]["present"] is not None
+    name = {"present": "present", "locations": "mean_location"}[half]
+    assert found["score_of"] == half and found["score"] == found[name]
+    assert found["intervals"]["score"] == found["intervals"][name]
+    known = np.nan_to_num(truth)  # the same without a class, although all is known: no score
+    found = scores_of(known, probabilities, patients, 20)
+    assert found["score"] is None and "score_of" not in found
+    truth, probabilities, _ = example(unknown=0)
+    assert "score_of" not in scores_of(truth, probabilities, patients, 5)
+
+
+def test_negatives_that_are_known_and_positives_that_are_not_leave_the_presence():
+    """Open data: no artery is named, only healthy series know that it is not there."""
+    truth, probabilities, patients = example(unknown=0)
+    truth[:, :PRESENT] = np.where(truth[:, PRESENT:] == 1, np.nan, 0)
+    found = scores_of(truth, probabilities, patients, 20)
+    assert found["score"] == found["present"] and found["mean_location"] is None
 
 
 def test_counts_of_one_are_the_rows_themselves():

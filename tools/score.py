@@ -96,8 +96,8 @@ def check_settings(config: Config) -> None:
         raise UserError("--draws must be at least 1")
     if not all(0 <= threshold <= 1 for threshold in config.thresholds):
         raise UserError("--thresholds must be from 0 to 1: they are probabilities")
-    if not all(rate > 0 for rate in config.rates):
-        raise UserError("--rates must be above 0: they are false findings a case")
+    if not config.rates or not all(rate > 0 for rate in config.rates):
+        raise UserError("--rates must be above 0, at least one: they are false findings a case")
     for name in ("sizes", "ages"):
         limits = getattr(config, name)
         if list(limits) != sorted(set(limits)):

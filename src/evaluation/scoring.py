@@ -31,9 +31,25 @@ def drawn_scores(truth: np.ndarray, probabilities: np.ndarray, counts: np.ndarra
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a draw without any location
         scores[:, MEAN] = np.nanmean(scores[:, :PRESENT], axis=1)
-    locations = (1 - PRESENT_WEIGHT) * scores[:, MEAN]
-    scores[:, SCORE] = PRESENT_WEIGHT * scores[:, PRESENT] + locations
+    halves = {"present": scores[:, PRESENT], "locations": scores[:, MEAN]}
+    weighted = PRESENT_WEIGHT * halves["present"] + (1 - PRESENT_WEIGHT) * halves["locations"]
+    scores[:, SCORE] = halves.get(score_of(truth), weighted)
     return scores
+
+
+def score_of(truth: np.ndarray) -> str:
+    """Return what the weighted score is made of: "both" halves, "present" or "locations".
+
+    One half alone counts where unknown labels leave the other without both classes. truth: (N, 14).
+    """
+    both_classes = (truth == 0).any(axis=0) & (truth == 1).any(axis=0)  # (14,)
+    unknown = np.isnan(truth).any(axis=0)
+    present, locations = both_classes[PRESENT], both_classes[:PRESENT].any()
+    if present and not locations and unknown[:PRESENT].any():
+        return "present"
+    if locations and not present and unknown[PRESENT]:
+        return "locations"
+    return "both"
 
 
 def scores_of(
@@ -41,11 +57,13 @@ def scores_of(
 ) -> dict:
     """Return {"score", "present", "mean_location", "locations": {label: auc}, "intervals"}.
 
-    What is not defined is None. truth, probabilities: (N, 14). patients: (N,) numbers.
+    What is not defined is None; "score_of" says which half the score is, if it is one alone.
+    truth, probabilities: (N, 14). patients: (N,) numbers.
     """
     once = drawn_scores(truth, probabilities, np.ones((1, len(truth))))[0]
     ends = intervals(truth, probabilities, patients, draws)
-    return _named([_number(value) for value in once]) | {"intervals": ends}
+    half = {} if score_of(truth) == "both" else {"score_of": score_of(truth)}
+    return _named([_number(value) for value in once]) | half | {"intervals": ends}
 
 
 def intervals(
@@ -63,7 +81,9 @@ def intervals(
         counts = class_patients(truth[:, k], patients)
         if min(counts) and (min(counts) < FEWEST or area in (0, 1)):
             ends[k] = auc_interval(area, *counts)
-    if min(class_patients(truth[:, PRESENT], patients)) < FEWEST:
+    if score_of(truth) == "present":
+        ends[SCORE] = ends[PRESENT]
+    elif score_of(truth) == "both" and min(class_patients(truth[:, PRESENT], patients)) < FEWEST:
         ends[SCORE] = None
     return _named([pair if pair and pair[0] < pair[1] else None for pair in ends])
 

@@ -5,6 +5,7 @@ from src.labels import LABELS, PRESENT
 
 TOGETHER = "the 13 locations together"
 PRESENCE, MEAN, SCORE = LABELS[PRESENT], "mean of the locations", "weighted score"
+HALVES = {"present": f"the AUC of {PRESENCE} alone", "locations": f"the {MEAN} alone"}
 WIDTH = max(map(len, LABELS))  # characters of a table's first column
 
 
@@ -56,6 +57,8 @@ def score_text(figures: dict) -> str:
         cells = f"{value_text(figures[key])}  {interval_text(ends[key])}"
         quality = calibration_text(figures["calibration"][TOGETHER]) if name == MEAN else ""
         lines.append(f"{name:<{WIDTH}}  {'':17}  {cells}  {quality}".rstrip())
+    if "score_of" in figures:
+        lines.append(f"the weighted score is {HALVES[figures['score_of']]}: the rest is unknown")
     note = f"no interval: fewer than {FEWEST} patients with, or without, that label"
     missing = [label for label in LABELS if pairs[label] is None]
     return "\n".join(lines + [note] * bool(missing))
