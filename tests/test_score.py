@@ -156,6 +156,8 @@ def test_predictions_of_other_series_to_compare_with_are_refused(tmp_path):
     other.to_csv(tmp_path / "bad.csv", index=False)
     with pytest.raises(UserError, match=r"bad\.csv has no row for 3 of 60 series"):
         score.main(score.Config(*paths, against=tmp_path / "bad.csv"))
+    config = score.Config(*paths, against=tmp_path / "bad.csv", only_predicted=True, draws=2)
+    assert score.main(config)["n_series"] == 57
 
 
 def test_sensitivity_and_specificity_stand_at_the_thresholds_that_are_given(tmp_path):

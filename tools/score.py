@@ -53,7 +53,7 @@ class Config:
     patients: Path | None = None  # csv: SeriesInstanceUID, PatientID; else a column of TRUTH
     against: Path | None = None  # csv of other probabilities of the same series
     out: Path | None = None  # json for all figures
-    only_predicted: bool = False  # leave out series of TRUTH that have no prediction
+    only_predicted: bool = False  # leave out series of TRUTH without prediction, in either file
 
     thresholds: tuple[float, ...] = (0.1, 0.25, 0.5)  # a probability from here on is positive
     rates: tuple[float, ...] = froc.RATES  # false findings a case
@@ -66,9 +66,13 @@ def main(config: Config) -> dict:
     check_settings(config)
     truth = tables.read_truth(config.truth)
     predictions = tables.read_probabilities(config.predictions)
+    others = tables.read_probabilities(config.against) if config.against else predictions
+    if config.only_predicted:
+        predictions = predictions[predictions[tables.UID].isin(others[tables.UID])]
     table, probabilities = tables.joined(
         truth, predictions, config.only_predicted, config.predictions
     )
+    _, other = tables.joined(table, others, False, config.against)
     table = tables.with_patients(table, config.patients)
     patients = patient_numbers(table[tables.PATIENT])
     found = cases_of(config, table) if config.findings else None
@@ -78,7 +82,9 @@ def main(config: Config) -> dict:
         "groups": lambda: group_figures(config, table, probabilities, patients, found),
     }
     if config.against:
-        parts["against"] = lambda: difference(config, table, probabilities, patients)
+        labels = table[list(LABELS)].to_numpy(np.float64)
+        arrays = labels, probabilities, other, patients
+        parts["against"] = lambda: scoring.differences(*arrays, config.draws)
     if found:
         settings = config.draws, config.rates, config.sizes
         parts["froc"] = lambda: cases.froc_figures(found, patients, *settings)
@@ -160,16 +166,6 @@ def group_figures(
                 scores["froc"] = froc.froc(part, config.draws, config.rates)
             groups.setdefault(column, {})[name] = scores
     return groups
-
-
-def difference(
-    config: Config, table: pd.DataFrame, probabilities: np.ndarray, patients: np.ndarray
-) -> dict:
-    """Return what PREDICTIONS score more than --against."""
-    others = tables.read_probabilities(config.against)
-    same, theirs = tables.joined(table, others, False, config.against)
-    truth = same[list(LABELS)].to_numpy(np.float64)
-    return scoring.differences(truth, probabilities, theirs, patients, config.draws)
 
 
 def cases_of(config: Config, table: pd.DataFrame) -> cases.Cases:

@@ -145,8 +145,8 @@ def joined(
     predicted = known[UID].isin(predictions[UID])
     if not predicted.any():
         raise UserError(
-            f"{path} and TRUTH have no series in common: compare their {UID}, for instance "
-            f"{predictions[UID].iloc[0]} and {known[UID].iloc[0]}"
+            f"{path} and TRUTH have no series in common: compare their {UID}, that of TRUTH "
+            f"begins with {known[UID].iloc[0]}"
         )
     if not predicted.all() and not only_predicted:
         raise UserError(
