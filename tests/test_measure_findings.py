@@ -1,21 +1,23 @@
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from src.artifacts.files import read_json
-from src.artifacts.paths import EncoderFolder, RunFolder
+from src.artifacts.paths import DataFolder, EncoderFolder, RunFolder
 from src.artifacts.tables import read_fold, read_table
 from src.dicom import open_series
 from src.inference.ensemble import Prediction, Predictor
 from src.inference.findings import Finding
-from src.labels import LABELS, LOCATIONS
+from src.labels import LABELS, LOCATIONS, PRESENT
 from src.sampling.spots import parse_coordinates
 from src.sampling.view import view_of
 from src.script import UserError
 from tests.dicom_files import AXES, SPACING, places, volume, write_slices
 from tests.networks import ENCODER, write_both
 from tools import measure_findings
-from tools.measure_findings import Config, finding_row, place, summary
+from tools.measure_findings import Config, finding_row, place, radii_of_spots, summary
 
 VIEW = view_of(np.ones(2), 48, 40)
 
@@ -59,13 +61,15 @@ def test_a_finding_is_judged_by_the_nearest_aneurysm():
 def test_the_froc_equals_counting():
     """Random hits and false findings; each rate against a threshold found by trying all."""
     generator = np.random.default_rng(0)
-    found, aneurysms, everything = [], [], []
+    found, aneurysms, everything, hits = [], [], [], []
     for series in range(40):
         uid = f"1.{series}"
-        everything.append({"SeriesInstanceUID": uid, "read": True})
+        everything.append({"SeriesInstanceUID": uid, "read": True, LABELS[PRESENT]: series % 2})
         if series % 2:
             hit = generator.random() if generator.random() < 0.8 else 0.0
-            aneurysms.append({"SeriesInstanceUID": uid, "location": LOCATIONS[3], "hit_by": hit})
+            hits.append(hit)
+            true = {"SeriesInstanceUID": uid, "location": LOCATIONS[3], "radius": np.nan}
+            aneurysms.append(true | {"x": 7.0, "y": 1.0, "z": -4.0})
             found.append(
                 {
                     "SeriesInstanceUID": uid,
@@ -74,6 +78,9 @@ def test_the_froc_equals_counting():
                     "label": LOCATIONS[3 if series % 4 == 1 else 2],
                     "location": LOCATIONS[3],
                     "mm": 5.0,
+                    "x": 10.0,
+                    "y": 1.0,
+                    "z": -8.0,
                 }
             )
         for rank in range(1, 4):
@@ -85,25 +92,28 @@ def test_the_froc_equals_counting():
                     "label": LOCATIONS[0],
                     "location": "",
                     "mm": np.inf,
+                    "x": 50.0 * rank,
+                    "y": 1.0,
+                    "z": -4.0,
                 }
             )
     found = pd.DataFrame(found).assign(mm_along=1.5, mm_in_plane=2.5)
+    unread = {"SeriesInstanceUID": "1.99", "read": False, LABELS[PRESENT]: 1}
     table = {
         row["name"]: row["value"]
         for row in summary(
             found,
-            pd.DataFrame([*everything, {"SeriesInstanceUID": "1.99", "read": False}]),
+            pd.DataFrame([*everything, unread]),
             pd.DataFrame(aneurysms),
         )
     }
-    hits = np.array([row["hit_by"] for row in aneurysms])
+    hits = np.array(hits)
     wrong = found[found.mm > 10].probability.to_numpy()
     for rate in (0.25, 0.5, 1.0, 2.0):
         allowed = [t for t in (*wrong, 0.0) if (wrong > t).sum() <= rate * 40]
         expected = (hits > min(allowed)).mean()
-        assert table[f"aneurysms hit at {rate:g} false findings a series"].startswith(
-            f"{expected:.3f}"
-        )
+        name = f"aneurysms hit within 10 mm at {rate:g} false findings a series"
+        assert table[name].startswith(f"{expected:.3f} ({expected * 20:.0f} of 20, ")
     assert table["series, how many could be read; aneurysms in these"] == "41, 40; 20"
     assert table["    median distance along the slices, in the plane"] == "1.5 mm, 2.5 mm"
     assert table["    location named rightly, of those within 10 mm"] == "0.500"
@@ -138,8 +148,34 @@ def test_perfect_findings_hit_everything_and_files_are_written(tiny, networks, m
     assert all(f"{row['value']}" in shown for row in rows)
     assert rows[0]["value"].startswith(f"{len(held_out)}, ")
     assert rows[1]["value"].startswith("1.000 of") and rows[3]["value"] == "1.000"
-    assert {row["value"] for row in rows[4:]} == {"1.000 (threshold 0.00)"}
+    froc = [row["value"] for row in rows[4:]]
+    assert len(froc) == 4 and len(set(froc)) == 1  # without sizes there is one rule
+    assert re.match(r"1\.000 \((\d+) of \1, threshold 0\.00, all findings: 0\.00; 0\.", froc[0])
     assert (pd.read_csv(run.findings).mm < 1e-6).all()
+
+
+def test_sizes_of_localizers_reach_the_rules(tmp_path):
+    """A radius, a volume, none; found again by the text of the coordinates."""
+    texts = [f"{{'x': {k}.5, 'y': 2.0}}" for k in range(3)]
+    localizers = pd.DataFrame({"SeriesInstanceUID": "1.2", "SOPInstanceUID": ["1.3", "1.4", "1.3"]})
+    localizers = localizers.assign(coordinates=texts, location=LOCATIONS[0])
+    localizers["radius_mm"], localizers["volume_mm3"] = [2.5, "", ""], ["", 4 / 3 * np.pi, ""]
+    data = DataFolder(tmp_path)
+    localizers.to_csv(data.localizers, index=False)
+    spots = localizers.drop(columns=["radius_mm", "volume_mm3"]).iloc[[2, 1, 0, 0]]
+    np.testing.assert_allclose(radii_of_spots(data, spots), [np.nan, 1, 2.5, 2.5])
+    places = {"y": 0.0, "z": 0.0, "location": LOCATIONS[0]}
+    aneurysms = pd.DataFrame({"SeriesInstanceUID": "1.2", "x": [0.0, 40.0], "radius": [2.5, 1.0]})
+    found = pd.DataFrame({"SeriesInstanceUID": "1.2", "x": [2.0, 43.0], "probability": [0.9, 0.8]})
+    found = found.assign(rank=[0, 1], mm=[2.0, 3.0], mm_along=0, mm_in_plane=0, label="", **places)
+    series = pd.DataFrame([{"SeriesInstanceUID": "1.2", "read": True, LABELS[PRESENT]: 1}])
+    rows = summary(found, series, aneurysms.assign(**places))
+    table = {row["name"]: row["value"] for row in rows}
+    assert table["aneurysms hit within 10 mm at 1 false findings a series"].startswith("1.000 (2 ")
+    radius = "aneurysms hit within the aneurysm's own radius at 0.25 false findings a series"
+    assert table[radius].startswith("0.500 (1 of 2, threshold 0.80;")
+    assert table["    of diameter under 3 mm, within 10 mm, at 1"].startswith("1.000 (1 of 1")
+    assert table["    of diameter 5 to 10 mm, within 10 mm, at 1"].startswith("1.000 (1 of 1")
 
 
 def test_without_any_finding_it_is_one_sentence(tiny, networks, monkeypatch):

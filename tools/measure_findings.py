@@ -4,15 +4,17 @@ Held-out series, straight from DICOM, each by the network that never saw it.
 
 Reads   data/series/, train_{N}_folds.csv
         data/train_stage1_{N}_folds.csv   the localizers that point into the series
+        data/train_localizers.csv         their sizes, where it has them
         model/{encoder}/fold-{k}/weights_inference.pth (train_stage2.py)
 
 Writes  model/{encoder}/localisation.json       for tools/report.py
         model/{encoder}/fold-{k}/findings.csv   one row a finding: its series, its rank, and
                                                 its distances to the nearest aneurysm
 
-A finding hits an aneurysm that lies within 10 mm of it in three dimensions. FROC: the fraction
+A finding hits an aneurysm that is within 10 mm of it in three dimensions, and, where the localizers
+have radius_mm or volume_mm3, by a second rule within the aneurysm's own radius. FROC: the fraction
 of the aneurysms that are hit, at the threshold that gives a stated number of findings a series
-that hit none (Bunch et al. 1978).
+that hit none (Bunch et al. 1978), with 95 % intervals by patient.
 """
 
 import sys
@@ -25,23 +27,28 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from src.artifacts.csv_cells import read_cells
 from src.artifacts.files import write_json
 from src.artifacts.paths import DataFolder, EncoderFolder, RunFolder
-from src.artifacts.tables import folds_of, read_fold, read_spots, write_table
+from src.artifacts.tables import LOCALIZER_COLUMNS, folds_of, read_fold, read_spots, write_table
 from src.device import choose_device
 from src.dicom import Series, open_series
+from src.evaluation import froc
 from src.evaluation.choice import Choice
+from src.evaluation.resampling import patient_numbers
 from src.inference.ensemble import Predictor, chosen_pairs
 from src.inference.findings import Finding, FindingRules
-from src.labels import NOTHING, SOMEWHERE
+from src.labels import LABELS, NOTHING, PRESENT, SOMEWHERE
 from src.preprocess.images import PreparedSeries
 from src.progress import in_thread, progress
-from src.sampling.slices import spacing_or_default
 from src.script import UserError, run_script
 from src.worker_pool import Failure, attempt
+from tools.scoring.cases import WITHIN, froc_figures, make_cases
+from tools.scoring.output import rate_text
+from tools.scoring.points import PLACE, radii_of
+from tools.scoring.points import image_point as place
 
-HIT = 10.0  # mm
-FALSE_POSITIVES = (0.25, 0.5, 1.0, 2.0)  # a series
+DRAWS = 1000  # of the bootstrap
 FOUND_COLUMNS = [
     "SeriesInstanceUID",
     "rank",
@@ -83,7 +90,8 @@ def main(config: Config) -> pd.DataFrame:
         )
     folds = {"name": "held-out folds", "value": str(config.fold)}
     rows = [folds, *summary(found, series, aneurysms)]
-    write_table(RunFolder(config.model_dir, config.encoder, config.fold).findings, found)
+    run = RunFolder(config.model_dir, config.encoder, config.fold)
+    write_table(run.findings, found[FOUND_COLUMNS])
     write_json(EncoderFolder(config.model_dir, config.encoder).localisation, {"rows": rows})
     for row in rows:
         print(f"{row['name']:<66} {row['value']}")
@@ -96,13 +104,14 @@ def judge_fold(
     """Judge the held-out series of a fold.
 
     Return all findings with their distance to the nearest aneurysm; the series and whether they
-    could be read; the aneurysms, each with the best probability of a finding that hits it.
+    could be read; the aneurysms. Findings and aneurysms have their PLACE in mm.
     """
     device = choose_device(config.device)
     predictor = Predictor(config.model_dir, config.encoder, (fold,), device, pair=pair)
     rules = FindingRules(config.threshold, config.peaks, config.reach)
     _, held_out = read_fold(data, fold, predictor.settings)
     spots = read_spots(data)
+    spots["radius"] = radii_of_spots(data, spots)
     positives = spots[spots.location != NOTHING].groupby("SeriesInstanceUID")
 
     def prepared(uid: str) -> PreparedSeries:
@@ -116,46 +125,46 @@ def judge_fold(
         if read:
             truth = positives.get_group(uid) if uid in positives.groups else spots[:0]
             findings = predictor.explain(outcome, config.batch_size, rules).findings
-            rows, hits = judge_series(uid, outcome.series, findings, truth)
+            rows, true = judge_series(uid, outcome.series, findings, truth)
             found += rows
-            aneurysms += hits
+            aneurysms += true
+    known = held_out.columns.intersection(["SeriesInstanceUID", "patient_id", LABELS[PRESENT]])
     return (
-        pd.DataFrame(found, columns=FOUND_COLUMNS),
-        pd.DataFrame(series),
-        pd.DataFrame(aneurysms, columns=["SeriesInstanceUID", "location", "hit_by"]),
+        pd.DataFrame(found, columns=[*FOUND_COLUMNS, *PLACE]),
+        pd.DataFrame(series).merge(held_out[known]),
+        pd.DataFrame(aneurysms, columns=["SeriesInstanceUID", "location", *PLACE, "radius"]),
     )
+
+
+def radii_of_spots(data: DataFolder, spots: pd.DataFrame) -> pd.Series:
+    """Return the radius of each spot in mm; NaN where its localizer tells none."""
+    cells = read_cells(data.localizers, LOCALIZER_COLUMNS)
+    keys = ["SeriesInstanceUID", "SOPInstanceUID", "coordinates"]
+    radii = cells[keys].assign(radius=radii_of(data.localizers, cells)).drop_duplicates(keys)
+    return spots[keys].merge(radii, how="left", on=keys).radius.set_axis(spots.index)
 
 
 def judge_series(
     uid: str, series: Series, findings: list[Finding], truth: pd.DataFrame
 ) -> tuple[list[dict], list[dict]]:
-    """Return one row a finding, and one an aneurysm with the best probability that hits it.
+    """Return one row a finding, and one an aneurysm.
 
-    truth: the rows of the series in train_stage1_{N}_folds.csv that are aneurysms.
+    truth: the rows of the series in train_stage1_{N}_folds.csv that are aneurysms, with radius.
     """
     aneurysms = [
         (row.location, place(series, int(row.f), row.x, row.y)) for row in truth.itertuples()
     ]
     rows = []
-    hit_by = [0.0] * len(aneurysms)
     for rank, finding in enumerate(findings):
         at = place(series, finding.slice, finding.x, finding.y)
-        rows.append(finding_row(uid, rank, finding, at, aneurysms))
-        for index, (_, point) in enumerate(aneurysms):
-            if np.linalg.norm(at - point) <= HIT:
-                hit_by[index] = max(hit_by[index], finding.probability)
-    hits = [
-        {"SeriesInstanceUID": uid, "location": location, "hit_by": probability}
-        for (location, _), probability in zip(aneurysms, hit_by, strict=True)
+        row = finding_row(uid, rank, finding, at, aneurysms)
+        rows.append(row | dict(zip(PLACE, at, strict=True)))
+    true = [
+        {"SeriesInstanceUID": uid, "location": location, "radius": radius}
+        | dict(zip(PLACE, point, strict=True))
+        for (location, point), radius in zip(aneurysms, truth.radius, strict=True)
     ]
-    return rows, hits
-
-
-def place(series: Series, index: int, x: float, y: float) -> np.ndarray:
-    """Return a point of the stored image as (3,) mm: across, down, along the normal."""
-    between, row_spacing, column_spacing = spacing_or_default(series.spacing)
-    along = index * between if series.positions is None else series.positions[index]
-    return np.array([x * column_spacing, y * row_spacing, along])
+    return rows, true
 
 
 def finding_row(
@@ -190,34 +199,42 @@ def summary(
 ) -> list[dict[str, str]]:
     """Return the rows of the table, over the series that could be read.
 
-    The first finding of series with an aneurysm, then the FROC.
+    The first finding of series with an aneurysm, then the FROC. found and aneurysms have their
+    PLACE in mm, aneurysms their radius, series the label of presence and perhaps patient_id.
     """
     positive = set(aneurysms.SeriesInstanceUID)
     count = int(series.read.sum())
     first = found[(found["rank"] == 0) & found.SeriesInstanceUID.isin(positive)]
-    hits = first[first.mm <= HIT]
+    hits = first[first.mm <= froc.HIT]
     named = hits[hits.location != SOMEWHERE]  # nobody knows where the others are
     rows = {
         "series, how many could be read; aneurysms in these": (
             f"{len(series)}, {count}; {len(aneurysms)}"
         ),
-        f"first finding of a series with an aneurysm: within {HIT:.0f} mm of one": (
+        f"first finding of a series with an aneurysm: within {froc.HIT:.0f} mm of one": (
             f"{len(hits) / len(positive):.3f} of {len(positive)}"
         ),
         "    median distance along the slices, in the plane": (
             f"{first.mm_along.median():.1f} mm, {first.mm_in_plane.median():.1f} mm"
         ),
-        f"    location named rightly, of those within {HIT:.0f} mm": (
+        f"    location named rightly, of those within {froc.HIT:.0f} mm": (
             f"{(named.label == named.location).mean():.3f}" if len(named) else "n/a"
         ),
     }
-    wrong = np.sort(found.probability[found.mm > HIT])[::-1]
-    for rate in FALSE_POSITIVES:
-        threshold = wrong[int(rate * count)] if rate * count < len(wrong) else 0.0
-        hit = (aneurysms.hit_by > threshold).mean()
-        rows[f"aneurysms hit at {rate:g} false findings a series"] = (
-            f"{hit:.3f} (threshold {threshold:.2f})"
-        )
+    read = series[series.read].reset_index(drop=True)
+    patients = patient_numbers(read.get("patient_id", [""] * len(read)))
+    cases = make_cases(read, found, aneurysms, Path())  # all places are known
+    figures = froc_figures(cases, patients, DRAWS)
+    for rule, of_rule in figures["rules"].items():
+        for row in of_rule["rows"]:
+            name = f"aneurysms hit {rule} at {row['rate']:g} false findings a series"
+            rows[name] = rate_text(row)
+    for size, of_size in figures["sizes"].items():
+        for row in of_size:
+            name = f"    of diameter {size}, {WITHIN}, at {row['rate']:g}"
+            rows[name] = rate_text(row)
+    for reason, left_out in figures["left_out"].items():
+        rows[f"series left out of these: {reason}"] = str(left_out)
     return [{"name": name, "value": value} for name, value in rows.items()]
 
 

@@ -7,8 +7,9 @@ import pandas as pd
 from src.artifacts.files import write_json
 from src.artifacts.paths import RunFolder
 from src.artifacts.tables import write_table
-from src.evaluation import metrics
+from src.evaluation import metrics, scoring
 from src.evaluation.choice import Chosen
+from src.evaluation.resampling import patient_numbers
 from src.labels import LABELS, PRESENT
 
 DRAWS = 1000  # of the bootstrap
@@ -41,7 +42,9 @@ def report_series(
     """
     write_table(run.predictions(evaluation), predictions)
     scores, labels, probabilities = scored(truth, predictions, ["SeriesInstanceUID"])
-    scores["intervals"] = metrics.intervals(labels, probabilities, DRAWS)
+    both = metrics.joined(truth, predictions, ["SeriesInstanceUID"])  # in the order of the labels
+    patients = patient_numbers(both.get("patient_id", [""] * len(both)))
+    scores["intervals"] = scoring.intervals(labels, probabilities, patients, DRAWS)
     scores["groups"] = {column: grouped_scores(truth, predictions, column) for column in GROUPS}
     if chosen:
         scores["chosen"] = {str(fold): pair.as_json() for fold, pair in chosen.items()}

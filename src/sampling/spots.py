@@ -65,7 +65,7 @@ def locate(row: pd.Series, meta: pd.DataFrame, slice_uids: dict, geometry: dict)
         raise ValueError(UNKNOWN_LOCATION)
     x, y, frame = parse_coordinates(row.coordinates)
     same_sop = np.flatnonzero(np.asarray(slice_uids[uid]) == row.SOPInstanceUID)
-    f = _slice_of(same_sop, geometry[uid]["frames"][same_sop], frame)
+    f = slice_of(same_sop, geometry[uid]["frames"][same_sop], frame)
     if not (-0.5 <= x <= series.w - 0.5 and -0.5 <= y <= series.h - 0.5):
         raise ValueError("point outside the image")
     prepared_x, prepared_y = canonical_point(x, y, series.orientation, series.h, series.w)
@@ -95,7 +95,7 @@ def has_unknown_location(series: pd.Series) -> bool:
     return bool(series.reindex(LOCATIONS).isna().any())
 
 
-def _slice_of(slices: np.ndarray, frames: np.ndarray, frame: int | None) -> int:
+def slice_of(slices: np.ndarray, frames: np.ndarray, frame: int | None) -> int:
     """Choose among the slices (k,) with the localizer's SOPInstanceUID. frames: (k,), -1 = none."""
     if len(slices) == 0:
         raise ValueError("SOPInstanceUID not in the series")

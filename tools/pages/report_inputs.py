@@ -10,6 +10,7 @@ from src.artifacts.files import read_json, read_json_lines, read_pickle
 from src.artifacts.paths import ALL_DATA, ArtifactError, DataFolder, EncoderFolder, RunFolder
 from src.artifacts.tables import read_folds, read_spots, read_table
 from src.evaluation import metrics
+from src.evaluation.resampling import patient_numbers
 from src.labels import LABELS
 from src.sampling.slices import step_counts
 from src.sampling.spot_dataset import held_out_rows
@@ -31,7 +32,7 @@ class Pooled:
 
     name: str  # of the evaluation, on the page
     unit: str  # what a row is: spots or series
-    table: pd.DataFrame  # as metrics.joined makes it, with fold; of series also Modality and plane
+    table: pd.DataFrame  # of metrics.joined, fold, patient; of series also Modality and plane
     dealt: int  # number of folds, evaluated or not
     left_out: int  # series of the evaluated folds without a prediction: they could not be read
 
@@ -62,13 +63,15 @@ def read_evaluations(data: DataFolder, model_dir: Path, encoder: str) -> dict[st
         if evaluation == "stage1":
             truth = _spot_truth(data, series, folds, model_dir, encoder)
         else:
-            expected = series.loc[series.fold.isin(folds), [UID, "Modality", "plane", *LABELS]]
+            known = series.columns.intersection([UID, "Modality", "plane", "patient_id", *LABELS])
+            expected = series.loc[series.fold.isin(folds), known]
             truth = expected[expected[UID].isin(predictions[UID])]  # the others were not readable
             left_out = len(expected) - len(truth)
         table = metrics.joined(truth, predictions, keys)
         table["fold"] = table[UID].map(fold_of)
         # Sorted as --fold all of the eval scripts, so that the bootstrap draws are the same.
         table = table.sort_values(UID, kind="stable", ignore_index=True)
+        table["patient"] = patient_numbers(table.get("patient_id", [""] * len(table)))
         found[evaluation] = Pooled(name, unit, table, fold_of.nunique(), left_out)
     if not found.keys() & {"stage2", "end_to_end"}:
         raise UserError(

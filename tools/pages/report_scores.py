@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from src.evaluation import metrics
+from src.evaluation import metrics, scoring
 from src.labels import LABELS, LOCATIONS, PRESENT
 from tools.pages.report_inputs import Pooled, best_epoch
 
@@ -20,11 +20,12 @@ class Cell(NamedTuple):
 
 
 def scores_of(table: pd.DataFrame, draws: int) -> dict:
-    """Return the weighted score with its parts, and 95 % intervals unless draws is 0."""
+    """Return the weighted score with its parts, and 95 % intervals by patient unless draws is 0."""
     labels, probabilities = metrics.label_arrays(table)
     scores = metrics.weighted_score(labels, probabilities) | metrics.known_counts(labels)
     if draws:
-        scores["intervals"] = metrics.intervals(labels, probabilities, draws)
+        patients = pd.factorize(table.patient)[0]  # a group has some of them
+        scores["intervals"] = scoring.intervals(labels, probabilities, patients, draws)
     return scores
 
 
