@@ -154,7 +154,7 @@ def test_train_csv_with_bom_crlf_and_more_columns_is_read(tmp_path):
             lambda t: t.astype({LABELS[3]: float}).replace({LABELS[3]: {0.0: 2.0}}),
             r"line 2: .*neither 0 nor 1",
         ),
-        (lambda t: t.assign(**{LABELS[5]: [0, np.nan, 0]}), r"line 3: .*neither 0 nor 1"),
+        (lambda t: t.assign(**{LABELS[5]: ["0", "nan", "0"]}), r"line 3: .*neither 0 nor 1"),
         (
             lambda t: t.assign(SeriesInstanceUID=["1.1", "1.2", "1.1"]),
             "line 4: series 1.1 appears twice",

@@ -54,8 +54,8 @@ LENGTHS = (1, 7, 200)  # tokens, compared
 class Config:
     model_dir: Path = Path("model")  # trained networks
     fold: int = 0  # the held-out fold
-    train_on_all: bool = False  # the networks of --train-on-all instead of those of a fold
     encoder: str = "convnext_base.dinov3_lvd1689m"  # the one that was trained
+    train_on_all: bool = False  # the networks of --train-on-all instead of those of a fold
 
 
 def main(config: Config) -> dict[str, float]:

@@ -41,8 +41,9 @@ def survey_series(job: Job) -> dict | Failure:
 
 def _prepare(job: Job) -> dict:
     data = DataFolder(job.data_dir)
-    if has_arrays(data, job.uid, job.image_size, job.write_slices):
-        metadata = read_json(data.facts(job.uid))  # of an older version: without the head
+    whole = has_arrays(data, job.uid, job.image_size, job.write_slices)
+    if whole and not has_head(data, job.uid):  # of an older version
+        metadata = read_json(data.facts(job.uid))
     else:
         prepared = prepare(open_series(data.series(job.uid)), job.image_size, job.mr_window)
         shape = (len(prepared.numbers), job.image_size, job.image_size)
