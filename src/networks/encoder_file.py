@@ -69,11 +69,11 @@ def _build(name: str, options: dict[str, int], weights: dict[str, Tensor] | None
 
     if weights is None:
         return timm.create_model(name, num_classes=0, **options)
-    overlay = {"state_dict": dict(weights)}
+    overlay = dict(state_dict=dict(weights))
     encoder = timm.create_model(
         name, pretrained=True, num_classes=0, pretrained_cfg_overlay=overlay, **options
     )
-    encoder.pretrained_cfg.pop("state_dict", None)  # timm would keep a copy as long as the encoder
+    encoder.pretrained_cfg.pop(*overlay, None)  # timm would keep a copy as long as the encoder
     return encoder
 
 
