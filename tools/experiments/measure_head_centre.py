@@ -11,7 +11,7 @@ Notes
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import Pool
 from pathlib import Path
 from unittest.mock import patch
@@ -85,7 +85,16 @@ def draw(config: Config, plane: str) -> Iterator[tuple[int, Head]]:
     """Yield heads scanned in a plane, and which of the synthetic series they are."""
     with patch.object(scan, "PLANE_FRACTIONS", {plane: 1.0}):
         for index in range(config.heads):
-            yield index, draw_head(demo_config(config), index, [])
+            yield index, with_few_slices(draw_head(demo_config(config), index, []))
+
+
+def with_few_slices(head: Head) -> Head:
+    """Return a head whose slices are further apart: as many as `head_centre` looks at."""
+    grid = head.scan.grid
+    length = len(sample_slices(grid.shape[0]))
+    gap = grid.spacing[0] * (grid.shape[0] - 1) / max(length - 1, 1)
+    grid = replace(grid, shape=(length, *grid.shape[1:]), spacing=(gap, *grid.spacing[1:]))
+    return replace(head, scan=replace(head.scan, grid=grid))
 
 
 def demo_config(config: Config) -> DemoConfig:
