@@ -6,12 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.dicom import open_series
-from src.orientation import canonical_shape
-from src.preprocess.head import SIDE, head_centre, sample_slices, shrunk
-from src.preprocess.images import prepare
+from src.preprocess.head import SIDE, head_centre, sample_slices
 from tests.dicom_files import AXES, places, stored_as, write_slices
-from tools.experiments.measure_head_centre import Config, case_of, draw
+from tools.experiments.measure_head_centre import Config, case_of, centre_of, draw
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "realdicom"
 SQUARE = (240.0, 240.0)  # mm
@@ -122,20 +119,6 @@ def test_slices_are_spread_evenly_and_include_both_ends(length):
     assert np.ptp(np.diff(numbers)) <= 1 if length > 2 else True
 
 
-def found_in(folder):
-    """Return the head's centre in the canonical images of a series, in mm."""
-    series = open_series(folder)
-    prepared = prepare(series, 256, "percentile", sample_slices)
-    images = np.stack([shrunk(image) for image in prepared.images])
-    _, height, width = series.shape
-    size = canonical_shape(
-        height * series.spacing[1], width * series.spacing[2], series.orientation
-    )
-    positions = series.positions[prepared.numbers]
-    found = head_centre(images, positions, series.plane, series.modality, size)
-    return np.array(found) * size[::-1]
-
-
 @pytest.mark.parametrize("code", ["Y", "X", "YXT"])
 def test_how_a_series_is_stored_does_not_move_the_centre(code, tmp_path):
     images = (ellipse(0.4, 0.54)[:, ::2] * 1000).astype(np.uint16)  # (20, SIDE / 2, SIDE)
@@ -144,11 +127,11 @@ def test_how_a_series_is_stored_does_not_move_the_centre(code, tmp_path):
     plain = stored_as(images, AXES["axial"], points, "", spacing)
     other = stored_as(images, AXES["axial"], points, code, spacing)
     centres = [
-        found_in(write_slices(tmp_path / str(k), *stored))
+        centre_of(write_slices(tmp_path / str(k), *stored))[2]
         for k, stored in enumerate([plain, other])
     ]
     np.testing.assert_allclose(centres[1], centres[0], atol=0.1)
-    assert np.hypot(*(centres[0] - np.array([0.4, 0.54]) * SQUARE)) < 3
+    assert np.hypot(*(np.array(centres[0]) - np.array([0.4, 0.54]) * SQUARE)) < 3
 
 
 # Series, and its head's centre in mm from the canonical image's corner, from the edges of the skin
@@ -165,4 +148,4 @@ JUDGED = {
 @pytest.mark.skipif(not REAL.exists(), reason="the real series are not here")
 @pytest.mark.parametrize("name", JUDGED)
 def test_real_heads_have_the_centre_that_eyes_see(name):
-    assert np.hypot(*(found_in(REAL / name) - JUDGED[name])) < 10
+    assert np.hypot(*(np.array(centre_of(REAL / name)[2]) - JUDGED[name])) < 10

@@ -1,8 +1,10 @@
 """Measure how far the head's centre is from the truth in synthetic whole heads, in each plane.
 
     python tools/experiments/measure_head_centre.py
+    python tools/experiments/measure_head_centre.py --draw FOLDER
 
 Prints, for each plane, how many heads are within 8 mm, and the largest distance.
+--draw writes head_centres.png (--out) instead: slices of each series in FOLDER, and its centre.
 
 Notes
   - The truth is the centre of the skin's ellipsoid in the phantom (tools/phantom/tissue.py),
@@ -21,6 +23,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from src.dicom import DicomError, open_series
 from src.labels import MODALITIES
 from src.orientation import (
     canonical,
@@ -31,9 +34,10 @@ from src.orientation import (
     plane_of,
 )
 from src.preprocess.head import head_centre, sample_slices, shrunk
+from src.preprocess.images import prepare
 from src.preprocess.intensity import apply_window, window_of
 from src.progress import progress
-from src.script import run_script
+from src.script import UserError, run_script
 from tools.make_demo_data import Config as DemoConfig
 from tools.make_demo_data import Head, draw_head, render
 from tools.phantom import scan
@@ -49,6 +53,8 @@ class Config:
     matrix: int = 96  # pixels that stand for 512
     workers: int = 2  # processes
     seed: int = 1000  # another seed makes other heads; the demo's are 0
+    draw: Path | None = None  # folder of real series, a folder each, to draw
+    out: Path = Path("head_centres.png")  # what is drawn
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,9 @@ class Case:
 
 
 def main(config: Config) -> None:
+    if config.draw:
+        draw_series(config.draw, config.out)
+        return
     for plane in PLANES:
         heads = [(config, *drawn) for drawn in draw(config, plane)]
         with Pool(config.workers) as pool:
@@ -132,6 +141,48 @@ def case_of(config: Config, index: int, head: Head) -> Case:
         size,
         truth / shape[::-1],
     )
+
+
+def centre_of(folder: Path) -> tuple[np.ndarray, tuple[float, float], tuple | None]:
+    """Return a real series' images (k, S, S), their height and width in mm, and the centre.
+
+    The centre is x and y in mm, or None.
+    """
+    series = open_series(folder)
+    prepared = prepare(series, 256, "percentile", sample_slices)
+    images = np.stack(list(prepared.images))
+    _, height, width = series.shape
+    _, down, across = series.spacing
+    size = canonical_shape(height * down, width * across, series.orientation)
+    small = np.stack([shrunk(image) for image in images])
+    places = np.arange(len(series.slices)) if series.positions is None else series.positions
+    positions = places[prepared.numbers]
+    found = head_centre(small, positions, series.plane, series.modality, size)
+    return images, size, None if found is None else (found[0] * size[1], found[1] * size[0])
+
+
+def draw_series(root: Path, out: Path) -> None:
+    """Draw four slices of each series, the head's centre, and a grid to measure on."""
+    from matplotlib import pyplot as plt
+
+    drawn = []
+    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+        try:
+            drawn.append((folder.name, *centre_of(folder)))
+        except DicomError as error:
+            print(f"{folder.name}: {error}")
+    if not drawn:
+        raise UserError(f"{root} has no folder with a series: name one that has.")
+    figure, axes = plt.subplots(len(drawn), 4, figsize=(16, 4 * len(drawn)), squeeze=False)
+    for row, (name, images, (height, width), centre) in zip(axes, drawn, strict=True):
+        for panel, part in zip(row, (0.3, 0.45, 0.6, 0.75), strict=True):
+            image = images[round(part * (len(images) - 1))].astype(np.float32)
+            panel.imshow(np.sqrt(image), "gray", vmin=0, vmax=1.6, extent=(0, width, height, 0))
+            panel.grid(alpha=0.4)
+            if centre:
+                panel.plot(*centre, "r+", markersize=30)
+        row[0].set_title(f"{name}: {np.round(centre) if centre else 'no head'} mm")
+    figure.savefig(out, dpi=60, bbox_inches="tight")
 
 
 def _error(job: tuple[Config, int, Head]) -> np.ndarray:
