@@ -11,6 +11,7 @@ from urllib.request import getproxies
 import torch
 from torch import nn
 
+from src.networks.encoder_file import load_from_file
 from src.script import UserError
 from src.text import printable
 
@@ -175,13 +176,9 @@ def load_encoder(name: str, plan: Plan, pretrained: bool, checkpoint: Path | Non
         # Only the local cache. No timeout of the hub's own saves the 48 s of retries.
         constants.HF_HUB_OFFLINE = True
     try:
-        return timm.create_model(
-            name,
-            pretrained=pretrained or checkpoint is not None,
-            num_classes=0,
-            pretrained_cfg_overlay={"file": str(checkpoint)} if checkpoint else None,
-            **plan.options,
-        )
+        if checkpoint:
+            return load_from_file(name, plan.options, checkpoint)
+        return timm.create_model(name, pretrained=pretrained, num_classes=0, **plan.options)
     except Exception as error:  # from a file of the user, read by three packages
         raise UserError(
             f"the weights of {name} could not be loaded ({reason_of(error)}): name a local file "

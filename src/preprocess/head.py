@@ -1,6 +1,9 @@
 """Where the head is: its centre in the plane of the slices, found from the images alone.
 
 The networks' view in millimetres is centred on it.
+
+An ellipsoid of an adult head's size is fitted to the skin in all slices together: where the field
+cuts the head off in the middle slices, the smaller outlines of the outer ones still show its ends.
 """
 
 from collections.abc import Iterable
@@ -13,14 +16,29 @@ from src.sampling.view import extent_mm
 
 SLICES = 32  # of a series that are looked at
 SIDE = 96  # pixels: images are made this small first
-CT_TISSUE = 0.12  # prepared intensity of CT, about 14 HU: brain and muscle are above
-BRIGHT = 2.5  # prepared intensity from which on all is the same
 SMOOTH = 3.0  # mm
+CT_TISSUE = 0.12  # prepared intensity of CT, about 14 HU: brain and muscle are above
+DARKER = 0.4  # of the middle intensity of bright MR tissue: what is darker is not skin
+DARKEST = 0.15  # of the same, where the air is darker still: skin far from the coil
+AIR = 3.0  # times the darkest of an MR series: above its noise
 SMALLEST = 0.04  # of the image: what is smaller is no head
-WIDE = 0.7  # of the largest outline: smaller ones lie near the top, or in the neck
-BELOW_TOP = 150.0  # mm: what lies lower is neck
-TOP_TO_CENTRE = 99.0  # mm
-BESIDE_TOP = 40.0  # mm: upright outlines that begin lower miss the middle of the head
+POINTS = 600  # of the skin that the ellipsoid is fitted to
+
+# Adult heads with skin, in mm: half the breadth, length and height.
+BREADTH, LENGTH, HEIGHT = 80.0, 100.0, 101.0
+HALF_AXES = {  # along x, y and the slices' normal
+    "axial": (BREADTH, LENGTH, HEIGHT),
+    "coronal": (BREADTH, HEIGHT, LENGTH),
+    "sagittal": (LENGTH, HEIGHT, BREADTH),
+}
+# What is expected before anything is seen, as standard deviations in mm.
+HALF_AXIS_SD, HEIGHT_SD = 5.0, 3.0
+FIELD_SD = (15.0, 20.0, 40.0)  # the field's centre is the head's
+SKIN_SD = 3.0  # the skin from the ellipsoid; ears, noses and pillows are further
+OUTLIER = 1.5  # standard deviations: from here on a point counts less
+SEEN = 30  # independent points of the skin, as neighbours err alike
+BELOW_CENTRE = 0.3  # of half the height: what is lower is face and neck
+ROUNDS = 3  # of a fit, which finds where the face begins
 
 
 def sample_slices(length: int) -> np.ndarray:
@@ -72,70 +90,52 @@ def head_centre(
     modality: CT or MR.
     size: height and width of the images in mm.
     """
-    pixel = np.array(size[::-1]) / SIDE  # (2,) mm along x and y
-    outlines = _outlines(images, pixel, modality)
-    areas = np.array([cv2.contourArea(outline) for outline in outlines]) / SIDE**2
-    seen = areas > SMALLEST
-    if not seen.any():
+    skin = _skin(images, positions, modality, np.array(size[::-1]) / SIDE)
+    if skin is None:
         return None
-    upright = plane in ("coronal", "sagittal")
-    if not upright:
-        seen &= positions > positions[seen].max() - BELOW_TOP
-    wide = np.flatnonzero(seen & (areas >= WIDE * areas[seen].max()))
-    found = _upright if upright else _median_centre
-    x, y = found([outlines[k] for k in wide], pixel)
-    return float((x + 0.5) / SIDE), float((y + 0.5) / SIDE)
+    field = np.array([size[1] / 2, size[0] / 2, positions.mean()])
+    centre = _ellipsoid_centre(skin, field, "axial" if plane == "unknown" else plane)
+    x, y = np.clip(centre[:2] / size[::-1], 0.01, 0.99)
+    return float(x), float(y)
 
 
-def _outlines(images: np.ndarray, pixel: np.ndarray, modality: str) -> list[np.ndarray]:
-    """Return the convex outline (P, 2) float32 of the largest thing in each image, in pixels."""
+def _skin(
+    images: np.ndarray, positions: np.ndarray, modality: str, pixel: np.ndarray
+) -> np.ndarray | None:
+    """Return points (Q, 3) of the head's surface that are inside the images, in mm.
+
+    Return None if there is no head.
+    """
     sigma = SMOOTH / pixel
     smooth = [cv2.GaussianBlur(image, (0, 0), sigmaX=sigma[0], sigmaY=sigma[1]) for image in images]
-    grey = np.clip(np.stack(smooth) * (255 / BRIGHT), 0, 255).astype(np.uint8)  # (k, SIDE, SIDE)
-    threshold = CT_TISSUE * 255 / BRIGHT
-    if modality != "CT":
-        # One threshold for all slices (Otsu): a slice of noise alone is not split in two.
-        threshold, _ = cv2.threshold(grey.reshape(len(grey), -1), 0, 255, cv2.THRESH_OTSU)
-    outlines = []
-    for mask in (grey > threshold).astype(np.uint8):
-        contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        largest = max(contours, key=cv2.contourArea, default=np.zeros((1, 1, 2), np.int32))
-        outlines.append(cv2.convexHull(largest)[:, 0].astype(np.float32))
-    return outlines
+    threshold = _threshold(np.stack(smooth), modality)
+    outlines = [_outline(image > threshold) for image in smooth]
+    surface, found = [np.zeros((0, 3))], False
+    for outline, position in zip(outlines, positions, strict=True):
+        if cv2.contourArea(outline) < SMALLEST * SIDE**2:
+            continue
+        found = True
+        points = _evenly(outline)
+        inside = points[((points > 1) & (points < SIDE - 2)).all(axis=1)]
+        surface.append(np.column_stack([(inside + 0.5) * pixel, np.full(len(inside), position)]))
+    return np.concatenate(surface) if found else None
 
 
-def _median_centre(outlines: list[np.ndarray], pixel: np.ndarray) -> np.ndarray:
-    """Return the median centre (2,) of the outlines, in pixels."""
-    return np.median([_centre(outline, pixel) for outline in outlines], axis=0)
+def _threshold(smooth: np.ndarray, modality: str) -> float:
+    """Return the intensity above which the images (k, SIDE, SIDE) show tissue."""
+    bright = smooth[smooth > smooth.mean()]
+    if modality == "CT" or not len(bright):
+        return CT_TISSUE
+    middle = np.median(bright)
+    above_air = AIR * np.percentile(smooth, 1)
+    return min(DARKER * middle, max(DARKEST * middle, above_air))
 
 
-def _upright(outlines: list[np.ndarray], pixel: np.ndarray) -> np.ndarray:
-    """Return the centre (2,) of the head in coronal or sagittal outlines, in pixels.
-
-    Across from an ellipse around the part above the neck; down from the top of the head, or from
-    the ellipse if the top is not in the image.
-    """
-    top = min(outline[:, 1].min() for outline in outlines)
-    beside = [o for o in outlines if (o[:, 1].min() - top) * pixel[1] <= BESIDE_TOP]
-    lowest = top + 0.85 * BELOW_TOP / pixel[1]
-    x, y = np.median([_centre(outline, pixel, lowest) for outline in beside], axis=0)
-    return np.array([x, top + TOP_TO_CENTRE / pixel[1] if top > 1 else y])
-
-
-def _centre(outline: np.ndarray, pixel: np.ndarray, lowest: float = np.inf) -> np.ndarray:
-    """Return the centre (2,) of an outline, in pixels; of an ellipse if a part of it is cut off.
-
-    lowest: row below which the outline does not count.
-    """
-    moments = cv2.moments(outline)
-    centroid = np.array([moments["m10"], moments["m01"]]) / max(moments["m00"], 1e-6)
-    points = _evenly(outline)
-    inside = ((points > 1) & (points < SIDE - 2)).all(axis=1) & (points[:, 1] < lowest)
-    if inside.all() or inside.sum() < 20:
-        return centroid
-    ellipse = _ellipse_centre(points[inside] * pixel) / pixel
-    credible = np.abs(ellipse - SIDE / 2).max() < SIDE / 2
-    return ellipse if credible else centroid
+def _outline(mask: np.ndarray) -> np.ndarray:
+    """Return the convex outline (P, 2) float32 of the largest thing in a mask, in pixels."""
+    found, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    largest = max(found, key=cv2.contourArea, default=np.zeros((1, 1, 2), np.int32))
+    return cv2.convexHull(largest)[:, 0].astype(np.float32)
 
 
 def _evenly(outline: np.ndarray) -> np.ndarray:
@@ -147,14 +147,37 @@ def _evenly(outline: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _ellipse_centre(points: np.ndarray) -> np.ndarray:
-    """Return the centre (2,) of the upright ellipse nearest to points (Q, 2); NaN if there is none.
+def _ellipsoid_centre(skin: np.ndarray, field: np.ndarray, plane: str) -> np.ndarray:
+    """Return the centre (3,) of the most probable ellipsoid around points (Q, 3), in mm.
 
-    Least squares for a x^2 + b y^2 + c x + d y = 1.
+    field: (3,) the field's centre in mm.
     """
-    mean, scale = points.mean(axis=0), points.std()
-    scaled = (points - mean) / scale
-    design = np.hstack([scaled**2, scaled])
-    square, linear = np.split(np.linalg.lstsq(design, np.ones(len(points)), rcond=None)[0], 2)
-    centre = -linear / (2 * square) * scale + mean
-    return centre if (square > 0).all() else np.full(2, np.nan)
+    from scipy.optimize import least_squares  # here, so that scripts start quickly
+
+    expected = np.concatenate([field, HALF_AXES[plane]])
+    up = 2 if plane == "axial" else 1  # the axis along the body
+    down = -1 if plane == "axial" else 1  # towards the feet
+    sd = np.array([*FIELD_SD, *[HALF_AXIS_SD] * 3])
+    sd[3 + up] = HEIGHT_SD
+
+    def deviations(state: np.ndarray, used: np.ndarray) -> np.ndarray:
+        """Return how far all is from what is expected, in standard deviations."""
+        radius = np.sqrt((((used - state[:3]) / state[3:]) ** 2).sum(axis=1))
+        apart = (radius - 1) * state[3:].mean() / SKIN_SD
+        weight = np.sqrt(min(1, SEEN / max(len(used), 1)))
+        return np.concatenate([weight * _softened(apart), (state - expected) / sd])
+
+    state = expected.copy()
+    if len(skin):  # begin below the highest skin
+        state[up] = down * (down * skin[:, up]).min() + down * expected[3 + up]
+    for _ in range(ROUNDS):
+        below = down * (skin[:, up] - state[up])
+        used = skin[below < BELOW_CENTRE * state[3 + up]]
+        used = used[:: 1 + len(used) // POINTS]
+        state = least_squares(deviations, state, args=(used,), max_nfev=15).x
+    return state[:3]
+
+
+def _softened(deviations: np.ndarray) -> np.ndarray:
+    """Return deviations of which the large ones are smaller: noses and pillows count less."""
+    return OUTLIER * np.sqrt(2 * (np.hypot(1, deviations / OUTLIER) - 1))
