@@ -24,7 +24,8 @@ DEMO ?= demo
 DATA := --data-dir $(DEMO)/data
 MODEL := $(DATA) --model-dir $(DEMO)/model --encoder test_resnet
 FOLD := $(MODEL) --fold 0
-TRAIN1 := $(PY) train_stage1.py $(MODEL) --no-pretrained --crop-size 88 --heatmap-weight $(HEATMAP) --epochs 30 --batch-size 16 --lr 3e-3 --ema-decay 0.99 --seed $(SEED) --workers 0
+# The demo's pictures show the middle of the head alone, so the crop is as published: --view-mm 0.
+TRAIN1 := $(PY) train_stage1.py $(MODEL) --no-pretrained --crop-size 88 --view-mm 0 --heatmap-weight $(HEATMAP) --epochs 30 --batch-size 16 --lr 3e-3 --ema-decay 0.99 --seed $(SEED) --workers 0
 
 TRAIN2 := $(PY) train_stage2.py $(MODEL) --width 128 --epochs 30 --lr 1e-3 --ema-decay 0.99 --seed $(SEED)
 FOLDS := 0 1 2 3 4

@@ -68,7 +68,7 @@ class Config:
     pretrained: bool = True  # weights from the hub; --no-pretrained starts from random ones
     checkpoint: Path | None = None  # weights of the encoder from a local file instead
     crop_size: int = 448  # pixels, side of the network's input; at most the arrays' image size
-    view_mm: float = 0.0  # mm that the crop spans around the head; 0: as published, pixels
+    view_mm: float = 160.0  # mm that the crop spans around the head; 0: as published, pixels
     step_mm: tuple[float, float] = (
         0.0,
         0.0,
@@ -121,7 +121,8 @@ def main(config: Config) -> dict | None:
     lr, head_lr = rates(config)
     settings = settings_of(config) | fold_settings(data, held_out_series) | {"head_lr": head_lr}
     folder = RunFolder(config.model_dir, config.encoder, fold_of(config))
-    defaults = settings_of(Config()) | {"head_lr": config.lr}  # one rate, before there were two
+    before = {"head_lr": config.lr, "view_mm": 0.0, "step_mm": (0.0, 0.0)}  # runs that do not say
+    defaults = settings_of(Config()) | before
     run = RunLog(folder, "stage1", settings, Path(__file__), config.resume, defaults)
     if distributed.first() and not run.resumed:
         folder.inference.unlink(missing_ok=True)  # from an earlier run
@@ -154,6 +155,9 @@ def main(config: Config) -> dict | None:
         f"learning rate {lr:g}, of the heads {head_lr:g}, "
         f"{distributed.world()} x {device}, {precision(device)}"
     )
+    outside, count = training.outside()
+    if outside:
+        run.say(f"{outside} of {count} aneurysms are outside the crop: try a larger --view-mm")
 
     def loss_of(network: torch.nn.Module, batch: dict) -> torch.Tensor:
         return batch_loss(network, batch, config, device)

@@ -95,6 +95,16 @@ class SpotDataset(Dataset):
             )
         return sizes.pop()
 
+    def outside(self) -> tuple[int, int]:
+        """Return how many aneurysms the crop does not show without augmentation, and of how many."""
+        outside, count = 0, 0
+        for uid, view in self.views.items():
+            aneurysms = self.aneurysms.get(uid, np.empty((0, 3)))  # f, x, y
+            points = view.to_crop(slices.resized_point(aneurysms[:, 1:], PUBLISHED_SIDE, self.size))
+            outside += int(((points < -0.5) | (points > self.crop - 0.5)).any(axis=1).sum())
+            count += len(aneurysms)
+        return outside, count
+
     def __len__(self) -> int:
         return len(self.rows)
 
