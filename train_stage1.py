@@ -68,11 +68,8 @@ class Config:
     pretrained: bool = True  # weights from the hub; --no-pretrained starts from random ones
     checkpoint: Path | None = None  # weights of the encoder from a local file instead
     crop_size: int = 448  # pixels, side of the network's input; at most the arrays' image size
-    view_mm: float = 160.0  # mm that the crop spans around the head; 0: as published, pixels
-    step_mm: tuple[float, float] = (
-        0.0,
-        0.0,
-    )  # mm to the neighbours; 0: as published, 1 and 2 slices
+    view_mm: float = 160.0  # mm that the crop spans around the head; 0: in pixels, as published
+    step_mm: tuple[float, float] = (0.0, 0.0)  # mm to the neighbours; 0 0: 1 and 2 slices
     heatmap_weight: float = 0.3  # of its loss; 0: as published, no heatmap but quarter turns
     sigma_mm: float = 3.0  # sigma of the heatmap's Gaussians, mm
     dropout: float = 0.1  # dropout rate before the classification head
@@ -133,22 +130,7 @@ def main(config: Config) -> dict | None:
         training, config.batch_size, config.workers, config.seed, config.accumulate
     )
 
-    torch.manual_seed(config.seed)
-    model = make_network(config, resumed=run.resumed)
-    warmup = int(config.warmup_epochs * len(loader) / config.accumulate)
-    learner = Learner(
-        model,
-        device,
-        lr,
-        config.weight_decay,
-        warmup,
-        config.ema_decay,
-        config.ema_every,
-        head_lr,
-    )
-    if config.compile:
-        use_compiler(model)
-
+    learner = make_learner(config, len(loader) / config.accumulate, device, run.resumed)
     run.say(
         f"{len(training)} training samples, {len(held_out or [])} held-out spots, "
         f"{len(tables.hard)} series with hard slices, "
@@ -206,6 +188,19 @@ def rates(config: Config) -> tuple[float, float]:
         # In few digits: 3e-4 for 3e-5, not 0.00030000000000000003.
         head_lr = float(f"{HEAD_RATE * config.lr:g}") if trained else config.lr
     return config.lr if trained else head_lr, head_lr
+
+
+def make_learner(config: Config, steps: float, device: torch.device, resumed: bool) -> Learner:
+    """Return the network and what trains it. steps: of an epoch."""
+    torch.manual_seed(config.seed)
+    model = make_network(config, resumed)
+    lr, head_lr = rates(config)
+    warmup, decay = int(config.warmup_epochs * steps), config.weight_decay
+    average = (config.ema_decay, config.ema_every)
+    learner = Learner(model, device, lr, decay, warmup, *average, head_lr)
+    if config.compile:
+        use_compiler(model)
+    return learner
 
 
 def make_network(config: Config, resumed: bool = False) -> SliceCNN:

@@ -45,6 +45,21 @@ def test_positives_are_oversampled_once_and_the_held_out_fold_is_left_out(tables
     assert (held_out.f >= 0).all()
 
 
+@pytest.mark.parametrize("view_mm", [0.0, 40.0, 1000.0])
+def test_aneurysms_outside_the_crop_are_counted(view_mm, tables):
+    rows = tables.spots[tables.spots.class_id != PRESENT]
+    dataset = SpotDataset(tables, rows, CROP, 1, augmentation=None, view_mm=view_mm)
+    hidden = 0
+    for key in range(len(dataset)):  # each spot's own slice shows its aneurysm, or does not
+        points = dataset[0, key]["points"]
+        seen = points[~np.isnan(points).any(axis=1)]
+        hidden += int(((seen < -0.5) | (seen > CROP - 0.5)).any(axis=1).any())
+    outside, count = dataset.outside()
+    assert count == len(rows) and outside == hidden
+    assert view_mm != 1000.0 or outside == 0
+    assert view_mm != 40.0 or outside > 0
+
+
 def test_held_out_samples_are_the_slice_and_its_neighbours_at_step_1(tables):
     dataset = SpotDataset(tables, held_out_rows(tables.spots, 0), CROP, seed=1, augmentation=None)
     truth = dataset.truth()

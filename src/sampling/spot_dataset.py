@@ -96,7 +96,7 @@ class SpotDataset(Dataset):
         return sizes.pop()
 
     def outside(self) -> tuple[int, int]:
-        """Return how many aneurysms the crop does not show without augmentation, and of how many."""
+        """Return how many aneurysms an evaluated crop does not show, and of how many."""
         outside, count = 0, 0
         for uid, view in self.views.items():
             aneurysms = self.aneurysms.get(uid, np.empty((0, 3)))  # f, x, y
