@@ -127,7 +127,8 @@ SCALE = {  # what must not depend on the scale, on whole heads
 TRAINED = {  # how to start from an encoder that was trained on photographs (--checkpoint)
     PLAIN: Variant(),  # heads at 10 times the rate
     "one rate": Variant(change=partial(setattr, train_stage1, "HEAD_RATE", 1)),
-    "from random weights": Variant({"checkpoint": None}),
+    "published rate": Variant({"lr": 3e-5, "head_lr": 3e-5}),
+    "from random weights, rate 3e-3": Variant({"checkpoint": None, "lr": 3e-3}),
 }
 
 TABLES = {"pieces": PIECES, "scale": SCALE, "trained": TRAINED}
