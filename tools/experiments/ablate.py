@@ -64,6 +64,7 @@ class Config:
     checkpoint: Path | None = None  # weights of the encoder; default: random ones
 
     crop_size: int = 88  # pixels
+    view_mm: float = 0.0  # mm that the crop spans, in variants that do not say; 0: as published
     epochs: int = 12  # passes over the training samples
     batch_size: int = 16  # samples a step
     lr: float = 3e-3  # learning rate, after warm-up
@@ -133,6 +134,7 @@ def settings_of(
         pretrained=False,
         checkpoint=config.checkpoint,
         crop_size=config.crop_size,
+        view_mm=config.view_mm,
         epochs=config.epochs,
         batch_size=config.batch_size,
         lr=config.lr,
