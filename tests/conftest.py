@@ -4,6 +4,7 @@ import runpy
 import shutil
 import signal
 import sys
+from collections.abc import Iterator
 from contextlib import redirect_stdout
 from functools import cache
 from io import StringIO
@@ -16,6 +17,7 @@ import create_folds
 import preprocess_data
 from src.artifacts.paths import DataFolder
 from src.ending import SIGNALS
+from tests.clean_process import CleanProcess, new_clean_process
 from tools import make_demo_data
 
 cv2.setNumThreads(1)  # a forked process hangs in cv2 where its parent had used its threads
@@ -42,6 +44,35 @@ def help_of(script: str, *subcommand: str) -> str:
             signal.signal(number, handler)
     assert not stop.value.code
     return printed.getvalue()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_pictures():
+    """Let runs draw no picture of their progress, which takes longer than a small epoch.
+
+    Return the function that draws it, None where nothing trains.
+    """
+    run_folder = sys.modules.get("src.training.run_folder")
+    if run_folder is None:
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        draw = run_folder.draw_progress
+        patch.setattr(run_folder, "draw_progress", lambda *_: None)
+        yield draw
+
+
+@pytest.fixture
+def pictures(no_pictures, monkeypatch):
+    """Let runs draw their progress, as they do for users."""
+    monkeypatch.setattr("src.training.run_folder.draw_progress", no_pictures)
+
+
+@pytest.fixture(scope="session")
+def clean_process(tmp_path_factory) -> Iterator[CleanProcess]:
+    """A process that scripts are forked from, where a test needs no new Python."""
+    with new_clean_process(tmp_path_factory.mktemp("printed")) as process:
+        yield process
 
 
 @pytest.fixture(scope="session")
