@@ -19,7 +19,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 IMPORTED = (
+    "timm",  # by the first network
     "torch._dynamo",  # by the first step of each optimizer
+    "scipy.optimize",  # by the first calibration
     "matplotlib.backends.backend_agg",  # by the first picture
     *"train_stage1 eval_stage1 extract_features train_stage2 eval_stage2 eval_end_to_end".split(),
 )
