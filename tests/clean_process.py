@@ -11,7 +11,7 @@ import runpy
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
@@ -29,20 +29,22 @@ FORKS: dict[int, BaseProcess] = {}  # in the clean process
 
 
 class Script:
-    """A script that runs; much as subprocess.Popen."""
+    """A script that runs; as a subprocess.Popen."""
 
     def __init__(self, pool: ProcessPoolExecutor, pid: int, printed: Path):
         self.pool, self.pid, self.printed = pool, pid, printed
+        self.returncode: int | None = None
 
-    def poll(self) -> int | None:
-        """Return the exit code, None while it runs."""
-        return self.pool.submit(exit_code, self.pid, 0).result()
+    def poll(self, patience: float | None = 0.0) -> int | None:
+        """Wait so many seconds, None: until it ends; return the exit code, None while it runs."""
+        self.returncode = self.pool.submit(exit_code, self.pid, patience).result()
+        return self.returncode
 
-    def finish(self) -> subprocess.CompletedProcess:
-        """Wait for its end; return its exit code and what it printed."""
-        code = self.pool.submit(exit_code, self.pid, None).result()
+    def communicate(self) -> tuple[str, str]:
+        """Wait for its end; return what it printed on stdout and stderr."""
+        self.poll(patience=None)
         out, err = (self.printed / name for name in ("stdout", "stderr"))
-        return subprocess.CompletedProcess((), code, out.read_text(), err.read_text())
+        return out.read_text(), err.read_text()
 
 
 class CleanProcess:
@@ -53,16 +55,22 @@ class CleanProcess:
 
     def start(self, script: str, *flags, cwd: Path = ROOT, **environment: str) -> Script:
         """Start `{script}.py` as the shell would, in a session of its own."""
+        words = [str(ROOT / f"{script}.py"), *map(str, flags)]
+        return self._start(be_script, words, str(cwd), environment)
+
+    def _start(self, function: Callable, *arguments) -> Script:
         self.count += 1
         printed = self.folder / f"{self.count}"
         printed.mkdir()
-        words = [str(ROOT / f"{script}.py"), *map(str, flags)]
-        pid = self.submit(fork, words, str(cwd), printed, environment)
-        return Script(self.pool, pid, printed)
+        return Script(self.pool, self.submit(fork, printed, function, arguments), printed)
 
     def run(self, script: str, *flags, **options) -> subprocess.CompletedProcess:
         """Run `{script}.py`; return its exit code and what it printed."""
-        return self.start(script, *flags, **options).finish()
+        return finished(self.start(script, *flags, **options))
+
+    def call(self, function: Callable, *arguments) -> subprocess.CompletedProcess:
+        """Call a function in a fork; return its exit code and what it printed."""
+        return finished(self._start(function, *arguments))
 
     def run_ranks(self, script: str, *flags) -> list[subprocess.CompletedProcess]:
         """Run `{script}.py` as two ranks, with what torchrun puts into the environment."""
@@ -73,11 +81,17 @@ class CleanProcess:
             self.start(script, *flags, **meet, RANK=str(rank), LOCAL_RANK=str(rank))
             for rank in range(2)
         ]
-        return [rank.finish() for rank in ranks]
+        return [finished(rank) for rank in ranks]
 
     def submit(self, function, *arguments):
         """Return function(*arguments) of the clean process, which must compute nothing itself."""
         return self.pool.submit(function, *arguments).result()
+
+
+def finished(script: Script) -> subprocess.CompletedProcess:
+    """Wait for the end of a script; return its exit code and what it printed."""
+    out, err = script.communicate()
+    return subprocess.CompletedProcess((), script.returncode, out, err)
 
 
 @contextmanager
@@ -93,10 +107,10 @@ def import_all() -> None:
         importlib.import_module(name)
 
 
-def fork(words: list[str], cwd: str, printed: Path, environment: dict[str, str]) -> int:
-    """Start a script in a fork of this process; return its process ID."""
+def fork(printed: Path, function: Callable, arguments: tuple) -> int:
+    """Call a function in a fork of this process; return its process ID. printed: a folder."""
     context = multiprocessing.get_context("fork")
-    process = context.Process(target=be_script, args=(words, cwd, printed, environment))
+    process = context.Process(target=call, args=(printed, function, arguments))
     process.start()
     FORKS[process.pid] = process
     return process.pid
@@ -108,11 +122,15 @@ def exit_code(pid: int, patience: float | None) -> int | None:
     return FORKS[pid].exitcode
 
 
-def be_script(words: list[str], cwd: str, printed: Path, environment: dict[str, str]) -> None:
+def call(printed: Path, function: Callable, arguments: tuple) -> None:
     os.setsid()
-    os.chdir(cwd)
-    os.environ.update(environment)
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(printed / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    function(*arguments)
+
+
+def be_script(words: list[str], cwd: str, environment: dict[str, str]) -> None:
+    os.chdir(cwd)
+    os.environ.update(environment)
     sys.argv = words
     runpy.run_path(words[0], run_name="__main__")
