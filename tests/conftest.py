@@ -124,7 +124,7 @@ def tiny(tiny_dicom, tmp_path_factory) -> DataFolder:
     def make(folder: Path) -> None:
         root = folder / "data"
         shutil.copytree(tiny_dicom, root)
-        fixed = {"image_size": IMAGE_SIZE, "write_slices": False, "workers": 1}
+        fixed = {"image_size": IMAGE_SIZE, "write_slices": False, "workers": 2}
         preprocess_data.main(preprocess_data.Config(data_dir=root, **fixed))
         create_folds.main(create_folds.Config(data_dir=root, folds=FOLDS))
 

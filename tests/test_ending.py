@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -91,21 +92,36 @@ def environment(**more) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(ROOT)} | more
 
 
-@pytest.mark.parametrize(
-    "how",
-    ["loop", "twice", "tqdm", "destructor", "swallowed", "swallowed, hangs", "thread", "child"],
-)
-@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
-def test_a_signal_ends_with_its_code_wherever_it_arrives(script, how, name, code):
-    child = subprocess.Popen(
-        [*script, "--how", how],
-        env=environment(SIGNAL=name),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=hear_interrupts,
-    )
+CODES = {"SIGINT": 130, "SIGTERM": 143}
+HOW = ["loop", "twice", "tqdm", "destructor", "swallowed", "swallowed, hangs", "thread", "child"]
+
+
+@pytest.fixture(scope="module")
+def signalled(script) -> Iterator[dict[tuple[str, str], subprocess.Popen]]:
+    """Processes that a signal ends, by how and which: side by side, as they mostly wait."""
+    children = {
+        (how, name): subprocess.Popen(
+            [*script, "--how", how],
+            env=environment(SIGNAL=name),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            preexec_fn=hear_interrupts,
+        )
+        for how in HOW
+        for name in CODES
+    }
+    yield children
+    for child in children.values():
+        child.kill()
+        child.wait()
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize(("name", "code"), CODES.items())
+def test_a_signal_ends_with_its_code_wherever_it_arrives(signalled, how, name, code):
+    child = signalled[how, name]
     out, err = child.communicate(timeout=120)
     assert child.returncode == code
     assert "Traceback" not in err and "ignored" not in err
