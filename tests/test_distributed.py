@@ -24,46 +24,23 @@ from tests.test_train_stage1 import small
 ENCODER = "test_convnext"
 
 
-def stage1(tiny, model_dir, *flags, processes=1, meet=("--standalone",), **options):
-    """Start train_stage1.py on the tiny set, without dropout: its masks are drawn rank by rank.
+def words_of(tiny, model_dir, *flags) -> list[str]:
+    """Return train_stage1.py's flags on the tiny set; no dropout: masks are drawn rank by rank."""
+    network = f"--encoder {ENCODER} --no-pretrained --crop-size {CROP} --dropout 0 --lr 1e-3"
+    place = ["--data-dir", tiny.root, "--model-dir", model_dir]
+    words = [*place, *network.split(), "--workers", 0, "--device", "cpu", *flags]
+    return [str(word) for word in words]
 
-    meet: how the ranks find each other, if torchrun starts them.
+
+def torchrun(processes, words, meet=("--standalone",), **options):
+    """Start train_stage1.py by torchrun.
+
+    meet: how the ranks find each other.
     """
-    start = (
-        ["-m", "torch.distributed.run", *meet, f"--nproc-per-node={processes}"]
-        if processes > 1 or "--nnodes=2" in meet
-        else []
-    )
-    flags = [
-        "--encoder",
-        ENCODER,
-        "--no-pretrained",
-        "--crop-size",
-        CROP,
-        "--dropout",
-        0,
-        "--lr",
-        1e-3,
-        "--workers",
-        0,
-        "--device",
-        "cpu",
-        *flags,
-    ]
-    command = [
-        sys.executable,
-        *start,
-        ROOT / "train_stage1.py",
-        "--data-dir",
-        tiny.root,
-        "--model-dir",
-        model_dir,
-        *flags,
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    start = ["-m", "torch.distributed.run", *meet, f"--nproc-per-node={processes}"]
     return subprocess.Popen(
-        [str(word) for word in command],
-        env=environment,
+        [sys.executable, *start, str(ROOT / "train_stage1.py"), *words],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -84,9 +61,12 @@ def metrics_of(model_dir):
     ]
 
 
-def test_two_ranks_and_two_pieces_train_as_one_process(tiny, tmp_path):
+def test_two_ranks_and_two_pieces_train_as_one_process(tiny, tmp_path, clean_process):
     """A batch is an epoch here, so that each epoch's loss is that of one step."""
-    text = finished(stage1(tiny, tmp_path / "two", "--batch-size", 32, "--epochs", 4, processes=2))
+    words = words_of(tiny, tmp_path / "two", "--batch-size", 32, "--epochs", 4)
+    ranks = clean_process.run_ranks("train_stage1", *words)
+    text = "".join(rank.stdout for rank in ranks)
+    assert [rank.returncode for rank in ranks] == [0, 0], ranks
     for name, options in {
         "one": {},
         "pieces": {"accumulate": 2, "heatmap_weight": 0},
@@ -114,10 +94,8 @@ def test_two_nodes_train_as_one_process(tiny, tmp_path):
     with socket.create_server(("localhost", 0)) as free:
         port = free.getsockname()[1]
     meet = ["--nnodes=2", "--rdzv-backend=c10d", "--rdzv-id=7", f"--rdzv-endpoint=localhost:{port}"]
-    nodes = [
-        stage1(tiny, tmp_path / "two", "--batch-size", 32, "--epochs", 3, meet=meet)
-        for _ in range(2)
-    ]
+    words = words_of(tiny, tmp_path / "two", "--batch-size", 32, "--epochs", 3)
+    nodes = [torchrun(1, words, meet) for _ in range(2)]
     train_stage1.main(small(tiny, tmp_path / "one", batch_size=32, epochs=3, dropout=0.0))
     texts = [finished(node) for node in nodes]
     one, two = metrics_of(tmp_path / "one"), metrics_of(tmp_path / "two")
@@ -128,9 +106,8 @@ def test_two_nodes_train_as_one_process(tiny, tmp_path):
 
 
 def test_a_rank_that_dies_ends_the_others(tiny, tmp_path):
-    process = stage1(
-        tiny, tmp_path, "--batch-size", 4, "--epochs", 1000, processes=2, start_new_session=True
-    )
+    words = words_of(tiny, tmp_path, "--batch-size", 4, "--epochs", 1000)
+    process = torchrun(2, words, start_new_session=True)
     metrics = RunFolder(tmp_path, ENCODER, 0).metrics("stage1")
     while not metrics.exists():
         assert process.poll() is None

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -91,21 +92,36 @@ def environment(**more) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(ROOT)} | more
 
 
-@pytest.mark.parametrize(
-    "how",
-    ["loop", "twice", "tqdm", "destructor", "swallowed", "swallowed, hangs", "thread", "child"],
-)
-@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
-def test_a_signal_ends_with_its_code_wherever_it_arrives(script, how, name, code):
-    child = subprocess.Popen(
-        [*script, "--how", how],
-        env=environment(SIGNAL=name),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=hear_interrupts,
-    )
+CODES = {"SIGINT": 130, "SIGTERM": 143}
+HOW = ["loop", "twice", "tqdm", "destructor", "swallowed", "swallowed, hangs", "thread", "child"]
+
+
+@pytest.fixture(scope="module")
+def signalled(script) -> Iterator[dict[tuple[str, str], subprocess.Popen]]:
+    """Processes that a signal ends, by how and which: side by side, as they mostly wait."""
+    children = {
+        (how, name): subprocess.Popen(
+            [*script, "--how", how],
+            env=environment(SIGNAL=name),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            preexec_fn=hear_interrupts,
+        )
+        for how in HOW
+        for name in CODES
+    }
+    yield children
+    for child in children.values():
+        child.kill()
+        child.wait()
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize(("name", "code"), CODES.items())
+def test_a_signal_ends_with_its_code_wherever_it_arrives(signalled, how, name, code):
+    child = signalled[how, name]
     out, err = child.communicate(timeout=120)
     assert child.returncode == code
     assert "Traceback" not in err and "ignored" not in err
@@ -155,16 +171,25 @@ LOST = "nobody reads the output any more; it is kept\n"
 FULL = "error: No space left on device for what is printed or written\n"
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])
+BUFFERED = [  # the output breaks while it is printed, or only when it is flushed
+    ("--lines 9999", "| head -1", 141, LOST),
+    ("--lines 3", "| true", 141, LOST),
+    ("--lines 9999", "2>&1 | head -1", 141, ""),
+    ("--help", "| true", 141, ""),
+    ("--lines 3", "> /dev/full", 1, FULL),
+    ("--help", "> /dev/full", 1, FULL),
+]
+
+
+@pytest.mark.parametrize(("arguments", "redirection", "code", "shown"), BUFFERED)
+def test_broken_outputs_without_a_buffer(script, arguments, redirection, code, shown):
+    assert ends(script, arguments, redirection, PYTHONUNBUFFERED="1") == (code, shown)
+
+
 @pytest.mark.parametrize(
     ("arguments", "redirection", "code", "shown"),
     [
-        ("--lines 9999", "| head -1", 141, LOST),
-        ("--lines 3", "| true", 141, LOST),
-        ("--lines 9999", "2>&1 | head -1", 141, ""),
-        ("--help", "| true", 141, ""),
-        ("--lines 3", "> /dev/full", 1, FULL),
-        ("--help", "> /dev/full", 1, FULL),
+        *BUFFERED,
         ("--lines 3 --error bad", "2> /dev/full", 1, ""),
         ("--lines 3", ">&-", 0, ""),
         ("--lines 3", "2>&-", 0, ""),
@@ -174,15 +199,17 @@ FULL = "error: No space left on device for what is printed or written\n"
         ("--error bad", "> /dev/full", 1, "error: bad\n"),
     ],
 )
-def test_broken_outputs(script, arguments, redirection, code, shown, unbuffered, tmp_path):
+def test_broken_outputs(script, arguments, redirection, code, shown):
+    assert ends(script, arguments, redirection, PYTHONUNBUFFERED="") == (code, shown)
+
+
+def ends(script, arguments, redirection, **more) -> tuple[int, str]:
+    """Run the script in a shell; return its exit code and what it says on stderr."""
     command = f"{' '.join(script)} {arguments} {redirection}; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(
-        ["bash", "-c", command],
-        env=environment(PYTHONUNBUFFERED=unbuffered),
-        capture_output=True,
-        text=True,
+        ["bash", "-c", command], env=environment(**more), capture_output=True, text=True
     )
-    assert (done.returncode, done.stderr) == (code, shown)
+    return done.returncode, done.stderr
 
 
 def test_a_file_does_not_get_the_number_of_a_closed_stream(tmp_path):

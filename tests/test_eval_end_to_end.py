@@ -1,6 +1,7 @@
 import shutil
 from collections import Counter
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -41,30 +42,38 @@ def predictions_of(run) -> pd.DataFrame:
     return pd.read_csv(run.predictions("end_to_end")).set_index("SeriesInstanceUID")[list(LABELS)]
 
 
-def test_all_folds_pooled_each_series_by_the_network_that_never_saw_it(tiny, trained):
-    model_dir, runs = trained
-    scores, failed = evaluate(tiny, model_dir, fold="all")
-    pooled = predictions_of(RunFolder(model_dir, ENCODER, "all"))
+@pytest.fixture(scope="module")
+def predicted(tiny, trained):
+    """Call it with a fold and other options: scores, failed series, predictions; made once."""
+
+    @cache
+    def predict(fold, **options):
+        scores, failed = evaluate(tiny, trained[0], fold=fold, **options)
+        return scores, failed, predictions_of(RunFolder(trained[0], ENCODER, fold))
+
+    return predict
+
+
+def test_all_folds_pooled_each_series_by_the_network_that_never_saw_it(predicted):
+    scores, failed, pooled = predicted("all")
     assert scores["n_series"] == len(pooled) == 24
     assert failed.empty
-    for fold, run in enumerate(runs):
-        evaluate(tiny, model_dir, fold=fold)
-        alone = predictions_of(run)
+    for fold in range(FOLDS):
+        *_, alone = predicted(fold)
         np.testing.assert_allclose(pooled.loc[alone.index], alone, atol=1e-5)
 
 
-def test_the_same_as_stage_2_from_arrays(tiny, trained):
+def test_the_same_as_stage_2_from_arrays(tiny, trained, predicted):
     model_dir, _ = trained
     for fold in range(FOLDS):
         extract_features.main(
             extract_features.Config(tiny.root, model_dir, fold, "cpu", ENCODER, series="held-out")
         )
     eval_stage2.main(eval_stage2.Config(tiny.root, model_dir, "all", "cpu", ENCODER))
-    evaluate(tiny, model_dir, fold="all")
     run = RunFolder(model_dir, ENCODER, "all")
     stage2 = pd.read_csv(run.predictions("stage2")).set_index("SeriesInstanceUID")[list(LABELS)]
     assert len(stage2) == 24
-    np.testing.assert_allclose(predictions_of(run).loc[stage2.index], stage2, atol=1e-4)
+    np.testing.assert_allclose(predicted("all")[2].loc[stage2.index], stage2, atol=1e-4)
 
 
 def test_only_slices_that_are_used_are_read(tiny, trained, monkeypatch):
@@ -88,35 +97,32 @@ def test_only_slices_that_are_used_are_read(tiny, trained, monkeypatch):
     assert slices["CT"] / 2 <= pixels["CT"] <= slices["CT"] / 2 + looked_at
 
 
-def test_both_steps_and_the_mirror_are_means_over_views(tiny, trained):
-    """Against views made by hand: the same network read from other weights files."""
+def test_both_steps_and_the_mirror_are_means_over_views(tiny, trained, predicted):
+    """Against a view made by hand: the same network read from another weights file."""
     model_dir, runs = trained
     run = runs[0]
     joined = read_checkpoint(run.inference, ())
     whole = run.inference.read_bytes()
-    by_step = {}
-    for step in (1, 2):
-        write_checkpoint(
-            run.inference, joined | {"stage2_settings": joined["stage2_settings"] | {"step": step}}
-        )
-        evaluate(tiny, model_dir)
-        by_step[step] = predictions_of(run)
+    by_step = {2: predicted(0)[2]}
+    settings = joined["stage2_settings"]
+    assert settings["step"] == 2
+    write_checkpoint(run.inference, joined | {"stage2_settings": settings | {"step": 1}})
+    evaluate(tiny, model_dir)
+    by_step[1] = predictions_of(run)
     run.inference.write_bytes(whole)
     evaluate(tiny, model_dir, both_steps=True)
     np.testing.assert_allclose(predictions_of(run), (by_step[1] + by_step[2]) / 2, atol=1e-5)
-    evaluate(tiny, model_dir, mirror=True)
-    mirrored = 2 * predictions_of(run) - by_step[2]  # what the second view must have said
+    mirrored = 2 * predicted(0, mirror=True)[2] - by_step[2]  # what the second view must have said
     plane = read_folds(tiny).set_index("SeriesInstanceUID").plane[mirrored.index]
     same = np.isclose(mirrored, by_step[2], atol=1e-5).all(axis=1)
     assert same[plane == "sagittal"].all()  # left and right are no axis of the image
     assert not same[plane == "axial"].any()
 
 
-def test_the_mirrored_view_of_a_mirrored_head_is_the_head(tiny, trained, monkeypatch):
+def test_the_mirrored_view_of_a_mirrored_head_is_the_head(tiny, trained, predicted, monkeypatch):
     """Mirrored images with exchanged labels give the same mean."""
     model_dir, runs = trained
-    evaluate(tiny, model_dir, mirror=True)
-    straight = predictions_of(runs[0])
+    *_, straight = predicted(0, mirror=True)
     real = PreparedSeries.in_memory
 
     def mirrored(self):

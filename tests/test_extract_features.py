@@ -1,6 +1,10 @@
-import subprocess
-import sys
+import io
+import multiprocessing
+import os
+import shutil
+import signal
 from collections import Counter
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +21,7 @@ from src.inference.encode import CACHED_IMAGES, encode_series
 from src.labels import LABELS
 from src.networks.slice_cnn import SliceCNN, build_slice_cnn
 from src.sampling.slices import centre_crop, neighbours
-from tests.conftest import CROP, ROOT
+from tests.conftest import CROP
 from tests.networks import ENCODER, write_stage1
 
 
@@ -42,6 +46,13 @@ def extracted(tiny, tmp_path_factory):
     run = write_stage1(tiny, model_dir)
     extract(tiny, model_dir)
     return run
+
+
+@pytest.fixture
+def another(extracted, tmp_path) -> RunFolder:
+    """A copy of the network and its features, in the folder `model`, to spoil."""
+    shutil.copytree(extracted.root.parents[1], tmp_path / "model")
+    return RunFolder(tmp_path / "model", ENCODER, 0)
 
 
 def test_features_are_those_of_each_slice_and_its_neighbours(tiny, extracted):
@@ -110,112 +121,108 @@ def test_two_shards_make_the_same_files(tiny, extracted, tmp_path):
     assert files_of(run) == files_of(extracted)
 
 
-def test_features_of_other_weights_are_made_anew(tiny, tmp_path, capsys):
-    run = write_stage1(tiny, tmp_path)
-    extract(tiny, tmp_path)
-    before = files_of(run)
-    assert extract(tiny, tmp_path) == 0
-    write_stage1(tiny, tmp_path, seed=1)
-    assert extract(tiny, tmp_path) == 24
+def test_features_of_other_weights_are_made_anew(tiny, tmp_path, another, capsys):
+    before = files_of(another)
+    assert extract(tiny, tmp_path / "model") == 0
+    write_stage1(tiny, tmp_path / "model", seed=1)
+    assert extract(tiny, tmp_path / "model") == 24
     assert "they are replaced" in capsys.readouterr().out
-    assert all(before[name] != content for name, content in files_of(run).items())
+    assert all(before[name] != content for name, content in files_of(another).items())
 
 
-def test_a_feature_file_that_a_power_cut_left_short_is_made_again(tiny, tmp_path):
-    run = write_stage1(tiny, tmp_path)
-    extract(tiny, tmp_path)
-    before = files_of(run)
-    first, second = sorted(run.features.glob("*.npy"))[:2]
+def test_a_feature_file_that_a_power_cut_left_short_is_made_again(tiny, tmp_path, another):
+    before = files_of(another)
+    first, second = sorted(another.features.glob("*.npy"))[:2]
     first.write_bytes(first.read_bytes()[:-1])
-    run.logit(second.stem).write_bytes(b"")
-    assert extract(tiny, tmp_path) == 2
-    assert files_of(run) == before
+    another.logit(second.stem).write_bytes(b"")
+    assert extract(tiny, tmp_path / "model") == 2
+    assert files_of(another) == before
 
 
-FORKING = """
-import os, random, resource, signal, sys, time
-from pathlib import Path
-import torch
-import extract_features
-from tests.networks import ENCODER
-torch.set_num_threads(1)
-folders = Path(sys.argv[1]), Path(sys.argv[2])
-config = extract_features.Config(*folders, encoder=ENCODER, device="cpu", batch_size=16)
+def in_fork(function, *arguments) -> tuple[int, int]:
+    """Run this in the clean process: call a function in a fork; return exit code and peak kB."""
+    process = multiprocessing.get_context("fork").Process(target=function, args=arguments)
+    process.start()
+    _, status, used = os.wait4(process.pid, 0)
+    return os.waitstatus_to_exitcode(status), used.ru_maxrss
 
 
-def child(run):
-    pid = os.fork()
-    if pid == 0:
-        signal.alarm(120)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        run()
-        os._exit(0)
-    return pid
-"""
-
-KILLER = f"""{FORKING}
-generator = random.Random(0)
-start = time.monotonic()
-assert os.waitpid(child(lambda: extract_features.main(config)), 0)[1] == 0
-whole = time.monotonic() - start
-import shutil
-shutil.rmtree(sys.argv[3]), shutil.rmtree(sys.argv[4])
-killed = 0
-for _ in range(9):
-    pid = child(lambda: extract_features.main(config))
-    time.sleep(generator.uniform(0.1, 0.5) * whole)
-    os.kill(pid, signal.SIGKILL)
-    killed += os.WIFSIGNALED(os.waitpid(pid, 0)[1])
-assert os.waitpid(child(lambda: extract_features.main(config)), 0)[1] == 0
-print(killed)
-"""
+def extract_in_fork(data_dir: Path, model_dir: Path, kill_at: str = "", after: int = 0) -> None:
+    """Extract; kill_at: write or name, the part of the file number `after` that is the last."""
+    signal.alarm(120)
+    torch.set_num_threads(1)
+    if kill_at:
+        die_in_file(kill_at, after)
+    extract(DataFolder(data_dir), model_dir, batch_size=16)
 
 
-def python(code: str, *arguments) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def die_in_file(part: str, after: int) -> None:
+    """Let SIGKILL come when so many arrays are there, and another one is half written or named."""
+    left, save, replace = count(after, -1), np.save, os.replace
+
+    def half_save(file, array, **options):
+        if next(left) == 0:
+            whole = io.BytesIO()
+            save(whole, array, **options)
+            file.write(whole.getvalue()[: len(whole.getvalue()) // 2])
+            file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+        save(file, array, **options)
+
+    def last_replace(source, target):
+        replace(source, target)
+        if str(target).endswith(".npy") and next(left) == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    if part == "write":
+        np.save = half_save
+    else:
+        os.replace = last_replace
 
 
-def test_killed_at_9_moments_and_run_again_the_features_are_the_same(tiny, tmp_path):
-    run = write_stage1(tiny, tmp_path / "killed")
-    straight = write_stage1(tiny, tmp_path / "straight")
-    killed = int(python(KILLER, tiny.root, tmp_path / "killed", run.features, run.logits))
-    assert killed >= 3
-    extract(tiny, tmp_path / "straight", batch_size=16)
-    assert files_of(run) == files_of(straight)
-    assert not list(run.root.rglob(".*.tmp"))
+def test_killed_at_9_moments_and_run_again_the_features_are_the_same(tiny, tmp_path, clean_process):
+    """Each time with some files more, in the middle of one or after the first of two."""
+    killed, straight = (write_stage1(tiny, tmp_path / name) for name in ("killed", "straight"))
+    for k in range(9):
+        job = (tiny.root, tmp_path / "killed", ("write", "name")[k % 2], k // 2)
+        code, _ = clean_process.submit(in_fork, extract_in_fork, *job)
+        assert code == -signal.SIGKILL
+        assert len(list(killed.root.rglob("*.npy"))) < 48
+    assert list(killed.root.rglob(".*.tmp"))
+    for name in ("killed", "straight"):
+        job = (tiny.root, tmp_path / name)
+        assert clean_process.submit(in_fork, extract_in_fork, *job)[0] == 0
+    assert files_of(killed) == files_of(straight) and len(files_of(killed)) == 48
+    assert not list(killed.root.rglob(".*.tmp"))
 
 
-MEASURER = f"""{FORKING}
-print(os.wait4(child(lambda: extract_features.main(config)), 0)[2].ru_maxrss)
-"""
-
-
-def test_memory_does_not_grow_with_the_number_of_series(tmp_path):
-    """20 and 200 series of 220 kB; to keep them would show."""
+def test_memory_does_not_grow_with_the_number_of_series(tmp_path, clean_process):
+    """5 and 45 series of 1.5 MB; to keep them would show."""
     peaks = []
-    for count in (20, 200):
-        data = made_up(tmp_path / str(count), count)
-        write_stage1(data, tmp_path / str(count))
-        peaks.append(int(python(MEASURER, data.root, tmp_path / str(count))))
-    assert peaks[1] < 1.05 * peaks[0]
+    for number in (5, 45):
+        data = made_up(tmp_path / str(number), number)
+        write_stage1(data, tmp_path / str(number))
+        job = (data.root, tmp_path / str(number))
+        code, peak = clean_process.submit(in_fork, extract_in_fork, *job)
+        assert code == 0
+        peaks.append(peak)
+    assert peaks[1] < peaks[0] + 20_000  # kB
 
 
-def made_up(root: Path, count: int) -> DataFolder:
+def made_up(root: Path, number: int) -> DataFolder:
     """Prepared arrays and the table of folds of so many series."""
-    data, length = DataFolder(root), 12
+    data, length, side = DataFolder(root), 12, 256
     rows = [
         {"SeriesInstanceUID": f"1.2.{k}", "fold": k % 2, "length": length}
         | dict.fromkeys(LABELS, k % 2)
-        for k in range(count)
+        for k in range(number)
     ]
-    columns = {"h": 96, "w": 96, "slice_spacing": 1, "row_spacing": 1, "column_spacing": 1}
+    columns = {"h": side, "w": side, "slice_spacing": 1, "row_spacing": 1, "column_spacing": 1}
     table = pd.DataFrame(rows).assign(**columns, orientation="", patient_id="")
     write_table(data.folds(2), table)
-    write_json(data.array_settings, {"image_size": 96, "mr_window": "percentile"})
+    write_json(data.array_settings, {"image_size": side, "mr_window": "percentile"})
     for row in rows:
-        write_array(data.sequence(row["SeriesInstanceUID"]), np.zeros((length, 96, 96), np.float16))
+        write_array(
+            data.sequence(row["SeriesInstanceUID"]), np.zeros((length, side, side), np.float16)
+        )
     return data

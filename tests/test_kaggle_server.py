@@ -1,8 +1,8 @@
 import io
+import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 import types
@@ -14,13 +14,13 @@ import pytest
 
 from src.artifacts.checkpoints import read_joined
 from src.artifacts.paths import RunFolder
+from src.dicom import open_series
 from src.labels import LABELS
+from src.progress import Clock
 from src.script import UserError
 from tests.networks import ENCODER, write_both
 from tools import kaggle_server
 from tools.kaggle_server import Config, Server
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +99,10 @@ def test_thirty_series_a_third_of_them_broken_are_thirty_valid_rows_in_order(
     )
     prior = read_joined(RunFolder(networks, ENCODER, 0))["prior"]
     assert [number for number in range(30) if np.allclose(table.loc[number], prior)] == broken
-    alone = Server(config(networks, tmp_path)).predict(str(gateway.folders[0]))
-    np.testing.assert_allclose(table.loc[[0]], alone, atol=1e-6)
+    predictor = kaggle_server.load(config(networks, tmp_path))  # in this process
+    series = [("", predictor.prepare(open_series(gateway.folders[0])))]
+    ((_, alone),) = predictor.predict(series, 128, Clock())
+    np.testing.assert_allclose(table.loc[0], alone, atol=1e-6)
     np.testing.assert_allclose(table.loc[24], table.loc[0], atol=1e-6)  # the same series again
     assert not (tmp_path / "shared").exists()
 
@@ -187,17 +189,25 @@ def test_a_log_that_nobody_reads_costs_nothing(tmp_path, monkeypatch):
         assert (row == 0.5).all(axis=None)
 
 
+def in_killed_fork() -> str:
+    """Run this in the clean process: return the process ID of the child of a server now killed."""
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("fork").Process(target=serve_and_die, args=(theirs,))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    return str(ours.recv())
+
+
+def serve_and_die(connection) -> None:
+    connection.send(kaggle_server.Child(Config()).process.pid)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 @pytest.mark.skipif(not Path("/proc").exists(), reason="looks for a process in /proc")
-def test_with_its_server_the_process_ends():
+def test_with_its_server_the_process_ends(clean_process):
     """Killed without a chance to say goodbye."""
-    code = (
-        "import os; from tools.kaggle_server import *\n"
-        "if __name__ == '__main__':\n"
-        "    print(Child(Config()).process.pid, flush=True)\n"
-        "    os.kill(os.getpid(), 9)"
-    )
-    command = [sys.executable, "-c", code]
-    child = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    child = clean_process.submit(in_killed_fork)
     deadline = time.monotonic() + 120  # it imports torch before it looks
     while Path("/proc", child, "cmdline").exists() and Path("/proc", child, "cmdline").read_bytes():
         assert time.monotonic() < deadline

@@ -18,7 +18,6 @@ from src.artifacts.files import read_json_lines
 from src.artifacts.paths import RunFolder
 from src.networks.slice_cnn import SliceCNN
 from src.script import UserError
-from src.training import run_folder
 from src.training.learner import Learner
 from src.training.optim import Mars, parameter_groups, warmup
 from tests.conftest import CROP
@@ -28,11 +27,6 @@ from train_stage1 import Config, rates
 
 ENCODER = "test_resnet"
 RANDOM = "--no-pretrained"
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    monkeypatch.setattr(run_folder, "draw_progress", lambda *_: None)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import src.device
 import train_stage1
 import train_stage2
 from src.artifacts.paths import RunFolder
-from src.training import learner, run_folder
+from src.training import learner
 from tests.conftest import CROP
 from tests.networks import write_random_features
 from tests.small_run import batches, loss_of, new_learner, one_thread  # noqa: F401
@@ -24,7 +24,6 @@ HALVES = (torch.bfloat16, torch.float16)
 @pytest.fixture
 def compute_in(monkeypatch):
     """Call it with a precision, to pretend that the CPU is a GPU of that precision."""
-    monkeypatch.setattr(run_folder, "draw_progress", lambda *_: None)
 
     def choose(dtype: torch.dtype) -> None:
         for module in (src.device, learner):

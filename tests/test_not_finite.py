@@ -1,7 +1,5 @@
 """Numbers that are none, in any file between the stages: one sentence with series and file."""
 
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -31,7 +29,7 @@ from src.networks.sequence_transformer import SequenceTransformer
 from src.preprocess.images import PreparedSeries
 from src.progress import Clock
 from src.script import UserError
-from tests.conftest import CROP, ROOT
+from tests.conftest import CROP
 from tests.dicom_files import volume, write_axial
 from tests.networks import ENCODER, write_both, write_random_features, write_stage1
 from tools import mine_hard_negatives, predict
@@ -101,13 +99,13 @@ def test_an_array_that_is_not_finite_is_refused_from_a_loader_process_too(
     assert str(refused.value) == f"{said}run preprocess_data.py first"
 
 
-def test_a_script_says_it_in_one_line(copied, tmp_path):
+def test_a_script_says_it_in_one_line(copied, tmp_path, clean_process):
     uid = uids_of(copied)[1]
     spoil(copied.sequence(uid), np.nan, place=slice(None))
     write_stage1(copied, tmp_path / "model")
-    command = [sys.executable, ROOT / "eval_stage1.py", "--data-dir", copied.root, "--model-dir"]
-    command += [tmp_path / "model", "--encoder", ENCODER, "--device", "cpu", "--workers", 1]
-    ended = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    flags = ["--data-dir", copied.root, "--model-dir", tmp_path / "model"]
+    flags += ["--encoder", ENCODER, "--device", "cpu", "--workers", 1]
+    ended = clean_process.run("eval_stage1", *flags)
     assert ended.returncode == 1
     assert ended.stderr.startswith(f"error: series {uid}: {copied.sequence(uid)} holds values")
     assert len(ended.stderr.splitlines()) == 1

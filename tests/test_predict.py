@@ -1,8 +1,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +21,6 @@ from src.inference.findings import FindingRules
 from src.labels import LABELS, MIRROR
 from src.progress import Clock
 from src.script import UserError
-from tests.conftest import ROOT
 from tests.networks import ENCODER, write_both
 from tools import export_onnx, predict
 
@@ -154,20 +151,10 @@ def test_all_bad_is_an_error_and_the_reasons_are_there(networks, tmp_path):
     assert pd.read_csv(tmp_path / "out" / "predictions.csv").empty
 
 
-def test_exit_code_3_where_some_failed(networks, held_out, tmp_path):
-    command = [
-        sys.executable,
-        ROOT / "tools" / "predict.py",
-        held_out[0],
-        tmp_path / "nowhere",
-        "--out",
-        tmp_path / "out",
-    ]
-    done = subprocess.run(
-        [*command, "--model-dir", networks, "--encoder", ENCODER, "--device", "cpu"],
-        capture_output=True,
-        text=True,
-    )
+def test_exit_code_3_where_some_failed(networks, held_out, tmp_path, clean_process):
+    flags = ["--out", tmp_path / "out", "--model-dir", networks, "--encoder", ENCODER]
+    series = [held_out[0], tmp_path / "nowhere"]
+    done = clean_process.run("tools/predict", *series, *flags, "--device", "cpu")
     assert done.returncode == 3, done.stderr
     assert "1 series, 1 failed" in done.stdout
 

@@ -139,10 +139,14 @@ def written(facts: Path) -> list[tuple[int, int]]:
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
 @pytest.mark.parametrize(
-    "send", [os.kill, os.killpg]
-)  # to the script alone, and to all its processes as a terminal does
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interrupted(number, code, send, tmp_path):
+    ("send", "number", "code"),
+    [
+        (os.kill, signal.SIGTERM, 143),  # the script alone
+        (os.killpg, signal.SIGTERM, 143),
+        (os.killpg, signal.SIGINT, 130),  # all its processes, as a terminal does
+    ],
+)
+def test_interrupted(send, number, code, tmp_path):
     [uid] = make_data(tmp_path, 1, (20, 60, 50))
     uids = [uid, *(f"1.3.{k}" for k in range(SERIES - 1))]  # seconds of work
     for other in uids[1:]:

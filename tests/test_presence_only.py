@@ -26,10 +26,10 @@ from tools import measure_findings, mine_hard_negatives, predict, report
 
 
 @pytest.fixture(scope="module")
-def data(tiny_dicom, tmp_path_factory) -> DataFolder:
-    """The tiny set without the names of arteries, prepared and dealt; unknown in two ways."""
+def data(tiny, tmp_path_factory) -> DataFolder:
+    """The tiny set without the names of arteries, unknown in two ways; arrays know no labels."""
     root = tmp_path_factory.mktemp("open") / "data"
-    shutil.copytree(tiny_dicom, root)
+    shutil.copytree(tiny.root, root)
     train = pd.read_csv(root / "train.csv", dtype=str)
     train[list(LOCATIONS)] = ""
     train.to_csv(root / "train.csv", index=False)

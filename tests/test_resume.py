@@ -5,7 +5,6 @@ import os
 import runpy
 import signal
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from functools import partialmethod
 from pathlib import Path
 
@@ -34,26 +33,8 @@ ENCODERS = {"stage1": "test_resnet", "stage2": "made_up"}
 KILLED_AFTER = {"stage1": {0: 13, 1: 15, 2: 17}, "stage2": {0: 9, 1: 10, 2: 11}}  # steps
 
 
-def no_picture(*_) -> None:
-    """Drawn after each epoch, it would take most of the time."""
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    monkeypatch.setattr(run_folder, "draw_progress", no_picture)
-
-
-@pytest.fixture(scope="module")
-def clean_process():
-    """A process that has imported everything and computed nothing: its forks are new processes."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        yield pool
-
-
 def run_scripts(jobs: list[tuple]) -> list[int]:
     """Run scripts side by side, each in its own process; return their exit codes."""
-    import torch._dynamo  # noqa: F401 - else the optimizer of each fork imports it, for seconds
-
     fork = multiprocessing.get_context("fork")
     processes = [fork.Process(target=run_script, args=job) for job in jobs]
     for process in processes:
@@ -70,7 +51,7 @@ def run_script(stage: str, data: Path, model_dir: Path, workers: int, flags: str
         the moment that is meant.
     """
     torch.set_num_threads(1)
-    run_folder.draw_progress = no_picture
+    run_folder.draw_progress = lambda *_: None  # it would take most of the time
     if kill_after is not None:
         Learner.step = partialmethod(step_or_die, step=Learner.step, after=kill_after)
     printed = os.open(model_dir / "printed.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -130,10 +111,10 @@ def test_4_epochs_are_2_and_a_kill_and_a_resume_in_a_new_process(
         job = (stage, tiny.root, tmp_path / str(n), n)
         killed.append((*job, "--epochs 4", KILLED_AFTER[stage][n]))
         resumed.append((*job, "--epochs 4 --resume"))
-    assert clean_process.submit(run_scripts, killed).result() == [-signal.SIGKILL] * 3
+    assert clean_process.submit(run_scripts, killed) == [-signal.SIGKILL] * 3
     for n in WORKERS:
         assert read_checkpoint(runs[n].last(stage), ())["epoch"] == 2
-    assert clean_process.submit(run_scripts, resumed).result() == [0] * 3
+    assert clean_process.submit(run_scripts, resumed) == [0] * 3
     train_here(stage, tiny.root, tmp_path / "straight", 2, 4)
     for n in WORKERS:
         assert "resuming after epoch 2 of 4" in (tmp_path / str(n) / "printed.txt").read_text()

@@ -113,15 +113,11 @@ def test_a_resume_says_whether_anything_is_left_to_do(tmp_path, capsys):
     assert "already finished: 2 of 2" in capsys.readouterr().out
 
 
-def test_killed_while_saving_20_times_the_last_state_is_always_whole(tmp_path):
+def test_killed_while_saving_20_times_the_last_state_is_always_whole(tmp_path, clean_process):
     """SIGKILL at the k-th write of the last state's bytes, in its own process; then a resume."""
     folder = RunFolder(tmp_path, "net", 0)
     train(folder, 1)
-    spawn = multiprocessing.get_context("spawn")
-    process = spawn.Process(target=be_killed_20_times, args=(folder,))
-    process.start()
-    process.join()
-    assert process.exitcode == 0
+    clean_process.submit(be_killed_20_times, folder)
     train(folder, 4, resume=True)
     straight = RunFolder(tmp_path, "straight", 0)
     train(straight, 4)
@@ -130,22 +126,23 @@ def test_killed_while_saving_20_times_the_last_state_is_always_whole(tmp_path):
 
 
 def be_killed_20_times(folder):
-    """Run in a process that has computed nothing, so that its forks can compute."""
-    import torch._dynamo  # otherwise the optimizer of each fork imports it, for seconds
-
-    torch.set_num_threads(1)
-    src.training.run_folder.draw_progress = lambda *_: None  # half a second in each of them
+    """Run in the clean process, so that its forks can compute."""
+    fork = multiprocessing.get_context("fork")
     for k in range(20):
-        child = os.fork()
-        if child == 0:
-            signal.alarm(60)
-            die_in_write(folder.last("stage1"), k)
-            train(folder, 4, resume=True)
-            os._exit(0)
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        assert code == -signal.SIGKILL, f"kill {k} came too late"
+        process = fork.Process(target=die_in_training, args=(folder, k))
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, f"kill {k} came too late"
         state = read_checkpoint(folder.last("stage1"), ("learner", "epoch"))
         assert 1 <= state["epoch"] < 4
+
+
+def die_in_training(folder, k):
+    signal.alarm(60)
+    torch.set_num_threads(1)
+    src.training.run_folder.draw_progress = lambda *_: None  # half a second in each of them
+    die_in_write(folder.last("stage1"), k)
+    train(folder, 4, resume=True)
 
 
 def die_in_write(path, after):
@@ -178,14 +175,16 @@ def die_in_write(path, after):
     torch.save, os.replace = save, replace
 
 
-def test_each_epoch_leaves_a_picture_and_a_line(tmp_path):
+def test_each_epoch_leaves_a_picture_and_a_line(tmp_path, pictures):
     folder = RunFolder(tmp_path, "net", 0)
     train(folder, 3, (0.5, None, 0.7))
     assert folder.curves("stage1").read_bytes().startswith(b"\x89PNG")
     assert len(folder.metrics("stage1").read_text().splitlines()) == 3
 
 
-def test_a_full_disk_ends_training_with_a_sentence_and_a_whole_state(tmp_path, monkeypatch):
+def test_a_full_disk_ends_training_with_a_sentence_and_a_whole_state(
+    tmp_path, monkeypatch, pictures
+):
     """At the log, the metrics, the state (what torch makes of it) and the picture."""
     folder = RunFolder(tmp_path, "net", 0)
     train(folder, 1)

@@ -7,7 +7,7 @@ import torch
 
 from src.artifacts.checkpoints import read_checkpoint
 from src.artifacts.paths import ArtifactError, RunFolder
-from src.training import run_folder, saving
+from src.training import saving
 from tests import small_run
 from tests.small_run import assert_same, one_thread, train  # noqa: F401
 
@@ -15,7 +15,6 @@ from tests.small_run import assert_same, one_thread, train  # noqa: F401
 @pytest.fixture
 def beside(monkeypatch):
     """Write in the thread on the CPU, too."""
-    monkeypatch.setattr(run_folder, "draw_progress", lambda *_: None)
     really = saving.Saver.save
     monkeypatch.setattr(
         saving.Saver, "save", lambda self, files, beside: really(self, files, beside=True)

@@ -1,25 +1,28 @@
 """Too little shared memory costs loader processes, but no sample and no run."""
 
+import ctypes
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
 from collections import namedtuple
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import Dataset
 
-from src.sampling import shared_memory
+from src.sampling import loader, shared_memory
 from src.sampling.loader import batches_of, empty_images, make_loader
 from src.sampling.shared_memory import fitting_workers
+from src.script import UserError
 
-ROOT = Path(__file__).resolve().parents[1]
 Usage = namedtuple("Usage", "total used free")
 MB = 1 << 20
+OF_MOUNTS = 0x20000  # CLONE_NEWNS, for unshare
+NOT_ALLOWED = 77  # exit code
+linux = pytest.mark.skipif(sys.platform != "linux", reason="needs a /dev/shm of its own")
 
 
 class Noise(Dataset):
@@ -38,12 +41,12 @@ class Noise(Dataset):
 
 def digest(workers: int) -> tuple[int, str]:
     """Return the loader's processes, and a fingerprint of two epochs of batches."""
-    loader, found = make_loader(Noise(), 4, workers, shuffle_seed=1), hashlib.sha256()
+    batches, found = make_loader(Noise(), 4, workers, shuffle_seed=1), hashlib.sha256()
     for epoch in range(2):
-        loader.sampler.epoch = epoch
-        for batch in batches_of(loader):
+        batches.sampler.epoch = epoch
+        for batch in batches_of(batches):
             found.update(batch["images"].numpy().tobytes() + batch["index"].numpy().tobytes())
-    return loader.num_workers, found.hexdigest()
+    return batches.num_workers, found.hexdigest()
 
 
 @pytest.mark.parametrize(
@@ -91,39 +94,46 @@ def test_the_samples_are_the_same_and_no_random_number_is_drawn(monkeypatch):
     assert there[0] == 2 and digest(2) == (0, there[1])
 
 
-def with_little(size: str, code: str) -> subprocess.CompletedProcess:
-    """Run code where /dev/shm has `size`; skip if mounting is not allowed."""
-    mount = f"mount -t tmpfs -o size={size} tmpfs /dev/shm"
-    tried = subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True)
-    if tried.returncode:
-        pytest.skip(f"mounting is not allowed: {tried.stderr.decode()}")
-    command = ["unshare", "-m", "sh", "-c", f'{mount} && exec "$@"', "sh", sys.executable, "-c"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run([*command, code], capture_output=True, text=True, env=environment)
+def with_little(size: str, function) -> None:
+    """Run this in a fork: call a function where /dev/shm has `size`."""
+    torch.set_num_threads(1)
+    private, tmpfs = "mount --make-rprivate /", f"mount -t tmpfs -o size={size} tmpfs /dev/shm"
+    if ctypes.CDLL(None).unshare(OF_MOUNTS) or os.system(f"{private} && {tmpfs}"):
+        os._exit(NOT_ALLOWED)
+    function()
 
 
-@pytest.mark.skipif(not shutil.which("unshare"), reason="needs a /dev/shm of its own")
+def print_digest() -> None:
+    print(digest(2))
+
+
+def load_regardless() -> None:
+    """Load with two processes, whatever fits; print what is said of it."""
+    loader.fitting_workers = lambda workers, *_, **__: workers
+    try:
+        list(batches_of(make_loader(Noise(), 4, 2, shuffle_seed=1)))
+    except UserError as error:
+        print(error)
+
+
+def done_with_little(clean_process, size: str, function) -> subprocess.CompletedProcess:
+    done = clean_process.call(with_little, size, function)
+    if done.returncode == NOT_ALLOWED:
+        pytest.skip(f"mounting is not allowed: {done.stderr}")
+    return done
+
+
+@linux
 @pytest.mark.parametrize("size", ["64k", "1200k"])
-def test_in_a_container_with_little(size):
-    done = with_little(size, "from tests.test_shared_memory import *; print(digest(2))")
+def test_in_a_container_with_little(size, clean_process):
+    done = done_with_little(clean_process, size, print_digest)
     assert (done.returncode, done.stdout) == (0, f"{(0, digest(0)[1])}\n"), done.stderr
     assert len(done.stderr.splitlines()) == 1 and "--shm-size" in done.stderr
 
 
-@pytest.mark.skipif(not shutil.which("unshare"), reason="needs a /dev/shm of its own")
+@linux
 @pytest.mark.parametrize("size", ["16k", "64k", "400k"])
-def test_memory_that_others_took_meanwhile_is_one_sentence(size):
+def test_memory_that_others_took_meanwhile_is_one_sentence(size, clean_process):
     """At the semaphores, at the first batch, later."""
-    code = """
-import sys
-from tests.test_shared_memory import *
-from src.script import UserError
-from src.sampling import loader
-loader.fitting_workers = lambda workers, *_, **__: workers
-try:
-    batches = [batch for batch in batches_of(make_loader(Noise(), 4, 2, shuffle_seed=1))]
-except UserError as error:
-    print(error)
-"""
-    done = with_little(size, code)
+    done = done_with_little(clean_process, size, load_regardless)
     assert "--shm-size" in done.stdout and len(done.stdout.splitlines()) == 1, done.stderr

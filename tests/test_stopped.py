@@ -84,13 +84,18 @@ def test_predict_whose_thread_hangs_writes_what_it_has(tiny, tmp_path):
     ("send", "number", "code"),
     [(os.kill, signal.SIGTERM, 143), (os.killpg, signal.SIGINT, 130)],
 )
-def test_training_with_loader_processes(send, number, code, tiny, tmp_path):
+def test_training_with_loader_processes(send, number, code, tiny, tmp_path, clean_process):
+    """Interrupted as by a terminal, loader processes and all, it is a new Python that ends."""
     flags = ["--data-dir", tiny.root, "--model-dir", tmp_path, "--encoder", ENCODER]
-    sizes = ["--crop-size", CROP, "--batch-size", 4, "--workers", 2, "--epochs", 1000]
-    child = start("train_stage1.py", *flags, *sizes, "--no-pretrained", "--device", "cpu")
+    flags += ["--crop-size", CROP, "--batch-size", 4, "--workers", 2, "--epochs", 1000]
+    flags += ["--no-pretrained", "--device", "cpu"]
+    if send is os.killpg:
+        child = start("train_stage1.py", *flags)
+    else:
+        child = clean_process.start("train_stage1", *flags)
     run = RunFolder(tmp_path, ENCODER, 0)
     while not run.curves("stage1").exists():
-        assert child.poll() is None, child.communicate()[1]
+        assert child.poll() is None, child.communicate()
         time.sleep(0.05)
     assert len(processes_of_session(child.pid)) > 2
     assert "--resume" in stop(child, send, number, code)

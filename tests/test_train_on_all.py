@@ -21,6 +21,7 @@ from src.inference.ensemble import Predictor
 from src.labels import LABELS
 from src.progress import Clock
 from src.script import UserError
+from src.training.curves import draw_progress
 from tests.conftest import CROP
 from tests.networks import ENCODER, write_both, write_stage1
 from tools import kaggle_server, predict, report
@@ -154,10 +155,11 @@ def test_the_report_shows_its_training(trained):
     assert [text.get_text() for text in legend.get_texts()] == ["all data"]
 
 
-def test_a_picture_without_scores_is_the_loss_alone(trained):
+def test_a_picture_without_scores_is_the_loss_alone(trained, tmp_path):
     import cv2
 
-    picture = cv2.imread(str(trained.curves("stage2")))
+    draw_progress(trained.metrics("stage2"), tmp_path / "picture.png")
+    picture = cv2.imread(str(tmp_path / "picture.png"))
     assert picture.shape[:2] == (300, 800)
     assert EncoderFolder(trained.root.parents[1], ENCODER).root == trained.root.parent
     assert pd.read_json(trained.metrics("stage2"), lines=True).loss.notna().all()

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from src.artifacts.paths import RunFolder
 from src.sampling.spot_dataset import SpotDataset, held_out_rows, read_spot_tables
 from src.script import UserError
 from src.training.losses import focal_loss, heat_target, heatmap_loss
-from tests.conftest import CROP, ROOT
+from tests.conftest import CROP
 from train_stage1 import Config
 
 CPU = torch.device("cpu")
@@ -115,48 +114,23 @@ def test_checkpointing_changes_nothing(tiny, tmp_path):
         torch.testing.assert_close(weights[1][key], value, atol=3e-3, rtol=0.02, msg=key)
 
 
-def test_a_killed_loader_process_ends_the_run_and_keeps_its_state(tiny, tmp_path):
-    flags = [
-        "--encoder",
-        "test_convnext",
-        "--no-pretrained",
-        "--crop-size",
-        CROP,
-        "--epochs",
-        1000,
-        "--batch-size",
-        4,
-        "--workers",
-        1,
-        "--device",
-        "cpu",
-    ]
-    command = [
-        sys.executable,
-        ROOT / "train_stage1.py",
-        "--data-dir",
-        tiny.root,
-        "--model-dir",
-        tmp_path,
-        *flags,
-    ]
-    process = subprocess.Popen(
-        [str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+def test_a_killed_loader_process_ends_the_run_and_keeps_its_state(tiny, tmp_path, clean_process):
+    flags = f"--encoder test_convnext --no-pretrained --crop-size {CROP} --epochs 1000"
+    flags += " --batch-size 4 --workers 1 --device cpu"
+    place = ["--data-dir", tiny.root, "--model-dir", tmp_path]
+    process = clean_process.start("train_stage1", *place, *flags.split())
     folder = RunFolder(tmp_path, "test_convnext", 0)
     while not folder.metrics("stage1").exists():
-        assert process.poll() is None, process.communicate()[0]
+        assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     children = subprocess.run(
         ["pgrep", "-P", str(process.pid)], capture_output=True, text=True
     ).stdout.split()
     os.kill(int(children[0]), signal.SIGKILL)
-    text = process.communicate(timeout=60)[0]
-    assert (
-        process.returncode == 1
-        and "error: a process that loads samples died" in text
-        and "Traceback" not in text
-    )
+    out, err = process.communicate()
+    assert process.returncode == 1
+    assert err.startswith("error: a process that loads samples died")
+    assert "Traceback" not in out + err
     assert read_checkpoint(folder.last("stage1"), ("learner",))["epoch"] >= 1
 
 

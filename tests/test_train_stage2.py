@@ -1,16 +1,11 @@
 """Stage 2's own: its published settings, and that two ranks train what one would."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import tyro
 
 import train_stage2
 from src.artifacts.files import read_json_lines
 from src.artifacts.paths import RunFolder
-from tests.conftest import ROOT
 from tests.networks import write_random_features
 from train_stage2 import Config
 
@@ -38,21 +33,15 @@ def test_the_published_settings_are_the_defaults():
     assert {name: getattr(Config(), name) for name in published} == published
 
 
-def test_two_ranks_train_as_one_process(tiny, extracted):
+def test_two_ranks_train_as_one_process(tiny, extracted, clean_process):
     """An epoch is one batch, so its loss is one step's; dropout masks differ between ranks."""
     flags = f"--encoder {ENCODER} --device cpu --width 16 --epochs 4 --batch-size 16 --lr 1e-3"
     flags = [*flags.split(), "--dropout", "0", "--attention-dropout", "0"]
     flags += ["--data-dir", str(tiny.root)]
     one, two = ([*flags, "--model-dir", str(extracted / name)] for name in ("one", "two"))
     train_stage2.main(tyro.cli(Config, args=one))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    ended = subprocess.run(
-        [*torchrun, "--nproc-per-node=2", ROOT / "train_stage2.py", *two],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert ended.returncode == 0, ended.stderr
+    for ended in clean_process.run_ranks("train_stage2", *two):
+        assert ended.returncode == 0, ended.stderr
     expected = losses(extracted / "one")
     assert len(expected) == 4 and losses(extracted / "two") == pytest.approx(expected, abs=1e-4)
     assert RunFolder(extracted / "two", ENCODER, 0).inference.exists()

@@ -16,9 +16,12 @@ LABEL = 6  # anterior communicating artery: in the midline
 
 
 @cache
+def head(index, matrix):
+    return draw_head(Config(whole_heads=True, matrix=matrix), index, [LABEL])
+
+
 def heads(count=150, matrix=96):
-    config = Config(whole_heads=True, matrix=matrix)
-    return [draw_head(config, index, [LABEL]) for index in range(count)]
+    return [head(index, matrix) for index in range(count)]
 
 
 def of_modality(modality, count=150, matrix=96):

@@ -82,25 +82,26 @@ def test_memory_is_capped(tmp_path):
 
 
 LIMITED = """
-import resource, sys
-from src import worker_pool
-from tests.test_worker_pool import run, Limits
-soft, hard, flag = map(float, sys.argv[1:])  # GiB; 0: none
-sizes = [int(size * 2**30) or resource.RLIM_INFINITY for size in (soft, hard)]
-resource.setrlimit(resource.RLIMIT_AS, sizes)
-print(run([("limit", 0, None)], 1, Limits(60, flag)))
+import os, resource, sys
+from tests.test_worker_pool import LIMITED_BY, run, Limits
+for soft, hard, flag, _ in LIMITED_BY:
+    if os.fork() == 0:
+        sizes = [int(size * 2**30) or resource.RLIM_INFINITY for size in (soft, hard)]
+        resource.setrlimit(resource.RLIMIT_AS, sizes)
+        print(run([("limit", 0, None)], 1, Limits(60, flag)), flush=True)
+        break
+    os.wait()
 """
+LIMITED_BY = [(5, 6, 8, 5), (5, 6, 3, 3), (5, 0, 8, 5), (7, 7, 6.5, 6.5)]
 
 
 @linux
-@pytest.mark.parametrize(
-    ("soft", "hard", "flag", "taken"),
-    [(5, 6, 8, 5), (5, 6, 3, 3), (5, 0, 8, 5), (7, 7, 6.5, 6.5)],
-)
-def test_the_smallest_limit_of_memory_holds(soft, hard, flag, taken):
-    done = python(LIMITED, soft, hard, flag)
-    size = int(taken * 2**30)
-    assert done.stdout == f"{{0: ({size}, {size})}}\n", done.stderr
+def test_the_smallest_limit_of_memory_holds():
+    """(soft, hard, flag, taken) in GiB, 0: none; each in a process of its own."""
+    done = python(LIMITED)
+    sizes = [int(taken * 2**30) for *_, taken in LIMITED_BY]
+    expected = [str({0: (size, size)}) for size in sizes]
+    assert done.stdout.splitlines() == expected, done.stderr
 
 
 @pytest.mark.parametrize("workers", [0, -1])
