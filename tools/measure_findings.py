@@ -36,8 +36,9 @@ from src.dicom import Series, open_series
 from src.evaluation import froc
 from src.evaluation.choice import Choice
 from src.evaluation.resampling import patient_numbers
-from src.inference.ensemble import Predictor, chosen_pairs
+from src.inference.ensemble import Predictor
 from src.inference.findings import Finding, FindingRules
+from src.inference.sources import chosen_pairs
 from src.labels import LABELS, NOTHING, PRESENT, SOMEWHERE
 from src.preprocess.images import PreparedSeries
 from src.progress import in_thread, progress
