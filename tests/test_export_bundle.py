@@ -21,6 +21,7 @@ from src.script import UserError
 from tests.conftest import ROOT
 from tests.networks import ENCODER, write_both
 from tools import export_bundle, kaggle_server, predict, score
+from tools.pages import model_card
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +139,23 @@ def test_the_card_says_what_it_was_trained_on(tiny, bundle):
     everything = bundle.read_bytes().decode("latin-1")
     for secret in ("/home/roe", "secret", *series.SeriesInstanceUID):
         assert secret not in everything
+
+
+@pytest.mark.parametrize(
+    ("settings", "says", "not_says"),
+    [
+        ({"pretrained": True}, "pretrained weights of timm.\n\nLicence of these", "random"),
+        ({"pretrained": False}, "random weights.", "dinov3"),
+        ({"checkpoint": "/home/roe/w.pth", "pretrained": True}, "weights of a file", "roe"),
+        ({}, "not recorded.\n\nLicence of these weights: dinov3-license", "random"),
+    ],
+)
+def test_the_card_names_the_licence_of_the_encoder(settings, says, not_says):
+    encoder = "convnext_base.dinov3_lvd1689m"
+    found = export_bundle.weights_of_encoder({"encoder": encoder} | settings)
+    part = model_card.licence_part({"encoder": encoder, "weights_of_encoder": found})
+    assert says in part and not_says not in part.lower()
+    assert ("DINOv3 licence](https://" in part) == (settings.get("pretrained") is not False)
 
 
 def test_folds_that_have_changed_are_refused(tiny, networks, copied, tmp_path):

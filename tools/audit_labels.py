@@ -39,7 +39,7 @@ from src.artifacts.tables import (
     read_table,
     write_table,
 )
-from src.labels import LABELS, LOCATIONS
+from src.labels import LABELS, LOCATIONS, PRESENT
 from src.script import UserError, run_script
 from tools.figures.contact_sheet import Panel, draw_sheet, prepared_point
 from tools.scoring.proposals import KINDS, UID, Rules, propose
@@ -155,12 +155,13 @@ def panels_of(
         theirs = findings[findings[UID] == row.SeriesInstanceUID].sort_values("rank")
         named = theirs[theirs.label == row.label]
         chosen = named if len(named) else theirs
+        mine = here if row.label == LABELS[PRESENT] else here[here.location == row.label]
         cross = None
         if len(chosen):
             slice_ = int(chosen.slice.iloc[0])
             cross = prepared_point(chosen.column.iloc[0], chosen.row.iloc[0], about)
-        elif (here.location == row.label).any():
-            slice_ = int(here[here.location == row.label].f.iloc[0])
+        elif len(mine):
+            slice_ = int(mine.f.iloc[0])
         else:
             slice_ = top_slice(config, row.SeriesInstanceUID, row.label, about)
         circles = here.loc[here.f == slice_, ["x_512", "y_512"]].to_numpy(float)

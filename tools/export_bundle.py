@@ -153,16 +153,16 @@ def scores_of(config: Config, folds: tuple) -> dict[str, dict]:
 
 
 def weights_of_encoder(settings: dict) -> dict:
-    """Return which weights the encoder started from, and their licence, as timm names it."""
+    """Return from which weights the encoder started, and the licence of these, as timm names it."""
     weights = timm.models.get_pretrained_cfg(settings["encoder"])
     licence = getattr(weights, "license", None) or "unknown"
     if settings.get("checkpoint"):
-        return {"started_from": "a file of the user", "licence": "that of the file"}
-    if settings.get("pretrained") is False:
-        return {"started_from": "random weights", "licence": "none of others"}
-    if settings.get("pretrained"):
+        return {"started_from": "weights of a file", "licence": "that of the file"}
+    if "pretrained" not in settings:
+        return {"started_from": "weights that were not recorded", "licence": licence}
+    if settings["pretrained"]:
         return {"started_from": "pretrained weights of timm", "licence": licence}
-    return {"started_from": "not recorded", "licence": f"{licence}, if pretrained"}
+    return {"started_from": "random weights", "licence": None}
 
 
 if __name__ == "__main__":

@@ -147,12 +147,10 @@ def settings_part(networks: dict) -> str:
 
 def licence_part(about: dict) -> str:
     found = about["weights_of_encoder"]
-    lines = [
-        "## Licences",
-        f"The encoder started from {found['started_from']}. "
-        f"Their licence: {plain(found['licence'])}.",
-    ]
-    if "dinov3" in f"{found['licence']} {about['encoder']}" and "random" not in str(found):
+    lines = ["## Licences", f"The encoder started from {found['started_from']}."]
+    if found["licence"]:
+        lines.append(f"Licence of these weights: {plain(found['licence'])}.")
+    if found["licence"] and "dinov3" in f"{found['licence']} {about['encoder']}":
         lines.append(
             f"The [DINOv3 licence]({DINOV3}) travels with weights that were fine-tuned from "
             "DINOv3's: pass it on with this file."
