@@ -2,6 +2,7 @@
 
 Reads   data/train_meta.csv, slice_uids_dict.pkl, slice_geometry_dict.pkl (preprocess_data.py)
         data/train_localizers.csv; data/npy_sequence/, which series have arrays
+        data/overrides.csv, if it exists: labels that people corrected
 
 Writes  data/train_{N}_folds.csv           train_meta.csv and the fold of each series
         data/train_stage1_{N}_folds.csv    one row per spot: a slice (column f) with an
@@ -23,7 +24,7 @@ from src.artifacts.paths import ArtifactError, DataFolder
 from src.artifacts.plausible import read_geometry
 from src.artifacts.tables import read_localizers, read_meta, remove_fold_tables, write_table
 from src.labels import LABELS, LOCATIONS, NEGATIVE, PRESENT
-from src.sampling import folds, spots, table_check
+from src.sampling import folds, overrides, spots, table_check
 from src.script import run_script
 
 
@@ -43,12 +44,14 @@ def main(config: Config) -> pd.DataFrame:
     slice_uids, geometry = read_pickle(data.slice_uids), read_geometry(data)
     localizers = read_localizers(data)
     meta = only_prepared(data, meta)
+    # By the labels before overrides: these move no series to another fold.
     meta["fold"] = folds.deal(meta, config.folds, config.seed)
+    meta, localizers, overridden = overrides.apply(data, meta, localizers)
     by_uid = meta.set_index("SeriesInstanceUID", drop=False).rename_axis(None)
 
     table_check.report(data.localizers, localizers, meta)
     found, dropped = spots.locate_all(localizers, by_uid, slice_uids, geometry)
-    require_positives(data, meta, found, dropped)
+    require_positives(data, meta, found, pd.concat([dropped, overridden]))
     labels, safe = label_slices(by_uid, found, dropped, config)
     table = spots.spot_table(found, by_uid, slice_uids, safe, config.seed)
 
@@ -57,7 +60,7 @@ def main(config: Config) -> pd.DataFrame:
     write_pickle(data.safe_slices, safe)
     write_table(data.spots(config.folds), table)
     write_table(data.folds(config.folds), meta)
-    describe(meta, table, dropped)
+    describe(meta, table, pd.concat([dropped, overridden]))
     return table
 
 

@@ -26,8 +26,9 @@ from src.device import choose_device, use_compiler
 from src.dicom import open_series
 from src.evaluation.choice import Choice
 from src.evaluation.score_report import report_series, title_of
-from src.inference.ensemble import Predictor, chosen_pairs
+from src.inference.ensemble import Predictor
 from src.inference.probabilities import BROKEN_WEIGHTS
+from src.inference.sources import chosen_pairs
 from src.labels import LABELS
 from src.preprocess.images import PreparedSeries
 from src.progress import Clock, in_thread, progress

@@ -5,12 +5,15 @@ In a Kaggle notebook to which this repository and the trained model/ are attache
     !pip install --no-index --find-links /kaggle/input/wheels -r requirements.txt
     !python tools/kaggle_server.py --model-dir /kaggle/input/model --folds 0 1 2 3 4
 
+or, where a bundle is attached: --bundle /kaggle/input/bundle/aneurysms.bundle
+
 Networks are loaded at the first call, in a process of their own. A series that cannot be read gets
 the frequencies of the labels in training; the reason goes to the log. So does one that takes longer
 than --seconds or kills the process, which the next call starts again.
 The gateway's folder of temporary files is cleared after each call.
 
-Reads   model/{encoder}/fold-{k}/weights_inference.pth (train_stage2.py)
+Reads   model/{encoder}/fold-{k}/weights_inference.pth (train_stage2.py), or a bundle
+        (tools/export_bundle.py)
         the series that the gateway names
 """
 
@@ -31,10 +34,12 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from src.artifacts.bundle import require_sealed
 from src.artifacts.paths import ALL_DATA, RunFolder, require
 from src.device import choose_device
 from src.dicom import open_series
 from src.inference.ensemble import Predictor
+from src.inference.sources import require_no_other
 from src.labels import LABELS
 from src.progress import Clock
 from src.script import UserError, run_script
@@ -49,6 +54,7 @@ class Config:
     encoder: str = "convnext_base.dinov3_lvd1689m"  # the one that was trained
     folds: tuple[int, ...] = (0,)  # whose networks; of several the mean
     train_on_all: bool = False  # the networks of --train-on-all instead of those of folds
+    bundle: Path | None = None  # of tools/export_bundle.py: its networks instead, all of them
     device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
 
     both_steps: bool = False  # mean over neighbours at step 1 and at step 2; doubles the work
@@ -166,7 +172,18 @@ def load(config: Config) -> Predictor:
         choose_device(config.device),
         both_steps=config.both_steps,
         mirror=config.mirror,
+        bundle=config.bundle,
     )
+
+
+def require_networks(config: Config) -> None:
+    """Raise UserError for a wrong path now, before it makes 2,500 useless rows."""
+    require_no_other(config)
+    if config.bundle:
+        require_sealed(config.bundle)
+        return
+    for fold in folds_of(config):
+        require(RunFolder(config.model_dir, config.encoder, fold).inference)
 
 
 def main(config: Config) -> None:
@@ -177,8 +194,7 @@ def main(config: Config) -> None:
             "kaggle_evaluation is not here: run this in a notebook of the challenge, "
             "or use tools/predict.py"
         ) from error
-    for fold in folds_of(config):  # a wrong path is reported now, not by 2,500 useless rows
-        require(RunFolder(config.model_dir, config.encoder, fold).inference)
+    require_networks(config)
     server = RSNAInferenceServer(Server(config).predict)
     if os.environ.get("KAGGLE_IS_COMPETITION_RERUN"):
         server.serve()

@@ -8,8 +8,9 @@ Reads   data/series/, train_{N}_folds.csv
         model/{encoder}/fold-{k}/weights_inference.pth (train_stage2.py)
 
 Writes  model/{encoder}/localisation.json       for tools/report.py
-        model/{encoder}/fold-{k}/findings.csv   one row a finding: its series, its rank, and
-                                                its distances to the nearest aneurysm
+        model/{encoder}/fold-{k}/findings.csv   one row a finding: its series, its rank, its
+                                                distances to the nearest aneurysm, its slice,
+                                                column and row of the stored image
 
 A finding hits an aneurysm that is within 10 mm of it in three dimensions, and, where the localizers
 have radius_mm or volume_mm3, by a second rule within the aneurysm's own radius. FROC: the fraction
@@ -36,8 +37,9 @@ from src.dicom import Series, open_series
 from src.evaluation import froc
 from src.evaluation.choice import Choice
 from src.evaluation.resampling import patient_numbers
-from src.inference.ensemble import Predictor, chosen_pairs
+from src.inference.ensemble import Predictor
 from src.inference.findings import Finding, FindingRules
+from src.inference.sources import chosen_pairs
 from src.labels import LABELS, NOTHING, PRESENT, SOMEWHERE
 from src.preprocess.images import PreparedSeries
 from src.progress import in_thread, progress
@@ -58,6 +60,9 @@ FOUND_COLUMNS = [
     "mm",
     "mm_along",
     "mm_in_plane",
+    "slice",
+    "column",
+    "row",
 ]
 
 
@@ -181,6 +186,9 @@ def finding_row(
         "label": finding.label,
         "location": "",
         "mm": np.inf,
+        "slice": finding.slice,
+        "column": finding.x,
+        "row": finding.y,
     }
     if not truth:
         return row

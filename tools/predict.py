@@ -2,9 +2,11 @@
 
     python tools/predict.py a/folder/of/dicom --out predictions
     python tools/predict.py study1 study2 --out predictions --folds 0 1 2 3 4 --mirror
+    python tools/predict.py study1 --out predictions --bundle aneurysms.zip
 
 Reads   the folders
-        model/{encoder}/fold-{k}/weights_inference.pth (train_stage2.py)
+        model/{encoder}/fold-{k}/weights_inference.pth (train_stage2.py), or a bundle
+        (tools/export_bundle.py), which needs neither data/ nor model/
 
 Writes  {out}/index.html            all series, with links
         {out}/{uid}.html            a page for each: probabilities, curve over the slices,
@@ -39,6 +41,7 @@ from src.dicom import DicomError, Series, open_all
 from src.inference.ensemble import Prediction, Predictor
 from src.inference.findings import FindingRules
 from src.inference.probabilities import NotFinite
+from src.inference.sources import require_no_other
 from src.labels import LABELS
 from src.preprocess.images import PreparedSeries
 from src.progress import in_thread, progress
@@ -58,6 +61,7 @@ class Config:
     encoder: str = "convnext_base.dinov3_lvd1689m"  # the one that was trained
     folds: tuple[int, ...] = (0,)  # whose networks; of several the mean
     train_on_all: bool = False  # the networks of --train-on-all instead of those of folds
+    bundle: Path | None = None  # of tools/export_bundle.py: its networks instead, all of them
     device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
 
     both_steps: bool = False  # mean over neighbours at step 1 and at step 2; doubles the work
@@ -82,6 +86,7 @@ class Failed:
 
 
 def main(config: Config) -> tuple[pd.DataFrame, pd.DataFrame]:
+    require_no_other(config)
     predictor = Predictor(
         config.model_dir,
         config.encoder,
@@ -91,6 +96,7 @@ def main(config: Config) -> tuple[pd.DataFrame, pd.DataFrame]:
         mirror=config.mirror,
         onnx=config.onnx,
         calibrate=config.calibrate,
+        bundle=config.bundle,
     )
     pages: list[predict_page.Page] = []
     failed: list[Failed] = []
@@ -146,7 +152,8 @@ def predict_one(
     except NotFinite as error:  # of one series; the next may be well
         return Failure("no_prediction", str(error))
     name = file_name(prepared.series, taken)
-    write_json(config.out / f"{name}.json", as_json(config, prepared, prediction), sync=False)
+    content = as_json(config, predictor.names, prepared, prediction)
+    write_json(config.out / f"{name}.json", content, sync=False)
     return predict_page.write_page(config.out, name, prepared, prediction, config.descriptions)
 
 
@@ -175,12 +182,12 @@ def file_name(series: Series, taken: list[str]) -> str:
     return f"{name}-{sum(other.startswith(name) for other in taken) + 1}"
 
 
-def as_json(config: Config, prepared: PreparedSeries, prediction: Prediction) -> dict:
-    """Return everything that is on the page, as plain values."""
+def as_json(config: Config, names: dict, prepared: PreparedSeries, prediction: Prediction) -> dict:
+    """Return everything that is on the page, as plain values. names: which networks these are."""
     series = prepared.series
     curve = dict(zip(LABELS, prediction.slices.T.round(5).tolist(), strict=True))
     positions = None if series.positions is None else series.positions[prediction.tokens].tolist()
-    options = ("encoder", "folds", "train_on_all", "both_steps", "mirror", "onnx", "calibrate")
+    options = ("both_steps", "mirror", "onnx", "calibrate")
     return {
         "series_uid": series.slices[0].file.series_uid,
         "probabilities": dict(zip(LABELS, prediction.probabilities.tolist(), strict=True)),
@@ -197,7 +204,7 @@ def as_json(config: Config, prepared: PreparedSeries, prediction: Prediction) ->
         "spacing": series.spacing,
         "dropped": dict(Counter(reason for _, reason in series.dropped)),
         "warnings": series.warnings,
-        "networks": {name: getattr(config, name) for name in options},
+        "networks": names | {name: getattr(config, name) for name in options},
         "versions": versions(),
     }
 

@@ -48,6 +48,7 @@ OF_STAGE = {"stage1": STAGE1_SETTINGS, "stage2": STAGE2_SETTINGS}
 KNOWN = STAGE1_SETTINGS | STAGE2_SETTINGS | ARRAY_SETTINGS
 RENAMED = {"stage1_share": "stage1_weight"}  # settings of older checkpoints
 KNOWN |= {old: KNOWN[new] for old, new in RENAMED.items()}
+JOINED = ("stage1", "stage1_settings", "stage2", "stage2_settings", "prior")
 UNCHOSEN = {"step": 1, "stage1_weight": 0.6}  # of stage 2, where no score has chosen them
 MOST_CHOICES = 100  # rows of the table of scores by step and weight
 
@@ -73,6 +74,11 @@ def read_checkpoint(path: Path, needed: tuple[str, ...]) -> dict:
 
     with reading(path, "a whole checkpoint of plain tensors"):
         content = load_tensors(path)
+    return require_checkpoint(path, content, needed)
+
+
+def require_checkpoint(path: Path, content: Any, needed: tuple[str, ...]) -> dict:
+    """Return what was read from `path`; raise ArtifactError as read_checkpoint."""
     for key in ("labels", *needed):
         if not isinstance(content, dict) or key not in content:
             raise ArtifactError(f"{path} has no {key!r}: it is not what this stage reads")
@@ -104,10 +110,11 @@ def _require_content(path: Path, content: dict) -> None:
 
 def read_joined(run: RunFolder) -> dict:
     """Return weights_inference.pth: weights and settings of both stages, `prior` of the labels."""
-    path = run.inference
-    joined = read_checkpoint(
-        path, ("stage1", "stage1_settings", "stage2", "stage2_settings", "prior")
-    )
+    return require_joined(run.inference, read_checkpoint(run.inference, JOINED))
+
+
+def require_joined(path: Path, joined: dict) -> dict:
+    """Return what read_checkpoint returned; raise ArtifactError if it lacks a setting."""
     _require_settings(path, joined["stage1_settings"], STAGE1_SETTINGS | ARRAY_SETTINGS)
     _require_settings(path, joined["stage2_settings"], STAGE2_SETTINGS)
     prior = joined["prior"]
@@ -119,7 +126,11 @@ def read_joined(run: RunFolder) -> dict:
 def read_temperatures(folder: EncoderFolder) -> np.ndarray:
     """Return the divisors (14,) of the logits of series, as tools/report.py fitted them."""
     path = folder.temperatures
-    temperatures = read_json(path, {"temperatures": dict})["temperatures"]
+    return temperatures_of(path, read_json(path, {"temperatures": dict})["temperatures"])
+
+
+def temperatures_of(path: Path, temperatures: dict) -> np.ndarray:
+    """Return the temperatures (14,) of {label: temperature} that was read from `path`."""
     for label in LABELS:
         value = temperatures.get(label)
         if type(value) not in (int, float) or not 0 < value < math.inf:

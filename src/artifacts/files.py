@@ -124,13 +124,19 @@ def read_json(path: Path, needed: dict[str, type] | None = None) -> dict:
     """
     advice = "delete it and run the stage that makes it again"
     with reading(path, "whole json", advice):
-        content = json.loads(_text(path), parse_constant=_refuse, parse_float=_finite)
-        if type(content) is not dict:
-            raise ValueError("it holds no names")
+        content = parse_json(_text(path))
         for name, kind in (needed or {}).items():
             if type(content.get(name)) is not kind:
                 raise ValueError(f"it has no {name!r}")
         return content
+
+
+def parse_json(text: str) -> dict:
+    """Return the object that a text of json holds; raise ValueError if a number is not finite."""
+    content = json.loads(text, parse_constant=_refuse, parse_float=_finite)
+    if type(content) is not dict:
+        raise ValueError("it holds no names")
+    return content
 
 
 def _text(path: Path) -> str:

@@ -62,6 +62,7 @@ class DataFolder:
         self.root = Path(root)
         self.train = self.root / "train.csv"
         self.localizers = self.root / "train_localizers.csv"
+        self.overrides = self.root / "overrides.csv"  # labels that people corrected, if any
         self.train_meta = self.root / "train_meta.csv"
         self.failed_series = self.root / "failed_series.csv"
         self.series_report = self.root / "series_report.csv"
@@ -124,6 +125,8 @@ class EncoderFolder:
         # {"rows": [{"name": text, "value": text or number}]}
         self.localisation = self.root / "localisation.json"
         self.scored_runs = "fold-[0-9]*/best_stage2.pth"  # as a pattern below root
+        self.label_proposals = self.root / "label_proposals.csv"
+        self.label_picture = self.root / "label_proposals.png"
         self.report = self.root / "report"
         self.report_page = self.report / "report.html"
 

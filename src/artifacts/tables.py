@@ -10,6 +10,7 @@ import pandas as pd
 from src.artifacts.csv_cells import (
     check_not_scientific,
     check_uids,
+    closest,
     lines_text,
     read_cells,
     require_columns,
@@ -71,6 +72,35 @@ def read_localizers(data: DataFolder) -> pd.DataFrame:
     for name in ("SeriesInstanceUID", "SOPInstanceUID"):
         check_not_scientific(data.localizers, table[name])
     return table.reset_index(names="line")
+
+
+def read_overrides(data: DataFolder) -> pd.DataFrame:
+    """Return overrides.csv: SeriesInstanceUID, label, value (0, 1 or NaN: unknown); index: lines.
+
+    Without the file there are no rows. Raise ArtifactError with the line of the first fault.
+    """
+    path, names = data.overrides, ["SeriesInstanceUID", "label", "value"]
+    if not path.exists():
+        return pd.DataFrame(columns=names)
+    table = read_cells(path, ("label", "value")).rename(columns={"series": names[0]})
+    require_columns(path, table.columns.tolist(), (names[0],))
+    table = table.loc[:, ~table.columns.duplicated()][names]
+    check_uids(path, table.SeriesInstanceUID)
+    for line, label in table.label.items():
+        if label not in LABELS:
+            guess = closest(label, LABELS)
+            question = f", did you mean {guess!r}?" if guess else ""
+            raise ArtifactError(
+                f"{path}, column 'label', line {line}: '{printable(label, 60)}' is none of the 14 "
+                f"labels{question}; docs/own_data.md spells them"
+            )
+    repeated = table.index[table.duplicated(names[:2])]
+    if len(repeated):
+        raise ArtifactError(
+            f"{path}, {lines_text(repeated)}: a line before is of the same series and label: "
+            "delete one"
+        )
+    return table.assign(value=_labels(path, table.value).astype(float))
 
 
 def _checked(path: Path, table: pd.DataFrame) -> pd.DataFrame:

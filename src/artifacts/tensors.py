@@ -4,7 +4,6 @@ A checkpoint is a zip file of a pickle and of the numbers of each tensor, not co
 tensor takes more memory than the file has bytes, whatever the pickle says.
 """
 
-import io
 import math
 import zipfile
 from pathlib import Path
@@ -13,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from src.artifacts.archive import MOST_LIST, MOST_READ, Bounded, stored_entries
 from src.artifacts.pickles import load_plain
 from src.artifacts.stack_machine import Calls
 
-MOST_READ = 2**22  # bytes at once; also of the zip file's list of entries
-MOST_PICKLE = 2**23  # bytes; that of the largest networks has 1 MB
+MOST_PICKLE = MOST_LIST  # bytes; that of the largest networks has 1 MB
 MOST_AXES = 8
 STORAGES = {  # numbers that networks and optimizers are made of
     "torch.DoubleStorage": torch.float64,
@@ -38,8 +37,8 @@ def load_tensors(path: Path) -> Any:
     Raise ValueError, or another error of a broken file, if it holds anything but plain values and
     dense tensors of real numbers.
     """
-    with _Bounded(path) as file, zipfile.ZipFile(file) as archive:
-        entries = _entries(archive, path.stat().st_size)
+    with Bounded(path) as file, zipfile.ZipFile(file) as archive:
+        entries = stored_entries(archive, path.stat().st_size, _below_folder)
         pickled = _entry(entries, "data.pkl")
         if pickled.file_size > MOST_PICKLE:
             raise ValueError("its pickle is too large")
@@ -61,25 +60,9 @@ def load_tensors(path: Path) -> Any:
         return load_plain(archive.read(pickled), CALLS, {Tensor}, load)
 
 
-class _Bounded(io.FileIO):
-    """A file that gives no more than a few MB at once."""
-
-    def read(self, size: int = -1) -> bytes:
-        if size > MOST_READ + MOST_PICKLE:
-            raise ValueError("its list of entries is too long")
-        return super().read(size if size >= 0 else MOST_READ)
-
-
-def _entries(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
-    """Return the entries by their names below the one folder. size: bytes of the zip file."""
-    entries = {info.filename.partition("/")[2]: info for info in archive.infolist()}
-    if len(entries) != len(archive.infolist()):
-        raise ValueError("two of its entries have one name")
-    if any(info.compress_type != zipfile.ZIP_STORED for info in entries.values()):
-        raise ValueError("it is compressed")
-    if sum(info.file_size for info in entries.values()) > size:
-        raise ValueError("its entries are larger than the file")
-    return entries
+def _below_folder(name: str) -> str:
+    """Return the name of an entry below the one folder."""
+    return name.partition("/")[2]
 
 
 def _entry(entries: dict[str, zipfile.ZipInfo], name: str) -> zipfile.ZipInfo:

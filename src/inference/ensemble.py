@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from src.artifacts.checkpoints import read_joined, read_temperatures, read_trained
-from src.artifacts.paths import ArtifactError, EncoderFolder, RunFolder
+from src.artifacts.paths import ArtifactError
 from src.dicom import Series
 from src.evaluation import choice
 from src.evaluation.calibration import logit, sigmoid
-from src.evaluation.choice import Choice, Chosen
+from src.evaluation.choice import Choice
 from src.inference.both_stages import BothStages
 from src.inference.findings import Finding, FindingRules, find
 from src.inference.probabilities import BROKEN_WEIGHTS, NotFinite
+from src.inference.sources import from_bundle, from_folder
 from src.preprocess.images import PreparedSeries, prepare
 from src.progress import Clock
 from src.sampling.view import View
@@ -60,38 +60,41 @@ class Predictor:
         onnx: bool = False,
         calibrate: bool = False,
         pair: Choice | None = None,
+        bundle: Path | None = None,
     ):
-        """Load the networks of `folds` from model_dir/encoder.
+        """Load the networks of `folds` from model_dir/encoder, or all that a bundle holds.
 
         select: "best" or "last" epoch of stage 2.
         both_steps, mirror: more views (see BothStages); each doubles the work.
         onnx: compute with the ONNX files of tools/export_onnx.py, on the CPU.
         calibrate: divide the logits of series by the temperatures that tools/report.py fitted.
         pair: step and weight of stage 1; else, of several folds, the one best over their tables.
+        bundle: a file of tools/export_bundle.py, in place of model_dir, encoder and folds.
 
         Raise ArtifactError if weights are missing, or if the folds do not fit one another.
         """
-        runs = [RunFolder(model_dir, encoder, fold) for fold in folds]
-        joined = [joined_weights(run, select) for run in runs]
+        source = from_bundle(bundle) if bundle else from_folder(model_dir, encoder, folds, select)
+        joined = source.joined
         if pair is None and select == "best":
             pair = choice.of_ensemble([weights["stage2_settings"] for weights in joined])
         if pair:
             for weights in joined:
                 weights["stage2_settings"] |= pair._asdict()
         self.models = []
-        for weights, run in zip(joined, runs, strict=True):
+        for weights, place, run in zip(joined, source.places, source.runs, strict=True):
             try:
                 onnx_files = run if onnx else None
                 model = BothStages(weights, device, both_steps, mirror, onnx_files)
             except UserError as error:
-                raise ArtifactError(f"{run.root}: {error}") from error
+                raise ArtifactError(f"{place}: {error}") from error
             self.models.append(model)
+        self.names = source.names  # of the networks, for what is written of a prediction
         self.prior = np.mean([weights["prior"] for weights in joined], axis=0)  # (14,)
         self.settings = self.models[0].stage1
         self._require_one_training()
         self.temperatures = None
         if calibrate:
-            self.temperatures = read_temperatures(EncoderFolder(model_dir, encoder))
+            self.temperatures = source.temperatures()
 
     def _require_one_training(self) -> None:
         for name in ONE_TRAINING:
@@ -168,23 +171,3 @@ class Predictor:
         if self.temperatures is None:
             return probabilities
         return sigmoid(logit(probabilities) / self.temperatures)
-
-
-def joined_weights(run: RunFolder, select: str) -> dict:
-    """Return weights_inference.pth, or the same with the transformer of the last epoch."""
-    joined = read_joined(run)
-    if select == "last":
-        stage2 = read_trained(run, "stage2", select)
-        joined |= {"stage2": stage2["weights"], "stage2_settings": stage2["settings"]}
-    return joined
-
-
-def chosen_pairs(
-    model_dir: Path, encoder: str, folds: list[int], select: str = "best"
-) -> dict[int, Chosen]:
-    """Return step and weight of stage 1 for the held-out series of each fold."""
-    settings = {}
-    for fold in folds:
-        run = RunFolder(model_dir, encoder, fold)
-        settings[fold] = joined_weights(run, select)["stage2_settings"]
-    return choice.of_folds(settings, select)

@@ -1,0 +1,92 @@
+"""Where trained networks come from: a model folder, or a bundle of tools/export_bundle.py."""
+
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from src.artifacts.bundle import read_bundle
+from src.artifacts.checkpoints import read_joined, read_temperatures, read_trained
+from src.artifacts.paths import ALL_DATA, ArtifactError, EncoderFolder, RunFolder
+from src.evaluation import choice
+from src.evaluation.choice import Chosen
+from src.script import UserError
+
+IN_A_BUNDLE = ("model_dir", "encoder", "folds", "train_on_all", "onnx")  # flags of the tools
+
+
+class Source(NamedTuple):
+    """The networks of one training."""
+
+    joined: list[dict]  # the content of weights_inference.pth of each
+    places: list[str]  # where each comes from, for messages
+    runs: list[RunFolder | None]  # folders of their ONNX files, if there can be any
+    temperatures: Callable[[], np.ndarray]  # returns (14,), or raises ArtifactError
+    names: dict  # what they are, as plain values
+
+
+def from_folder(
+    model_dir: Path, encoder: str, folds: tuple[int | str, ...], select: str = "best"
+) -> Source:
+    """Return the networks of `folds`. select: "best" or "last" epoch of stage 2."""
+    runs = [RunFolder(model_dir, encoder, fold) for fold in folds]
+    return Source(
+        [joined_weights(run, select) for run in runs],
+        [str(run.root) for run in runs],
+        list(runs),
+        lambda: read_temperatures(EncoderFolder(model_dir, encoder)),
+        {"encoder": encoder, "folds": folds, "train_on_all": ALL_DATA in folds},
+    )
+
+
+def from_bundle(path: Path) -> Source:
+    """Return all networks of a bundle. Raise ArtifactError if it is not as it was made."""
+    bundle = read_bundle(path)
+
+    def temperatures() -> np.ndarray:
+        if bundle.temperatures is None:
+            raise ArtifactError(
+                f"{path} holds no temperatures, as none were fitted: predict without --calibrate"
+            )
+        return bundle.temperatures
+
+    joined = list(bundle.networks.values())
+    names = {
+        "bundle": bundle.seal,
+        "encoder": joined[0]["stage1_settings"]["encoder"],
+        "networks": list(bundle.networks),
+    }
+    places = [f"{path}, {name}" for name in bundle.networks]
+    return Source(joined, places, [None] * len(joined), temperatures, names)
+
+
+def require_no_other(config: Any) -> None:
+    """Raise UserError if a tool is asked for a bundle and for networks elsewhere."""
+    for field in fields(config):
+        named = field.name in IN_A_BUNDLE and getattr(config, field.name) != field.default
+        if config.bundle and named:
+            raise UserError(
+                f"--bundle holds its own networks: give it without --{field.name.replace('_', '-')}"
+            )
+
+
+def joined_weights(run: RunFolder, select: str) -> dict:
+    """Return weights_inference.pth, or the same with the transformer of the last epoch."""
+    joined = read_joined(run)
+    if select == "last":
+        stage2 = read_trained(run, "stage2", select)
+        joined |= {"stage2": stage2["weights"], "stage2_settings": stage2["settings"]}
+    return joined
+
+
+def chosen_pairs(
+    model_dir: Path, encoder: str, folds: list[int], select: str = "best"
+) -> dict[int, Chosen]:
+    """Return step and weight of stage 1 for the held-out series of each fold."""
+    settings = {}
+    for fold in folds:
+        run = RunFolder(model_dir, encoder, fold)
+        settings[fold] = joined_weights(run, select)["stage2_settings"]
+    return choice.of_folds(settings, select)
