@@ -178,7 +178,9 @@ def file_name(series: Series, taken: list[str]) -> str:
 def as_json(config: Config, prepared: PreparedSeries, prediction: Prediction) -> dict:
     """Return everything that is on the page, as plain values."""
     series = prepared.series
-    curve = dict(zip(LABELS, prediction.slices.T.round(5).tolist(), strict=True))
+    curve = None
+    if prediction.slices is not None:
+        curve = dict(zip(LABELS, prediction.slices.T.round(5).tolist(), strict=True))
     positions = None if series.positions is None else series.positions[prediction.tokens].tolist()
     options = ("encoder", "folds", "train_on_all", "both_steps", "mirror", "onnx", "calibrate")
     return {
