@@ -87,27 +87,35 @@ class Published:
         return tuple(paths)
 
     @torch.inference_mode()
-    def predict(self, images: np.ndarray, step: int) -> tuple[list[int], np.ndarray, np.ndarray]:
-        """Return the slices (T,) that are read, the series' probabilities (14,), theirs (T, 14).
+    def predict(self, images: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the probabilities (14,) of a series, and those of the slices read, (T, 14).
 
         images: (N, 512, 512) in 0..5. Beyond an end the edge slice is repeated.
         """
         count, edge = len(images), (images.shape[-1] - CROP) // 2
         inside = images[:, edge : edge + CROP, edge : edge + CROP].astype(np.float32) - MEAN
-        stride = int(count / LONGEST)
-        read = list(range(0, count, stride)) if stride > 1 else list(range(count))
         features = []
-        for number in read:
+        for number in slices_read(count):
             three = [inside[max(number - step, 0)], inside[number]]
             three.append(inside[min(number + step, count - 1)])
             features.append(self.slices.image_encoder(torch.from_numpy(np.stack(three))[None])[0])
         features = torch.stack(features)  # (T, C)
+        each = self.slices.fc(features).sigmoid()
+        return self.read(features).sigmoid().numpy(), each.numpy()
+
+    @torch.inference_mode()
+    def read(self, features: torch.Tensor) -> torch.Tensor:
+        """Return the logits (14,) of a series from the features (T, C) of its slices."""
         tokens = torch.cat([self.sequence.cls_embedding[0], features])[None]  # (1, 1 + T, C)
         mask = torch.ones(tokens.shape[:2])
         read_by = self.sequence.transformer(inputs_embeds=tokens, attention_mask=mask)
         tokens = read_by.last_hidden_state[0]  # (1 + T, C)
         power = self.sequence.pool.p
         pooled = torch.maximum(tokens, torch.tensor(1e-6)).pow(power).mean(0).pow(1 / power)
-        logits = self.sequence.fc(torch.cat([pooled, tokens[0]])[None])[0]
-        each = self.slices.fc(features)
-        return read, logits.sigmoid().numpy(), each.sigmoid().numpy()
+        return self.sequence.fc(torch.cat([pooled, tokens[0]])[None])[0]
+
+
+def slices_read(count: int) -> list[int]:
+    """Return which slices of a series are read."""
+    stride = int(count / LONGEST)
+    return [number for number in range(count) if stride < 2 or number % stride == 0]

@@ -39,7 +39,7 @@ class PublishedTransformer(nn.Module):
         """features: (B, T, C); present: (B, T) bool -> (B, 14). Positions in mm do not count."""
         if torch.jit.is_tracing():  # a file of ONNX drops what nobody reads
             features = features + 0 * positions[..., None]
-        batch = len(features)
+        batch, _, _ = features.shape
         cls = self.cls_embedding.expand(batch, 1, -1)  # (B, 1, C)
         everywhere = torch.cat([present.new_ones(batch, 1), present], dim=1)  # (B, 1 + T)
         with torch.autocast(features.device.type, enabled=False):  # small beside the encoder
