@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from src.artifacts.checkpoints import ELSEWHERE
 from src.artifacts.paths import DataFolder, RunFolder
 from src.artifacts.tables import folds_of, read_fold, require_held_out, write_table
 from src.device import choose_device, use_compiler
@@ -35,6 +36,9 @@ from src.progress import Clock, in_thread, progress
 from src.script import OK, SOME_FAILED, UserError, run_script
 from src.worker_pool import Failure, attempt
 
+SEEN = (
+    "these networks were trained elsewhere; if they saw some of these series, the score is too high"
+)
 NO_PREDICTION = Failure("no_prediction", f"its probabilities are not finite: {BROKEN_WEIGHTS}")
 
 
@@ -77,7 +81,7 @@ def main(config: Config) -> tuple[dict, pd.DataFrame]:
     print(time_line(clock, len(truth)))
     read = truth[truth.SeriesInstanceUID.isin(predictions.SeriesInstanceUID)]
     ways = ", both steps" * config.both_steps + ", mirrored" * config.mirror
-    title = title_of(config, f"end to end{ways}")
+    title = title_of(config, f"end to end{ways}", chosen)
     return report_series(run, "end_to_end", read, predictions, title, chosen), failed
 
 
@@ -100,6 +104,8 @@ def predict_fold(
         mirror=config.mirror,
         pair=pair,
     )
+    if predictor.settings.get("held_out") == ELSEWHERE:
+        print(f"fold {fold}: {SEEN}")
     if config.compile:
         for model in predictor.models:
             use_compiler(model.slice_cnn)

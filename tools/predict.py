@@ -185,7 +185,9 @@ def file_name(series: Series, taken: list[str]) -> str:
 def as_json(config: Config, names: dict, prepared: PreparedSeries, prediction: Prediction) -> dict:
     """Return everything that is on the page, as plain values. names: which networks these are."""
     series = prepared.series
-    curve = dict(zip(LABELS, prediction.slices.T.round(5).tolist(), strict=True))
+    curve = None
+    if prediction.slices is not None:
+        curve = dict(zip(LABELS, prediction.slices.T.round(5).tolist(), strict=True))
     positions = None if series.positions is None else series.positions[prediction.tokens].tolist()
     options = ("both_steps", "mirror", "onnx", "calibrate")
     return {

@@ -43,9 +43,15 @@ STAGE2_SETTINGS = {  # the same of the sequence transformer
     "cut": Range(1, 10**6),  # slices
     "step": Range(1, 2),
 }
+IMPORTED_SETTINGS = {  # beside them, of networks that were trained by other programs
+    "slice_logits": bool,  # false: no head that judges single slices came with the weights
+    "network": frozenset({"deberta"}),  # the published sequence transformer
+    "chosen_on": frozenset({"nothing"}),  # of step and weight of stage 1: typed in
+}
+ELSEWHERE = "elsewhere"  # as held_out: other programs held out others than the folds here
 ARRAY_SETTINGS = {"image_size": Range(1, 8192), "mr_window": str}
 OF_STAGE = {"stage1": STAGE1_SETTINGS, "stage2": STAGE2_SETTINGS}
-KNOWN = STAGE1_SETTINGS | STAGE2_SETTINGS | ARRAY_SETTINGS
+KNOWN = STAGE1_SETTINGS | STAGE2_SETTINGS | ARRAY_SETTINGS | IMPORTED_SETTINGS
 RENAMED = {"stage1_share": "stage1_weight"}  # settings of older checkpoints
 KNOWN |= {old: KNOWN[new] for old, new in RENAMED.items()}
 JOINED = ("stage1", "stage1_settings", "stage2", "stage2_settings", "prior")
@@ -106,6 +112,28 @@ def _require_content(path: Path, content: dict) -> None:
         if name in content:
             _require_possible(path, content[name])
             _rename(content[name])
+
+
+def read_state_dict(path: Path, advice: str) -> dict:
+    """Return {name: tensor} of a file in which another program saved nothing but weights.
+
+    advice: what to do if it is missing or broken. Raise ArtifactError then, and for all else.
+    """
+    import torch
+
+    from src.artifacts.tensors import load_tensors
+
+    if not path.is_file():
+        raise ArtifactError(f"{path} is no file: {advice}")
+    with reading(path, "a whole state dict of plain tensors", advice):
+        content = load_tensors(path)
+    if type(content) is dict and "labels" in content:
+        raise ArtifactError(f"{path} is a checkpoint of this project: use it without an import")
+    is_plain = type(content) is dict and all(map(torch.is_tensor, content.values()))
+    if not content or not is_plain:
+        raise ArtifactError(f"{path} holds no tensors by their names: {advice}")
+    _require_weights(path, content, advice)
+    return content
 
 
 def read_joined(run: RunFolder) -> dict:
@@ -170,7 +198,7 @@ def _inside(path: Path, content: Any, names: str) -> Any:
     return content
 
 
-def _require_weights(path: Path, weights: Any) -> None:
+def _require_weights(path: Path, weights: Any, advice: str = "train again") -> None:
     """Raise ArtifactError if weights are not {name: tensor}, or not finite."""
     import torch
 
@@ -184,7 +212,7 @@ def _require_weights(path: Path, weights: Any) -> None:
         low, high = torch.aminmax(tensor)
         if not low.isfinite() or not high.isfinite():
             raise ArtifactError(
-                f"{path}: the weights {printable(name, 80)} are not finite: train again"
+                f"{path}: the weights {printable(name, 80)} are not finite: {advice}"
             )
 
 
@@ -207,10 +235,14 @@ def _require_settings(path: Path, settings: dict, names: dict) -> None:
             raise _malformed(path, f"the setting {name} is missing")
 
 
-def _is_possible(value: Any, allowed: type | Range | tuple[Range, Range]) -> bool:
+def _is_possible(value: Any, allowed: type | frozenset | Range | tuple[Range, Range]) -> bool:
     if type(allowed) is tuple:
         same = type(value) is tuple and len(value) == len(allowed)
         return same and all(map(_is_possible, value, allowed))
+    if allowed is bool:
+        return type(value) is bool
+    if type(allowed) is frozenset:
+        return type(value) is str and value in allowed
     if allowed is str:
         return type(value) is str and NAME.fullmatch(value) is not None
     if value is None and allowed is STAGE2_SETTINGS["stage1_weight"]:

@@ -12,6 +12,7 @@ ALL_DATA = "all-data"  # in place of a fold's number: nothing was held out
 UID = re.compile(r"[0-9.]{1,64}")
 PUT_THE_DATA = "put the challenge's tables and series/ there, or name their folder with --data-dir"
 MADE_BY = {  # stage: the files that it makes, as patterns of pathlib.Path.match
+    "tools/import_published.py": ("published/fold-*/weights_inference.pth",),
     "preprocess_data.py": ("npy_sequence/*", "npy_slice/*", "train_meta.csv", "slice_*_dict.pkl"),
     "create_folds.py": ("train_*_folds.csv", "label_dict.pkl", "f_dict_sample.pkl"),
     "train_stage1.py": ("*_stage1.pth",),

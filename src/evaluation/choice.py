@@ -92,7 +92,8 @@ def of_folds(settings: dict[int, dict], select: str = "best") -> dict[int, Chose
             continue
         others = [theirs.get("choices", []) for other, theirs in settings.items() if other != fold]
         pair = best(others)
-        found[fold] = Chosen(pair or own(ours), "other folds" if pair else "the held-out fold")
+        on = "other folds" if pair else ours.get("chosen_on", "the held-out fold")
+        found[fold] = Chosen(pair or own(ours), on)
     return found
 
 

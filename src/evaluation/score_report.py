@@ -78,11 +78,16 @@ def grouped_scores(truth: pd.DataFrame, predictions: pd.DataFrame, column: str) 
     return groups
 
 
-def title_of(config: Any, evaluation: str) -> str:
-    """Return a table's title: its folds, and whether its epoch was chosen on the same series."""
+def title_of(config: Any, evaluation: str, chosen: dict[int, Chosen] | None = None) -> str:
+    """Return a table's title: its folds, and whether its epoch was chosen on the same series.
+
+    chosen: step and weight of stage 1 that were used, of each fold, if the caller has any.
+    """
     folds = "all folds, pooled" if config.fold == "all" else f"fold {config.fold}"
     if config.select == "last":
         return f"{evaluation}, {folds} (last epoch of stage 2, step 1: not chosen)"
+    if chosen and all(pair.on == "nothing" for pair in chosen.values()):
+        return f"{evaluation}, {folds} (networks trained elsewhere)"
     if config.fold == "all":
         return f"{evaluation}, {folds} (epoch chosen on the held-out series)"
     return f"{evaluation}, {folds} (epoch, step and weight chosen on the held-out series)"

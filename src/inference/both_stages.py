@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from src.artifacts.paths import RunFolder
-from src.inference.encode import as_volume, device_of, encode_series, encode_with_heat
+from src.inference.encode import as_volume, device_of, encode, encode_series, encode_with_heat
 from src.inference.onnx import OnnxSliceCNN, OnnxTransformer, digest
 from src.inference.probabilities import joined, series_logits
 from src.labels import MIRROR
@@ -104,14 +104,17 @@ class BothStages:
 
     def explain(
         self, prepared: PreparedSeries, batch_size: int
-    ) -> tuple[np.ndarray, np.ndarray, Tensor | None]:
+    ) -> tuple[np.ndarray, np.ndarray | None, Tensor | None]:
         """Return the probabilities (14,) of a series, and what stage 1 alone says of its slices.
 
-        Of the T slices: their probabilities (T, 14), and the heat (T, h, w) in 0..1 on the CPU,
-        or None if the network cannot tell where it looks.
+        Of the T slices: their probabilities (T, 14), None if the weights hold no head for them,
+        and the heat (T, h, w) in 0..1 on the CPU, None if the network cannot tell where it looks.
         """
         positions = self._positions(prepared)
         views = self._views(prepared)
+        if not self.stage1.get("slice_logits", True):
+            features, logits = encode(self.slice_cnn, *views, batch_size)
+            return self._read_sequence(positions, features, logits), None, None
         features, logits, heat = encode_with_heat(self.slice_cnn, *views, batch_size)
         slices = self._mean_over_views(
             logits.sigmoid(), len(positions), lambda mirrored: mirrored[..., list(MIRROR)]

@@ -38,7 +38,7 @@ class Prediction:
 
     probabilities: np.ndarray  # (14,)
     tokens: np.ndarray  # (T,) numbers of the slices that were looked at
-    slices: np.ndarray  # (T, 14) their probabilities by stage 1 alone
+    slices: np.ndarray | None  # (T, 14) their probabilities by stage 1 alone; None if unknown
     heat: torch.Tensor | None  # (T, h, w) in 0..1, where; None if the networks cannot tell
     findings: list[Finding]  # most probable first
     view: View  # what the networks saw of the prepared images
@@ -153,7 +153,8 @@ class Predictor:
         series = prepared.series
         explained = [model.explain(prepared, batch_size) for model in self.models]
         probabilities = np.mean([series_wide for series_wide, _, _ in explained], axis=0)
-        slices = np.mean([of_slices for _, of_slices, _ in explained], axis=0)
+        known = [of_slices for _, of_slices, _ in explained if of_slices is not None]
+        slices = np.mean(known, axis=0) if known else None
         heats = [heat for _, _, heat in explained if heat is not None]
         heat = torch.stack(heats).mean(dim=0) if heats else None
         for values in (probabilities, slices, heat):

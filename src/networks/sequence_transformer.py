@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from src.labels import LABELS
+from src.networks.deberta import PublishedTransformer
+from src.networks.pooling import gem_pool
 from src.networks.trained import with_weights
 
 DISTANCE_KNOTS = 32  # learned values of the relative position term
@@ -86,12 +88,6 @@ class NeighbourConvolution(nn.Module):
         return self.norm(after + self.dropout(mixed))
 
 
-def gem_pool(x: Tensor, present: Tensor, power: Tensor) -> Tensor:
-    """Return the generalised mean of the tokens, (B, W) float32 (Radenovic et al. 2018, eq. 3)."""
-    powered = x.float().clamp(min=1e-6) ** power * present[..., None]  # (B, T, W)
-    return (powered.sum(1) / present.sum(1, keepdim=True)).clamp(min=1e-30) ** (1 / power)
-
-
 class SequenceTransformer(nn.Module):
     """The features of a series' slices -> 14 logits, which do not depend on the padding."""
 
@@ -141,15 +137,20 @@ class SequenceTransformer(nn.Module):
         return self.head(torch.cat([x[:, 0].float(), pooled], dim=1)).float()
 
 
-def new_transformer(settings: dict) -> SequenceTransformer:
-    """Return an untrained network from the settings of stage 2, with `channels` of the features."""
-    names = ("channels", "width", "layers", "heads", "dropout", "attention_dropout")
-    return SequenceTransformer(**{name: settings[name] for name in names})
+def new_transformer(settings: dict) -> SequenceTransformer | PublishedTransformer:
+    """Return an untrained network from the settings of stage 2, with `channels` of the features.
+
+    With the setting `network` "deberta" it is the published one, as wide as the features.
+    """
+    names = ["channels", "layers", "heads", "dropout", "attention_dropout"]
+    if settings.get("network") == "deberta":
+        return PublishedTransformer(**{name: settings[name] for name in names})
+    return SequenceTransformer(**{name: settings[name] for name in [*names, "width"]})
 
 
 def build_transformer(
     settings: dict, weights: dict[str, Tensor], device: torch.device
-) -> SequenceTransformer:
+) -> SequenceTransformer | PublishedTransformer:
     """Return the trained network of a checkpoint. Raise UserError if the weights do not fit."""
     build = partial(new_transformer, settings)
     model = with_weights(build, weights, "the sequence transformer")

@@ -55,7 +55,7 @@ def write_page(
         spacing=spacing_text(series.spacing),
         description=series.slices[0].file.description if described else "",
         probabilities=[(LABELS[k], page.probabilities[k]) for k in (PRESENT, *range(PRESENT))],
-        curve=dict(zip(prediction.tokens.tolist(), prediction.slices[:, PRESENT], strict=True)),
+        curve=curve_of(prediction),
         ticks=sorted({round(prediction.tokens[-1] * k / 4) for k in range(5)}),
         localised=prediction.heat is not None,
         findings=prediction.findings[:SHOWN_FINDINGS],
@@ -68,6 +68,13 @@ def write_page(
     with atomic(out / f"{name}.html", sync=False) as file:
         file.write(content)
     return page
+
+
+def curve_of(prediction: Prediction) -> dict[int, float]:
+    """Return the probability of an aneurysm by slice; empty if it is unknown."""
+    if prediction.slices is None:
+        return {}
+    return dict(zip(prediction.tokens.tolist(), prediction.slices[:, PRESENT], strict=True))
 
 
 def write_index(out: Path, pages: list[Page], failed: list) -> None:
@@ -99,7 +106,12 @@ def spacing_text(spacing: tuple[float | None, ...]) -> str:
 
 
 def highest_slices(prepared: PreparedSeries, prediction: Prediction) -> list[dict]:
-    """Return in their order the slices with a finding and the most probable others."""
+    """Return in their order the slices with a finding and the most probable others.
+
+    None of them if the probabilities of slices are unknown.
+    """
+    if prediction.slices is None:
+        return []
     findings = list(enumerate(prediction.findings[:SHOWN_FINDINGS], 1))
     chosen = {int(np.searchsorted(prediction.tokens, finding.slice)) for _, finding in findings}
     present = prediction.slices[:, PRESENT]
