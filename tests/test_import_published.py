@@ -75,7 +75,7 @@ def test_series_get_the_published_probabilities(published, model_dir, fold):
         found.append(probabilities)
         expected.append(published.predict(images, step=2 - fold)[0])
     np.testing.assert_allclose(found, expected, atol=CLOSE, rtol=0)
-    assert np.ptp(expected, axis=0).mean() > 500 * CLOSE  # the pictures count
+    assert np.ptp(expected, axis=0).mean() > 200 * CLOSE  # the pictures count
 
 
 def test_long_series_are_thinned_as_published(model_dir):
