@@ -55,7 +55,8 @@ def dicom_header(uid: str, matrix: int, modality: str) -> Dataset:
 def rows_of(uids: list[str], size: int) -> pd.DataFrame:
     """Return what train_{N}_folds.csv says of the geometry of series of 1 mm a pixel."""
     table = pd.DataFrame({"SeriesInstanceUID": uids, "h": size, "w": size, "orientation": ""})
-    return table.assign(slice_spacing=1.0, row_spacing=1.0, column_spacing=1.0)
+    table = table.assign(slice_spacing=1.0, row_spacing=1.0, column_spacing=1.0)
+    return table.assign(head_x=0.5, head_y=0.5)
 
 
 def write_arrays(data: DataFolder, series: int, slices: int, size: int) -> list[str]:

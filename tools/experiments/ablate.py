@@ -46,7 +46,7 @@ from src.sampling.loader import make_loader
 from src.sampling.slices import neighbours, step_counts, thin
 from src.sampling.spot_dataset import read_spot_tables
 from src.sampling.view import HEAD_COLUMNS, extent_mm, view_of_row
-from src.script import run_script
+from src.script import UserError, run_script
 from tools import mine_hard_negatives
 from tools.experiments.runs import SCORES, folder_of, mean_and_extremes, run_all, scores_of
 from tools.experiments.variants import HARD, PLAIN, TABLES, Variant
@@ -60,6 +60,7 @@ class Config:
     data_dir: Path = Path("ablation/data")  # prepared and dealt into folds
     out: Path = Path("ablation")  # for all runs
     table: Literal["pieces", "scale", "trained"] = "pieces"  # which variants
+    only: tuple[str, ...] = ()  # of these; default: all
     encoder: str = "test_resnet"  # of timm
     checkpoint: Path | None = None  # weights of the encoder; default: random ones
 
@@ -78,7 +79,7 @@ class Config:
 def main(config: Config) -> pd.DataFrame:
     folds = range(read_folds(DataFolder(config.data_dir)).fold.max() + 1)
     train_all = partial(run_all, train_and_judge, config, output_of=output_of, fresh=True)
-    variants = TABLES[config.table]
+    variants = variants_of(config)
     if HARD in variants:
         train_all(itertools.product([PLAIN], config.seeds, folds))
         mine(config, folds)
@@ -90,6 +91,17 @@ def main(config: Config) -> pd.DataFrame:
     write_table(config.out / config.table / "table.csv", result)
     print(result.to_string(index=False))
     return result
+
+
+def variants_of(config: Config) -> dict[str, Variant]:
+    """Return the variants that are asked for, by name. Raise UserError if the table lacks one."""
+    variants = TABLES[config.table]
+    for name in config.only:
+        if name not in variants:
+            raise UserError(
+                f"--only: no {name!r} in the table {config.table}: {', '.join(variants)}"
+            )
+    return {name: variants[name] for name in config.only or variants}
 
 
 def run_folder(config: Config, name: str, seed: int, fold: int) -> RunFolder:
@@ -217,7 +229,7 @@ def table(config: Config, folds: range) -> pd.DataFrame:
     of the weighted score to the plain run of the same seed.
     """
     rows = []
-    for variant in TABLES[config.table]:
+    for variant in variants_of(config):
         row = {"variant": variant}
         for what in JUDGED:
             scores = pooled_scores(config, variant, folds, what)
