@@ -14,6 +14,7 @@ from src.networks import slice_cnn
 from src.networks.slice_cnn import HEAT_CHANNELS, HeatmapHead
 from src.sampling import augment, spot_dataset
 from src.sampling.spot_dataset import read_spot_tables
+from src.script import UserError
 from tests.conftest import CROP
 from tools.experiments import ablate
 from tools.experiments.variants import PIECES, SCALE, TABLES, TRAINED, Variant
@@ -143,6 +144,14 @@ def test_holes_may_cover_aneurysms_again():
     assert covered() == 0
     SCALE["holes may cover aneurysms"].change()
     assert covered() > 0.05
+
+
+def test_variants_can_be_chosen_and_a_wrong_name_is_named():
+    chosen = ablate.variants_of(ablate.Config(table="scale", only=("sharpness 1", "plain")))
+    assert list(chosen) == ["sharpness 1", "plain"] and chosen["plain"] is SCALE["plain"]
+    assert ablate.variants_of(ablate.Config(table="trained")) == TRAINED
+    with pytest.raises(UserError, match="no 'sharpness 2' in the table scale: plain, "):
+        ablate.variants_of(ablate.Config(table="scale", only=("sharpness 2",)))
 
 
 def test_a_head_off_centre_moves_the_view(tiny):
