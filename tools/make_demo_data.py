@@ -190,6 +190,11 @@ def render(config: Config, index: int, head: Head) -> np.ndarray:
     )
 
 
+def series_uid(config: Config, index: int) -> str:
+    """Return the SeriesInstanceUID of series `index`."""
+    return generate_uid(entropy_srcs=[f"demo {config.seed} {index}", "SeriesInstanceUID"])
+
+
 def make_series(config: Config, index: int, locations: list[int]) -> Record:
     """Draw, render and write series `index`."""
     head = draw_head(config, index, locations)

@@ -1,10 +1,12 @@
 """Measure how far the head's centre is from the truth in synthetic whole heads, in each plane.
 
     python tools/experiments/measure_head_centre.py
+    python tools/experiments/measure_head_centre.py --data heads/data
     python tools/experiments/measure_head_centre.py --draw FOLDER
 
-Prints, for each plane, how many heads are within 8 mm, and the largest distance.
---draw writes head_centres.png (--out) instead: slices of each series in FOLDER, and its centre.
+Prints, for each plane, how many heads are within 8 mm, and the largest distance. --data measures
+what preprocess_data.py wrote of a set of tools/make_demo_data.py --whole-heads. --draw writes
+head_centres.png (--out) instead: slices of each series in FOLDER, and its centre.
 
 Notes
   - The truth is the centre of the skin's ellipsoid in the phantom (tools/phantom/tissue.py),
@@ -20,9 +22,11 @@ from unittest.mock import patch
 
 import cv2
 import numpy as np
+import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from src.artifacts.files import read_json
 from src.dicom import DicomError, open_series
 from src.labels import MODALITIES
 from src.orientation import (
@@ -37,9 +41,10 @@ from src.preprocess.head import head_centre, sample_slices, shrunk
 from src.preprocess.images import prepare
 from src.preprocess.intensity import apply_window, window_of
 from src.progress import progress
+from src.sampling.view import extent_mm
 from src.script import UserError, run_script
+from tools.make_demo_data import SETTINGS, Head, draw_head, plan_locations, render, series_uid
 from tools.make_demo_data import Config as DemoConfig
-from tools.make_demo_data import Head, draw_head, render
 from tools.phantom import scan
 from tools.phantom.body import HEAD_CENTRE
 
@@ -53,6 +58,7 @@ class Config:
     matrix: int = 96  # pixels that stand for 512
     workers: int = 2  # processes
     seed: int = 1000  # another seed makes other heads; the demo's are 0
+    data: Path | None = None  # synthetic data set to measure: its train_meta.csv
     draw: Path | None = None  # folder of real series, a folder each, to draw
     out: Path = Path("head_centres.png")  # what is drawn
 
@@ -78,16 +84,52 @@ def main(config: Config) -> None:
     if config.draw:
         draw_series(config.draw, config.out)
         return
+    if config.data:
+        for plane, errors in errors_of_set(config.data).items():
+            print(line_of(plane, errors))
+        return
     for plane in PLANES:
         heads = [(config, *drawn) for drawn in draw(config, plane)]
         with Pool(config.workers) as pool:
             done = progress(pool.imap(_error, heads), plane, "heads", total=len(heads))
             errors = np.array(list(done))  # (heads, 2) mm
-        distance = np.hypot(*errors.T)
-        print(
-            f"{plane}: {np.mean(distance < CLOSE):.1%} of {len(heads)} heads within {CLOSE:.0f} "
-            f"mm, median {np.median(distance):.1f}, largest {distance.max():.1f} mm"
-        )
+        print(line_of(plane, errors))
+
+
+def line_of(plane: str, errors: np.ndarray) -> str:
+    """Return a line of figures from errors (N, 2) in mm."""
+    distance = np.hypot(*errors.T)
+    return (
+        f"{plane}: {np.mean(distance < CLOSE):.1%} of {len(errors)} heads within {CLOSE:.0f} "
+        f"mm, median {np.median(distance):.1f}, largest {distance.max():.1f} mm"
+    )
+
+
+def errors_of_set(data: Path) -> dict[str, np.ndarray]:
+    """Return the errors (N, 2) in mm of a synthetic data set in each plane."""
+    settings = read_json(data / SETTINGS)
+    settings.pop("finished")
+    config = DemoConfig(**settings)
+    table = pd.read_csv(data / "train_meta.csv").set_index("SeriesInstanceUID")
+    errors: dict[str, list] = {}
+    for index, locations in enumerate(plan_locations(config.series, config.seed)):
+        head = draw_head(config, index, locations)
+        truth, size = truth_of(head)
+        row = table.loc[series_uid(config, index)]
+        found = row[["head_x", "head_y"]].fillna(0.5).to_numpy(float)
+        errors.setdefault(row.plane, []).append((found - truth) * size[::-1])
+    return {plane: np.array(of_plane) for plane, of_plane in errors.items()}
+
+
+def truth_of(head: Head) -> tuple[np.ndarray, tuple[float, float]]:
+    """Return the centre (2,), x and y as fractions of the image, and the image's size in mm."""
+    grid, code = head.scan.grid, orientation_code(orientation_of(head))
+    height, width = grid.shape[1:]
+    _, y, x = grid.to_index(head.scan.pose.to_patient(np.array([HEAD_CENTRE])))[0]
+    truth = np.array(canonical_point(x, y, code, height, width)) + 0.5
+    shape = canonical_shape(height, width, code)
+    size = canonical_shape(height * grid.spacing[1], width * grid.spacing[2], code)
+    return truth / shape[::-1], size
 
 
 def draw(config: Config, plane: str) -> Iterator[tuple[int, Head]]:
@@ -128,18 +170,14 @@ def case_of(config: Config, index: int, head: Head) -> Case:
     along = grid.to_patient(numbers[:, None] * np.array([[1, 0, 0]])) @ normal  # (k,) mm
     order = np.argsort(along)
 
-    height, width = grid.shape[1:]
-    _, y, x = grid.to_index(head.scan.pose.to_patient(np.array([HEAD_CENTRE])))[0]
-    truth = np.array(canonical_point(x, y, code, height, width)) + 0.5
-    shape = canonical_shape(height, width, code)
-    size = canonical_shape(height * grid.spacing[1], width * grid.spacing[2], code)
+    truth, size = truth_of(head)
     return Case(
         np.stack(images)[order],
         along[order],
         plane_of(orientation),
         modality,
         size,
-        truth / shape[::-1],
+        truth,
     )
 
 
@@ -149,16 +187,11 @@ def centre_of(folder: Path) -> tuple[np.ndarray, tuple[float, float], tuple | No
     The centre is x and y in mm, or None.
     """
     series = open_series(folder)
-    prepared = prepare(series, 256, "percentile", sample_slices)
-    images = np.stack(list(prepared.images))
-    _, height, width = series.shape
-    _, down, across = series.spacing
-    size = canonical_shape(height * down, width * across, series.orientation)
-    small = np.stack([shrunk(image) for image in images])
-    places = np.arange(len(series.slices)) if series.positions is None else series.positions
-    positions = places[prepared.numbers]
-    found = head_centre(small, positions, series.plane, series.modality, size)
-    return images, size, None if found is None else (found[0] * size[1], found[1] * size[0])
+    prepared = prepare(series, 256, "percentile", sample_slices).in_memory()
+    across, down = extent_mm(series.shape[1:], series.spacing[1:], series.orientation)
+    found = prepared.head
+    centre = None if found is None else (found[0] * across, found[1] * down)
+    return prepared.images, (down, across), centre
 
 
 def draw_series(root: Path, out: Path) -> None:
