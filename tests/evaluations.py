@@ -8,7 +8,8 @@ import pandas as pd
 from src.artifacts.files import append_line, read_pickle, write_pickle
 from src.artifacts.paths import DataFolder, RunFolder
 from src.artifacts.tables import read_spots, write_table
-from src.evaluation import calibration
+from src.evaluation import calibration, scoring
+from src.evaluation.metrics import drawn_counts
 from src.labels import LABELS, NOTHING, PRESENT
 from tools.pages.report_inputs import UID
 from tools.report import Config
@@ -73,3 +74,12 @@ def evaluate_spots(config: Config, fold: int) -> pd.DataFrame:
     truth = pd.DataFrame(rows, columns=[UID, "slice", *LABELS])
     write_predictions(RunFolder(config.model_dir, config.encoder, fold), "stage1", truth, fold)
     return truth
+
+
+def percentiles(truth, probabilities, draws, seed=0):
+    """Return the bootstrap's percentiles over rows, as `scoring.intervals` has them of patients.
+
+    Without what replaces them where patients are few.
+    """
+    counts = drawn_counts(len(truth), draws, seed)
+    return scoring._named(scoring._ends(scoring.drawn_scores(truth, probabilities, counts)))

@@ -9,7 +9,6 @@ from src.evaluation.metrics import (
     MetricError,
     auc,
     drawn_counts,
-    intervals,
     join_by_uid,
     mean_location,
     roc_band,
@@ -18,6 +17,7 @@ from src.evaluation.metrics import (
     weighted_score,
 )
 from src.labels import LABELS, PRESENT
+from tests.evaluations import percentiles
 
 
 def example(rows=200, seed=0):
@@ -65,7 +65,7 @@ def test_intervals_are_percentiles_of_scores_of_drawn_series():
     truth[:, 4] = 0
     truth[1:, 5] = 0  # a single positive: missing in about a third of the draws
     truth[0, 5] = 1
-    ends = intervals(truth, probabilities, 400)
+    ends = percentiles(truth, probabilities, 400)
     generator, plain = np.random.default_rng(1), []
     for _ in range(400):
         rows = generator.integers(0, 80, 80)

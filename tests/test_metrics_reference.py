@@ -10,7 +10,6 @@ from src.evaluation.metrics import (
     MetricError,
     auc,
     drawn_counts,
-    intervals,
     joined,
     label_arrays,
     mean_location,
@@ -19,6 +18,7 @@ from src.evaluation.metrics import (
     weighted_score,
 )
 from src.labels import LABELS, LOCATIONS, PRESENT
+from tests.evaluations import percentiles
 from tests.test_metrics import example, tables
 
 KEY = ["SeriesInstanceUID"]
@@ -51,7 +51,7 @@ def test_intervals_equal_the_percentiles_of_the_same_draws(seed):
     drawn = np.array(drawn)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = intervals(truth, probabilities, 60, seed)
+        found = percentiles(truth, probabilities, 60, seed)
     assert list(found["locations"]) == list(LOCATIONS)
     assert found.keys() == {"score", "present", "mean_location", "locations"}
     for k, name in enumerate((*LOCATIONS, "present", "mean_location", "score")):
@@ -62,8 +62,8 @@ def test_intervals_equal_the_percentiles_of_the_same_draws(seed):
         else:
             np.testing.assert_allclose(ours, np.percentile(values, (2.5, 97.5)), atol=1e-12)
     assert np.isnan(drawn[:, 5]).any()
-    default = intervals(truth, probabilities, 60)
-    assert default == intervals(truth, probabilities, 60, 0)
+    default = percentiles(truth, probabilities, 60)
+    assert default == percentiles(truth, probabilities, 60, 0)
 
 
 def test_presence_and_locations_weigh_half_each():

@@ -14,7 +14,7 @@ from src.artifacts.tables import read_table, write_table
 from src.evaluation import calibration, metrics
 from src.labels import LABELS, PRESENT
 from src.script import UserError
-from tests.evaluations import SERIES, evaluate, evaluate_spots, make_tables
+from tests.evaluations import SERIES, evaluate, evaluate_spots, make_tables, percentiles
 from tools import report
 from tools.pages import report_figures
 from tools.pages.render import templates
@@ -74,7 +74,7 @@ def test_the_scores_are_those_of_the_pooled_folds(whole):
     files = [RunFolder(config.model_dir, NASTY, fold).predictions("end_to_end") for fold in (0, 2)]
     predictions = pd.concat([pd.read_csv(path, dtype={UID: str}) for path in files])
     arrays = metrics.join_by_uid(found[[UID, *LABELS]], predictions, [UID])
-    scores, ends = metrics.weighted_score(*arrays), metrics.intervals(*arrays, DRAWS)["score"]
+    scores, ends = metrics.weighted_score(*arrays), percentiles(*arrays, DRAWS)["score"]
     expected = f"{scores['score']:.3f} {ends[0]:.3f}–{ends[1]:.3f}"
     assert page.row("weighted score")[-1] == expected
     assert page.row(LABELS[PRESENT])[-1].startswith(f"{scores['present']:.3f} ")

@@ -1,11 +1,13 @@
 """Stage 2's own: its published settings, and that two ranks train what one would."""
 
 import pytest
+import torch
 import tyro
 
 import train_stage2
 from src.artifacts.files import read_json_lines
 from src.artifacts.paths import RunFolder
+from src.training.losses import focal_loss
 from tests.networks import write_random_features
 from train_stage2 import Config
 
@@ -45,3 +47,18 @@ def test_two_ranks_train_as_one_process(tiny, extracted, clean_process):
     expected = losses(extracted / "one")
     assert len(expected) == 4 and losses(extracted / "two") == pytest.approx(expected, abs=1e-4)
     assert RunFolder(extracted / "two", ENCODER, 0).inference.exists()
+
+
+def test_the_loss_of_stage_2_leaves_unknown_labels_out():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(6, 14, generator=generator)
+    targets = (torch.rand(6, 14, generator=generator) < 0.5).float()
+    targets[3] = torch.nan
+
+    def model(features, positions, present):
+        return logits
+
+    inputs = dict.fromkeys(("features", "positions", "present"), torch.zeros(6))
+    loss = train_stage2.batch_loss(model, inputs | {"labels": targets}, torch.device("cpu"))
+    others = [0, 1, 2, 4, 5]
+    torch.testing.assert_close(loss, focal_loss(logits[others], targets[others]))

@@ -6,7 +6,6 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-import train_stage2
 from create_folds import Config, label_slices
 from src import distributed
 from src.artifacts.paths import ArtifactError, DataFolder
@@ -16,6 +15,7 @@ from src.labels import LABELS, LOCATIONS, MIRROR, NOT_LOCATED, PRESENT, SOMEWHER
 from src.sampling import folds, spots, table_check
 from src.sampling.spots import slice_labels, window_labels, with_nan
 from src.training.losses import focal_loss
+from tests.evaluations import percentiles
 
 NAN = np.nan
 UID = "SeriesInstanceUID"
@@ -243,7 +243,7 @@ def test_aucs_are_those_of_the_known_rows():
     assert "score_of" not in scores
     zeros = metrics.weighted_score(np.where(hidden, 0, truth), probabilities)
     assert abs(zeros["score"] - scores["score"]) > 1e-3
-    ends = metrics.intervals(masked, probabilities, 300)
+    ends = percentiles(masked, probabilities, 300)
     assert ends["score"][0] < scores["score"] < ends["score"][1]
 
 
@@ -258,7 +258,7 @@ def test_the_score_is_what_is_known():
     scores = metrics.weighted_score(locations, probabilities)
     assert scores["score"] == metrics.mean_location(whole) and scores["present"] is None
     assert scores["score_of"] == "locations"
-    assert metrics.intervals(presence, probabilities, 50)["mean_location"] is None
+    assert percentiles(presence, probabilities, 50)["mean_location"] is None
     with pytest.raises(metrics.MetricError):
         metrics.weighted_score(np.full_like(truth, NAN), probabilities)
     presence[:, :PRESENT] = 0  # known, and without positives: the folds are too small
@@ -285,16 +285,3 @@ def test_temperatures_are_fitted_on_the_known_rows():
         expected = calibration.fit_temperature(truth[known, k], logits[known, k])
         assert temperature == pytest.approx(expected)
     assert (calibration.fit_temperatures(np.full_like(truth, NAN), logits) == 1).all()
-
-
-def test_the_loss_of_stage_2_leaves_unknown_labels_out():
-    logits, targets = batch()
-    targets[3] = NAN
-
-    def model(features, positions, present):
-        return logits
-
-    inputs = dict.fromkeys(("features", "positions", "present"), torch.zeros(6))
-    loss = train_stage2.batch_loss(model, inputs | {"labels": targets}, torch.device("cpu"))
-    others = [0, 1, 2, 4, 5]
-    torch.testing.assert_close(loss, focal_loss(logits[others], targets[others]))

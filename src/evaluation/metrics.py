@@ -1,6 +1,5 @@
-"""The challenge's score (half the AUC of presence, half the mean location AUC); its intervals."""
+"""The challenge's score: half the AUC of presence, half the mean AUC of the locations."""
 
-import warnings
 from collections.abc import Iterable
 
 import numpy as np
@@ -39,20 +38,33 @@ def weighted_score(truth: np.ndarray, probabilities: np.ndarray) -> dict:
         )
     present = auc(truth[:, PRESENT], probabilities[:, PRESENT])
     locations = {label: auc(truth[:, k], probabilities[:, k]) for k, label in enumerate(LOCATIONS)}
+    found = {"present": present, "locations": locations}
     half = {"present": present, "locations": _mean(locations.values())}
-    columns = {"present": truth[:, PRESENT], "locations": truth[:, :PRESENT]}
-    lost = [name for name, value in half.items() if value is None]
-    if len(lost) == 2 or not all(np.isnan(columns[name]).any() for name in lost):
+    left = score_of(truth)
+    if left == "both" and None in half.values():
         raise MetricError(
             f"no score from {len(truth)} rows: presence and at least one location "
             "need both classes; take larger folds"
         )
-    found = {"present": present, "locations": locations}
-    if lost:
-        (left,) = half.keys() - set(lost)
+    if left != "both":
         return {"score": half[left], **found, "score_of": left}
     score = PRESENT_WEIGHT * present + (1 - PRESENT_WEIGHT) * half["locations"]
     return {"score": score, **found}
+
+
+def score_of(truth: np.ndarray) -> str:
+    """Return what the weighted score is made of: "both" halves, "present" or "locations".
+
+    One half alone counts where unknown labels leave the other without both classes. truth: (N, 14).
+    """
+    both_classes = (truth == 0).any(axis=0) & (truth == 1).any(axis=0)  # (14,)
+    unknown = np.isnan(truth).any(axis=0)
+    present, locations = both_classes[PRESENT], both_classes[:PRESENT].any()
+    if present and not locations and unknown[:PRESENT].any():
+        return "present"
+    if locations and not present and unknown[PRESENT]:
+        return "locations"
+    return "both"
 
 
 def mean_location(scores: dict) -> float | None:
@@ -111,29 +123,6 @@ def known_counts(labels: np.ndarray) -> dict:
     """Return {"n_known": {label: rows}} of labels (N, 14), {} if none is NaN."""
     known = (~np.isnan(labels)).sum(axis=0).tolist()
     return {"n_known": dict(zip(LABELS, known, strict=True))} if min(known) < len(labels) else {}
-
-
-def intervals(truth: np.ndarray, probabilities: np.ndarray, draws: int, seed: int = 0) -> dict:
-    """Return 95 % bootstrap intervals of `weighted_score` and of `mean_location`, in its form.
-
-    Percentiles over draws of N rows with replacement (Efron 1979); a location without both
-    classes in a draw is left out of it. Both arrays (N, 14).
-    """
-    counts = drawn_counts(len(truth), draws, seed)  # (draws, N)
-    columns = range(len(LABELS))
-    aucs = [weighted_auc(truth[:, k], probabilities[:, k], counts) for k in columns]
-    drawn = np.stack(aucs, axis=1)  # (draws, 14)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a label that never has both classes
-        mean = np.nanmean(drawn[:, :PRESENT], axis=1)
-        score = PRESENT_WEIGHT * drawn[:, PRESENT] + (1 - PRESENT_WEIGHT) * mean
-        for half, other in ((drawn[:, PRESENT], mean), (mean, drawn[:, PRESENT])):
-            score = half if np.isnan(other).all() else score  # as `weighted_score`
-        drawn = np.column_stack([drawn, mean, score])  # (draws, 16)
-        ends = np.nanpercentile(drawn, (2.5, 97.5), axis=0).T  # (16, 2)
-    listed = [None if np.isnan(pair).any() else pair.tolist() for pair in ends]
-    found = {"score": listed[-1], "present": listed[PRESENT], "mean_location": listed[-2]}
-    return found | {"locations": dict(zip(LOCATIONS, listed, strict=False))}
 
 
 def drawn_counts(length: int, draws: int, seed: int) -> np.ndarray:

@@ -22,7 +22,7 @@ def report_spots(
 ) -> dict:
     """Score spots, print the table and write predictions_stage1.csv and scores_stage1.json."""
     write_table(run.predictions("stage1"), predictions)
-    scores, *_ = scored(truth, predictions, ["SeriesInstanceUID", "slice"])
+    scores, _ = scored(truth, predictions, ["SeriesInstanceUID", "slice"])
     write_json(run.scores("stage1"), scores)
     print(score_table(scores, f"{title}: {len(truth)} rows of {scores['n_series']} series"))
     return scores
@@ -41,10 +41,9 @@ def report_series(
     chosen: step and weight of stage 1 that were used, of each fold, if the caller has any.
     """
     write_table(run.predictions(evaluation), predictions)
-    scores, labels, probabilities = scored(truth, predictions, ["SeriesInstanceUID"])
-    both = metrics.joined(truth, predictions, ["SeriesInstanceUID"])  # in the order of the labels
+    scores, both = scored(truth, predictions, ["SeriesInstanceUID"])
     patients = patient_numbers(both.get("patient_id", [""] * len(both)))
-    scores["intervals"] = scoring.intervals(labels, probabilities, patients, DRAWS)
+    scores["intervals"] = scoring.intervals(*metrics.label_arrays(both), patients, DRAWS)
     scores["groups"] = {column: grouped_scores(truth, predictions, column) for column in GROUPS}
     if chosen:
         scores["chosen"] = {str(fold): pair.as_json() for fold, pair in chosen.items()}
@@ -57,13 +56,16 @@ def report_series(
     return scores
 
 
-def scored(truth: pd.DataFrame, predictions: pd.DataFrame, keys: list[str]) -> tuple:
-    """Return (scores with the number of series, labels, probabilities); both arrays (N, 14)."""
-    labels, probabilities = metrics.join_by_uid(truth[[*keys, *LABELS]], predictions, keys)
+def scored(
+    truth: pd.DataFrame, predictions: pd.DataFrame, keys: list[str]
+) -> tuple[dict, pd.DataFrame]:
+    """Return the scores with the number of series, and both tables as `metrics.joined` has them."""
+    both = metrics.joined(truth, predictions, keys)
+    labels, probabilities = metrics.label_arrays(both)
     scores = metrics.weighted_score(labels, probabilities)
     scores |= {"n_series": truth.SeriesInstanceUID.nunique()}
     scores |= metrics.known_counts(labels)
-    return scores, labels, probabilities
+    return scores, both
 
 
 def grouped_scores(truth: pd.DataFrame, predictions: pd.DataFrame, column: str) -> dict[str, dict]:
@@ -72,7 +74,7 @@ def grouped_scores(truth: pd.DataFrame, predictions: pd.DataFrame, column: str) 
     for value, rows in truth.fillna({column: ""}).groupby(column):
         theirs = predictions[predictions.SeriesInstanceUID.isin(rows.SeriesInstanceUID)]
         try:
-            groups[str(value)], *_ = scored(rows, theirs, ["SeriesInstanceUID"])
+            groups[str(value)], _ = scored(rows, theirs, ["SeriesInstanceUID"])
         except metrics.MetricError:
             groups[str(value)] = {"n_series": rows.SeriesInstanceUID.nunique()}
     return groups

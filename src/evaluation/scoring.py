@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 
 from src.evaluation import calibration
-from src.evaluation.metrics import weighted_auc
+from src.evaluation.metrics import score_of, weighted_auc
 from src.evaluation.resampling import auc_interval, fraction_interval, patient_counts
 from src.labels import LABELS, LOCATIONS, PRESENT, PRESENT_WEIGHT
 
@@ -24,10 +24,7 @@ def drawn_scores(truth: np.ndarray, probabilities: np.ndarray, counts: np.ndarra
     """
     scores = np.full((len(counts), len(LABELS) + 2), np.nan)
     for k in range(len(LABELS)):
-        known = ~np.isnan(truth[:, k])
-        if known.any():
-            columns = truth[known, k], probabilities[known, k], counts[:, known]
-            scores[:, k] = weighted_auc(*columns)
+        scores[:, k] = weighted_auc(truth[:, k], probabilities[:, k], counts)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a draw without any location
         scores[:, MEAN] = np.nanmean(scores[:, :PRESENT], axis=1)
@@ -35,21 +32,6 @@ def drawn_scores(truth: np.ndarray, probabilities: np.ndarray, counts: np.ndarra
     weighted = PRESENT_WEIGHT * halves["present"] + (1 - PRESENT_WEIGHT) * halves["locations"]
     scores[:, SCORE] = halves.get(score_of(truth), weighted)
     return scores
-
-
-def score_of(truth: np.ndarray) -> str:
-    """Return what the weighted score is made of: "both" halves, "present" or "locations".
-
-    One half alone counts where unknown labels leave the other without both classes. truth: (N, 14).
-    """
-    both_classes = (truth == 0).any(axis=0) & (truth == 1).any(axis=0)  # (14,)
-    unknown = np.isnan(truth).any(axis=0)
-    present, locations = both_classes[PRESENT], both_classes[:PRESENT].any()
-    if present and not locations and unknown[:PRESENT].any():
-        return "present"
-    if locations and not present and unknown[PRESENT]:
-        return "locations"
-    return "both"
 
 
 def scores_of(

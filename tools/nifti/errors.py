@@ -6,20 +6,13 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
+from src.dicom import DicomError
 from src.script import UserError
 from src.text import printable
 
 
-class NiftiError(Exception):
-    """A scan that cannot be imported: `reason` is a short code, the text a sentence for people."""
-
-    def __init__(self, reason: str, message: str):
-        super().__init__(reason, message)  # both, so that it survives pickling between processes
-        self.reason = reason
-        self.message = printable(message, 1000)
-
-    def __str__(self) -> str:
-        return self.message
+class NiftiError(DicomError):
+    """A scan that cannot be imported, with reason and sentence as the reader's errors have them."""
 
 
 def require(holds: bool, reason: str, message: str) -> None:
