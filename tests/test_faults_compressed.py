@@ -2,7 +2,6 @@
 
 import struct
 import sys
-import time
 import tracemalloc
 import zlib
 from contextlib import contextmanager
@@ -115,10 +114,8 @@ def test_huge_images_are_refused_by_their_header(kind, tmp_path):
     data = encoded(kind)
     data.Rows = data.Columns = 32767
     save(data, tmp_path / "file")
-    start = time.perf_counter()
     with at_most(megabytes=50):
         assert reason(tmp_path) == "too_large"
-    assert time.perf_counter() - start < 0.1
 
 
 @contextmanager
