@@ -27,6 +27,7 @@ from src.labels import LABELS, PRESENT
 SHARED, ALONE = 0, -1  # groups of labels; others have the shared scale and an offset of their own
 WIDE_SCALE, WIDE_OFFSET = 2.0, 10.0  # standard deviations of the priors of s, t and of b, c
 LEAST_SPREAD, ROUNDS = 0.01, 30  # of the u, and of the search for their spread
+CERTAIN = 1.96  # standard deviations, half a 95 % interval
 DOUBT = 0.05  # two groups are one if this much of the posterior is farther out than no difference
 COMMON = 4  # number of s, b, t, c: the parameters before the u
 
@@ -76,10 +77,11 @@ def fit_maps(truth: np.ndarray, logits: np.ndarray) -> Maps:
         groups[PRESENT] = ALONE
     each, spread = groups.copy(), 1.0
     each[:PRESENT] = 1 + np.arange(PRESENT)
-    posterior, spread = _with_spread(truth, logits, each)
-    for k in range(PRESENT):
-        mean, deviation = posterior.mean[COMMON + k], posterior.covariance[COMMON + k, COMMON + k]
-        if can_fit(truth[:, k]) and _two_sided(mean, deviation**0.5) <= DOUBT:
+    enough = np.array([can_fit(column) for column in truth[:, :PRESENT].T])  # (13,)
+    posterior, spread = _with_spread(truth, logits, each, enough)
+    deviations = posterior.covariance.diagonal()[COMMON:] ** 0.5
+    for k, (mean, deviation) in enumerate(zip(posterior.mean[COMMON:], deviations, strict=True)):
+        if enough[k] and abs(mean) > CERTAIN * deviation:
             groups[k] = 1 + k
     while True:
         posterior = fit(truth, logits, groups, spread)
@@ -119,46 +121,60 @@ def fit(
     """Return the posterior of the maps of given groups. truth, logits: (N, L); groups: (L,)."""
     from scipy import optimize
 
-    of_scale, of_offset = _design(groups)
-    tight = np.full(of_scale.shape[1], spread**-2.0)  # (P,) precision of the prior
-    tight[:COMMON] = (WIDE_SCALE**-2, WIDE_OFFSET**-2) * 2
-    known = ~np.isnan(truth)
-    labels = np.where(known, truth, 0)
-
-    def sums(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the sums (L,) of values (N, L) times 1, logit and its square."""
-        values = np.where(known, values, 0)
-        return tuple(np.einsum("nl,nl->l", values, logits**power) for power in range(3))
-
-    def scale_and_logits(point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        scales = np.exp(of_scale @ point)
-        return scales, scales * logits + of_offset @ point
-
-    def loss(point: np.ndarray) -> tuple[float, np.ndarray]:
-        scales, given = scale_and_logits(point)
-        nats = np.where(known, np.logaddexp(0, given) - labels * given, 0).sum()
-        once, by_logit, _ = sums(sigmoid(given) - labels)
-        slope = (scales * by_logit) @ of_scale + once @ of_offset + tight * point
-        return nats + tight @ point**2 / 2, slope
-
-    def information(point: np.ndarray, observed: bool = True) -> np.ndarray:
-        scales, given = scale_and_logits(point)
-        probabilities = sigmoid(given)
-        once, by_logit, by_square = sums(probabilities * (1 - probabilities))
-        curved = scales**2 * by_square
-        if observed:  # else its expectation, which is never below 0
-            curved = curved + scales * sums(probabilities - labels)[1]
-        mixed = of_scale.T @ ((scales * by_logit)[:, None] * of_offset)
-        own = of_scale.T @ (curved[:, None] * of_scale) + of_offset.T @ (once[:, None] * of_offset)
-        return own + mixed + mixed.T + np.diag(tight)
-
-    start = np.zeros(len(tight)) if start is None else start
+    density = _Density(truth, logits, groups, spread)
+    start = np.zeros(len(density.tight)) if start is None else start
     options = {"max_trust_radius": 4.0, "gtol": 1e-5}
     found = optimize.minimize(
-        loss, start, jac=True, hess=information, method="trust-exact", options=options
+        density.loss, start, jac=True, hess=density.curvature, method="trust-exact", options=options
     )
-    covariance = np.linalg.inv(information(found.x, observed=False))
-    return Posterior(found.x, covariance, of_scale, of_offset)
+    covariance = np.linalg.inv(density.information(found.x))
+    return Posterior(found.x, covariance, density.of_scale, density.of_offset)
+
+
+class _Density:
+    """-log of the posterior density at a point (P,), and its derivatives."""
+
+    def __init__(self, truth: np.ndarray, logits: np.ndarray, groups: np.ndarray, spread: float):
+        self.of_scale, self.of_offset = _design(groups)
+        self.tight = np.full(self.of_scale.shape[1], spread**-2.0)  # (P,) precision of the prior
+        self.tight[:COMMON] = (WIDE_SCALE**-2, WIDE_OFFSET**-2) * 2
+        self.known = ~np.isnan(truth)
+        self.labels, self.logits = np.where(self.known, truth, 0), logits  # (N, L)
+
+    def loss(self, point: np.ndarray) -> tuple[float, np.ndarray]:
+        scales, given = self._calibrated(point)
+        nats = np.logaddexp(0, given) - self.labels * given
+        once, by_logit, _ = self._sums(sigmoid(given) - self.labels)
+        slope = (scales * by_logit) @ self.of_scale + once @ self.of_offset + self.tight * point
+        return nats[self.known].sum() + self.tight @ point**2 / 2, slope
+
+    def information(self, point: np.ndarray) -> np.ndarray:
+        """Return the expected curvature (P, P), which is positive definite."""
+        scales, given = self._calibrated(point)
+        probabilities = sigmoid(given)
+        once, by_logit, by_square = self._sums(probabilities * (1 - probabilities))
+        of_scale = self.of_scale * scales[:, None]  # (L, P) slopes of the scales
+        mixed = of_scale.T @ (by_logit[:, None] * self.of_offset)
+        squares = of_scale.T @ (by_square[:, None] * of_scale)
+        squares += self.of_offset.T @ (once[:, None] * self.of_offset)
+        return squares + mixed + mixed.T + np.diag(self.tight)
+
+    def curvature(self, point: np.ndarray) -> np.ndarray:
+        """Return the observed curvature (P, P): scales are exponentials."""
+        scales, given = self._calibrated(point)
+        _, by_logit, _ = self._sums(sigmoid(given) - self.labels)
+        bent = self.of_scale.T @ ((scales * by_logit)[:, None] * self.of_scale)
+        return self.information(point) + bent
+
+    def _calibrated(self, point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the scales (L,) and the calibrated logits (N, L)."""
+        scales = np.exp(self.of_scale @ point)
+        return scales, scales * self.logits + self.of_offset @ point
+
+    def _sums(self, values: np.ndarray) -> list[np.ndarray]:
+        """Return the sums (L,) of known values (N, L) times 1, the logit and its square."""
+        values = np.where(self.known, values, 0)
+        return [(values * self.logits**power).sum(axis=0) for power in range(3)]
 
 
 def _design(groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -175,26 +191,23 @@ def _design(groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _with_spread(
-    truth: np.ndarray, logits: np.ndarray, groups: np.ndarray
+    truth: np.ndarray, logits: np.ndarray, groups: np.ndarray, enough: np.ndarray
 ) -> tuple[Posterior, float]:
-    """Return the posterior with the spread of the u that the data support, and the spread."""
+    """Return the posterior with the spread of the u that the data support, and the spread.
+
+    enough: (13,) which locations are asked.
+    """
     spread, start = 1.0, None
     for _ in range(ROUNDS):
         posterior = fit(truth, logits, groups, spread, start)
         start, before = posterior.mean, spread
-        variances = posterior.covariance.diagonal()[COMMON:]
+        variances = posterior.covariance.diagonal()[COMMON:][enough]
         determined = np.sum(1 - variances / spread**2)  # 0 to the number of u
-        square = np.sum(start[COMMON:] ** 2) / max(determined, 1e-9)
+        square = np.sum(start[COMMON:][enough] ** 2) / max(determined, 1e-9)
         spread = max(float(square) ** 0.5, LEAST_SPREAD)
         if abs(spread - before) < 0.01 * before:
             break
     return posterior, before
-
-
-def _two_sided(mean: float, deviation: float) -> float:
-    from scipy import special
-
-    return 2 * special.ndtr(-abs(mean) / deviation)
 
 
 def _most_alike(posterior: Posterior, groups: np.ndarray) -> tuple[int, int] | None:
