@@ -9,6 +9,7 @@ from src.labels import PRESENT
 
 BINS = 10  # of a reliability curve
 FEWEST = 5  # rows of either class from which a map is fitted
+HAIR = 1e-3  # of a difference of logits, which keeps an order that would be lost
 CERTAIN = 1e-7  # probabilities are kept this far from 0 and 1
 
 
@@ -39,13 +40,13 @@ def apply_one(probability: float, scale: float, offset: float) -> float:
 def calibrated(logits: np.ndarray, scales: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Return scale * logit + offset (..., 14); scales, offsets: (14,).
 
-    An aneurysm at a place is an aneurysm: presence does not fall below a location that it was not
-    below. It is raised to the highest of these.
+    An aneurysm at a place is an aneurysm: presence does not fall below a location that it was
+    above. It is raised above the highest of these, by a hair.
     """
     found = scales * logits + offsets
-    below = logits[..., :PRESENT] <= logits[..., PRESENT:]
-    highest = np.where(below, found[..., :PRESENT], -np.inf).max(axis=-1)
-    found[..., PRESENT] = np.maximum(found[..., PRESENT], highest)
+    above = logits[..., PRESENT:] - logits[..., :PRESENT]  # (..., 13)
+    raised = np.where(above >= 0, found[..., :PRESENT] + HAIR * above, -np.inf).max(axis=-1)
+    found[..., PRESENT] = np.maximum(found[..., PRESENT], raised)
     return found
 
 
