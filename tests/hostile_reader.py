@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from src.artifacts import checkpoints, files
+from src.artifacts import calibration, checkpoints, files
 from src.artifacts.paths import EncoderFolder, RunFolder
 from src.inference.both_stages import BothStages
 from src.script import UserError
@@ -37,8 +37,8 @@ def read_networks(path: Path) -> None:
     BothStages(checkpoints.read_joined(run), torch.device("cpu"))
 
 
-def read_temperatures(path: Path) -> None:
-    checkpoints.read_temperatures(EncoderFolder(path.parents[1], "net"))
+def read_calibration(path: Path) -> None:
+    calibration.read_calibration(EncoderFolder(path.parents[1], "net"))
 
 
 HOW = {
@@ -46,7 +46,7 @@ HOW = {
     "npy": read_npy,
     "json": files.read_json,
     "lines": files.read_json_lines,
-    "temperatures": read_temperatures,
+    "calibration": read_calibration,
     "checkpoint": read_networks,
 }
 

@@ -90,22 +90,28 @@ def lines() -> dict[str, bytes]:
     }
 
 
-def temperatures() -> dict[str, bytes]:
-    good = dict.fromkeys(LABELS, 1.5)
+def calibrations() -> dict[str, bytes]:
+    good = {label: {"scale": 1.5, "offset": -0.5} for label in LABELS}
     last = LABELS[-1]
-    found = {
-        "zero": good | {last: 0},
-        "below zero": good | {last: -1.5},
-        "text": good | {last: "1.5"},
-        "true": good | {last: True},
-        "null": good | {last: None},
-        "a label is missing": dict.fromkeys(LABELS[:-1], 1.5),
-        "a list": [1.5] * 14,
+    maps = {
+        "zero": {"scale": 0, "offset": 0},
+        "below zero": {"scale": -1.5, "offset": 0},
+        "text": {"scale": "1.5", "offset": 0},
+        "true": {"scale": True, "offset": 0},
+        "null": {"scale": 1, "offset": None},
+        "too large": {"scale": 1, "offset": 10**400},
+        "no offset": {"scale": 1},
+        "a number": 1.5,
     }
-    files = {
-        name: json.dumps({"temperatures": content}).encode() for name, content in found.items()
-    }
-    files["NaN"] = files["zero"].replace(b": 0}", b": NaN}")
-    files["infinity"] = files["zero"].replace(b": 0}", b": 1e400}")
-    files["no temperatures"] = b"{}"
+    found = {name: {"labels": good | {last: content}} for name, content in maps.items()}
+    found |= {f"findings: {name}": {"findings": content} for name, content in maps.items()}
+    found["a label is missing"] = {"labels": dict(list(good.items())[:-1])}
+    found["a list"] = {"labels": [1.5] * 14}
+    whole = {"labels": good, "findings": None}
+    files = {name: json.dumps(whole | content).encode() for name, content in found.items()}
+    files["NaN"] = files["null"].replace(b"null", b"NaN")
+    files["infinity"] = files["null"].replace(b"null", b"1e400")
+    files["no labels"] = b"{}"
+    files["nothing of findings"] = json.dumps({"labels": good}).encode()
+    files["temperatures of an older version"] = json.dumps({"temperatures": {last: 1.5}}).encode()
     return files

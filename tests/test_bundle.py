@@ -6,10 +6,12 @@ import stat
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from src.artifacts import bundle
+from src.artifacts.calibration import Calibration
 from src.artifacts.paths import ArtifactError
 from src.labels import LABELS
 
@@ -39,7 +41,7 @@ SETTINGS = {
     },
 }
 WEIGHTS = "weights/fold-0/stage1.safetensors"
-TEMPERATURES = {label: 1 + k / 10 for k, label in enumerate(LABELS)}
+CALIBRATION = Calibration(1 + np.arange(14) / 10, np.arange(14) - 7.0, (0.5, 1.0))
 
 
 def network(seed: int = 0) -> dict:
@@ -51,15 +53,15 @@ def network(seed: int = 0) -> dict:
     return {"stage1": first, "stage2": second, "prior": prior, **SETTINGS}
 
 
-def write(path: Path, networks: dict | None = None, temperatures: dict | None = None) -> Path:
+def write(path: Path, networks: dict | None = None, calibration: Calibration | None = None) -> Path:
     networks = networks or {"fold-0": network(), "all-data": network(1)}
-    bundle.write_bundle(path, networks, temperatures, {"dataset": "demo"}, "# A card\n")
+    bundle.write_bundle(path, networks, calibration, {"dataset": "demo"}, "# A card\n")
     return path
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    return write(tmp_path_factory.mktemp("bundle") / "a.zip", temperatures=TEMPERATURES)
+    return write(tmp_path_factory.mktemp("bundle") / "a.zip", calibration=CALIBRATION)
 
 
 def members_of(path: Path) -> dict[str, bytes]:
@@ -100,13 +102,14 @@ def test_what_is_written_is_read(written):
         assert joined["stage1_settings"] == first
         assert joined["stage2_settings"] == expected["stage2_settings"]
         assert joined["prior"] == expected["prior"]
-    assert found.temperatures.tolist() == list(TEMPERATURES.values())
+    for name, values in CALIBRATION._asdict().items():
+        np.testing.assert_array_equal(getattr(found.calibration, name), values)
     assert found.seal == hashlib.sha256(written.read_bytes()[:-64]).hexdigest()
 
 
 def test_the_same_content_gives_the_same_bytes_in_order(written, tmp_path):
     networks = {"all-data": network(1), "fold-0": network()}
-    again = write(tmp_path / "b.zip", networks, TEMPERATURES)
+    again = write(tmp_path / "b.zip", networks, CALIBRATION)
     assert again.read_bytes() == written.read_bytes()
     with zipfile.ZipFile(again) as archive:
         assert archive.testzip() is None
@@ -191,9 +194,9 @@ EDITS = {
         "no name of a network",
     ),
     "no network": (lambda manifest: manifest["networks"].clear(), "no network"),
-    "strange temperatures": (
-        lambda manifest: manifest["temperatures"].update({LABELS[0]: -1}),
-        "no temperature above 0",
+    "strange calibration": (
+        lambda manifest: manifest["calibration"]["labels"][LABELS[0]].update(scale=-1),
+        "no scale above 0",
     ),
 }
 
@@ -208,7 +211,7 @@ def test_what_a_checkpoint_may_not_say_a_bundle_may_not_say(name, written, tmp_p
 
 def test_a_remade_bundle_is_read_else_these_tests_prove_nothing(written, tmp_path):
     members = edited(members_of(written), lambda manifest: manifest["about"].update(more=1))
-    assert bundle.read_bundle(remade(tmp_path / "b.zip", members)).temperatures is not None
+    assert bundle.read_bundle(remade(tmp_path / "b.zip", members)).calibration is not None
 
 
 @pytest.mark.parametrize("name", ["../a.txt", "/a.txt", "weights/fold-0/a.pkl", "a\x1b[31m", "b"])

@@ -2,20 +2,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import optimize, special, stats
+from scipy import special, stats
 from sklearn import metrics as reference
 from sklearn.calibration import calibration_curve
 
 from src.evaluation.calibration import (
     BINS,
-    COLDEST,
     FEWEST,
-    HOTTEST,
     calibration_error,
+    can_fit,
     chance_error,
-    crossfit,
-    fit_temperature,
-    fit_temperatures,
     log_loss,
     logit,
     reliability,
@@ -24,11 +20,11 @@ from src.evaluation.calibration import (
 )
 
 
-def example(rows=400, seed=0, heat=1.0):
-    """Labels that are drawn with their probabilities, and the logits of these, times `heat`."""
+def example(rows=400, seed=0):
+    """Labels that are drawn with their probabilities, and the logits of these."""
     generator = np.random.default_rng(seed)
     logits = generator.normal(-0.5, 2, rows)
-    return (generator.random(rows) < special.expit(logits)).astype(int), heat * logits
+    return (generator.random(rows) < special.expit(logits)).astype(int), logits
 
 
 def test_logits_of_0_and_1_are_finite_and_come_back():
@@ -43,69 +39,10 @@ def test_log_loss_equals_scikit_learn():
     assert log_loss(truth, logits) == pytest.approx(expected, rel=1e-10)
 
 
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("heat", [0.4, 1.0, 4.0])
-def test_temperature_has_the_least_log_loss(seed, heat):
-    truth, logits = example(200, seed, heat)
-    best = optimize.minimize_scalar(
-        lambda t: reference.log_loss(truth, special.expit(logits / t)),
-        bounds=(COLDEST, HOTTEST),
-        options={"xatol": 1e-9},
-    )
-    assert fit_temperature(truth, logits) == pytest.approx(best.x, rel=1e-4)
-
-
-@pytest.mark.parametrize("heat", [0.5, 1.0, 3.0])
-def test_temperature_of_logits_that_are_scaled_is_the_scale(heat):
-    assert fit_temperature(*example(50_000, heat=heat)) == pytest.approx(heat, rel=0.03)
-
-
-@given(st.floats(0.2, 5))
-def test_scaled_logits_have_the_scaled_temperature(scale):
-    truth, logits = example(100, seed=1)
-    assert fit_temperature(truth, scale * logits) == pytest.approx(
-        scale * fit_temperature(truth, logits), rel=1e-6
-    )
-
-
-def test_labels_without_enough_of_both_classes_keep_one():
-    truth, logits = np.zeros(50, int), example(50)[1]
-    truth[:FEWEST] = 1
-    assert fit_temperature(truth, logits) != 1
-    assert fit_temperature(1 - truth, logits) != 1
-    truth[0] = 0
-    assert fit_temperature(truth, logits) == fit_temperature(1 - truth, logits) == 1
-
-
-def test_perfect_and_reversed_order_end_at_the_bounds():
-    logits = np.linspace(-3, 3, 40)
-    assert fit_temperature((logits > 0).astype(int), logits) == pytest.approx(COLDEST)
-    assert fit_temperature((logits < 0).astype(int), logits) == pytest.approx(HOTTEST)
-
-
-def two_labels():
-    first, second = example(300, 0, 2.0), example(300, 1, 0.5)
-    truth, logits = np.stack([first, second], axis=2)  # (N, 2) each
-    return truth, logits, np.arange(300) % 3
-
-
-def test_crossfitted_logits_are_cooled_by_the_other_parts():
-    truth, logits, parts = two_labels()
-    cooled = crossfit(truth, logits, parts)
-    for part in range(3):
-        others = parts != part
-        for k in range(2):
-            expected = logits[~others, k] / fit_temperature(truth[others, k], logits[others, k])
-            np.testing.assert_array_equal(cooled[~others, k], expected)
-    assert not np.allclose(cooled, logits / fit_temperatures(truth, logits))
-
-
-def test_labels_of_a_part_do_not_touch_its_own_logits():
-    truth, logits, parts = two_labels()
-    changed = np.where(parts[:, None] == 1, 1 - truth, truth)
-    before, after = crossfit(truth, logits, parts), crossfit(changed, logits, parts)
-    np.testing.assert_array_equal(before[parts == 1], after[parts == 1])
-    assert not np.allclose(before[parts != 1], after[parts != 1])
+def test_a_fit_needs_enough_of_both_among_the_known():
+    truth = np.array([1.0] * FEWEST + [0.0] * FEWEST + [np.nan] * 9)
+    assert can_fit(truth) and can_fit(1 - truth)
+    assert not can_fit(truth[1:]) and not can_fit(1 - truth[1:]) and not can_fit(truth[:0])
 
 
 def test_reliability_is_the_quantile_curve_of_scikit_learn():

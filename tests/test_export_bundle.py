@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from src.artifacts.calibration import Calibration, write_calibration
 from src.artifacts.files import write_json
 from src.artifacts.paths import ArtifactError, EncoderFolder, RunFolder
 from src.artifacts.tables import read_folds
@@ -34,8 +35,8 @@ def networks(tiny, tmp_path_factory):
     ends["locations"] = {label: [0.1, 0.9] for label in LOCATIONS}
     scores = value | {"n_series": 24, "intervals": ends, "groups": {"Modality": {"secret": {}}}}
     write_json(RunFolder(model_dir, ENCODER, "all").scores("end_to_end"), scores)
-    temperatures = {label: 0.5 + k / 10 for k, label in enumerate(LABELS)}
-    write_json(EncoderFolder(model_dir, ENCODER).temperatures, {"temperatures": temperatures})
+    fitted = Calibration(0.5 + np.arange(14) / 10, np.arange(14) / 10, (0.5, 0.1))
+    write_calibration(EncoderFolder(model_dir, ENCODER), fitted, {})
     return model_dir
 
 
@@ -103,11 +104,11 @@ def test_networks_are_named_once(other, bundle, tmp_path):
         predict.main(predict.Config((tmp_path,), tmp_path, bundle=bundle, **other))
 
 
-def test_without_temperatures_it_does_not_calibrate(tiny, networks, tmp_path):
+def test_without_calibration_it_does_not_calibrate(tiny, networks, tmp_path):
     model_dir = tmp_path / "model"
     write_both(tiny, model_dir, 0, cut=7)
     alone = export(tiny, model_dir, tmp_path / "b.zip", folds=(0,))
-    with pytest.raises(ArtifactError, match="holds no temperatures"):
+    with pytest.raises(ArtifactError, match="holds no calibration"):
         predict.main(predict.Config((tmp_path,), tmp_path, bundle=alone, calibrate=True))
     with zipfile.ZipFile(alone) as archive:
         assert "None: no evaluation was found" in archive.read("MODEL_CARD.md").decode()

@@ -15,7 +15,7 @@ from tests import hostile_checkpoints, hostile_pickles, hostile_texts
 ROOT = Path(__file__).parents[1]
 MOST = 500  # MiB
 SPARSE = 2**31  # bytes of a file that is one hole
-KINDS = ("pickle", "npy", "json", "lines", "temperatures", "checkpoint")
+KINDS = ("pickle", "npy", "json", "lines", "calibration", "checkpoint")
 GOOD = "as it should be"
 
 pytestmark = pytest.mark.skipif(not Path("/proc").exists(), reason="measures memory in /proc")
@@ -28,7 +28,7 @@ def listed(trace: Path) -> dict[str, dict]:
         "npy": hostile_texts.arrays(),
         "json": hostile_texts.jsons(),
         "lines": hostile_texts.lines(),
-        "temperatures": hostile_texts.temperatures(),
+        "calibration": hostile_texts.calibrations(),
         "checkpoint": hostile_checkpoints.checkpoints(trace),
     }
     for files in listed.values():
@@ -46,7 +46,7 @@ def path_of(root: Path, kind: str, number: int) -> Path:
         "npy": "npy_sequence/1.2.npy",
         "json": "npy_sequence/1.2.json",
         "lines": "metrics_stage1.jsonl",
-        "temperatures": "net/temperatures.json",
+        "calibration": "net/calibration.json",
         "checkpoint": "net/fold-0/weights_inference.pth",
     }
     return folder / names[kind]

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 import eval_end_to_end
+from src.artifacts.calibration import Calibration, write_calibration
 from src.artifacts.checkpoints import read_checkpoint, write_checkpoint
-from src.artifacts.files import write_json
 from src.artifacts.paths import EncoderFolder, RunFolder
 from src.artifacts.tables import read_fold
 from src.dicom import open_all, open_series
 from src.inference.ensemble import Predictor
 from src.inference.findings import FindingRules
-from src.labels import LABELS, MIRROR
+from src.labels import LABELS, MIRROR, PRESENT
 from src.progress import Clock
 from src.script import UserError
 from tests.networks import ENCODER, write_both
@@ -102,17 +102,43 @@ def test_onnx_files_say_the_same(tiny, networks, held_out, tmp_path):
     np.testing.assert_allclose(*curves, atol=1e-4)
 
 
-def test_calibrated_probabilities_are_those_of_divided_logits(networks, held_out, tmp_path):
-    plain = run(networks, tmp_path / "plain", held_out[0])[0][list(LABELS)].to_numpy()
-    folder = EncoderFolder(networks, ENCODER)
-    write_json(
-        folder.temperatures, {"temperatures": {label: 0.5 + k for k, label in enumerate(LABELS)}}
-    )
-    calibrated = run(networks, tmp_path / "calibrated", held_out[0], calibrate=True)[0][
-        list(LABELS)
-    ].to_numpy()
-    expected = 1 / (1 + np.exp(-np.log(plain / (1 - plain)) / (0.5 + np.arange(14))))
-    np.testing.assert_allclose(calibrated, expected, atol=1e-5)
+def test_calibrated_probabilities_are_those_of_scaled_and_moved_logits(
+    networks, held_out, tmp_path
+):
+    made = Calibration(0.5 + np.arange(14), np.linspace(-1, 1, 14), (0.5, 1.0))
+    shutil.copytree(networks, tmp_path / "model")
+    write_calibration(EncoderFolder(tmp_path / "model", ENCODER), made, {})
+    tables, pages = [], []
+    for calibrate in (False, True):
+        out = tmp_path / str(calibrate)
+        table, _ = run(
+            tmp_path / "model", out, held_out[0], calibrate=calibrate, threshold=0.0, peaks=1
+        )
+        tables.append(table[list(LABELS)].to_numpy())
+        pages.append(json.loads((out / f"{held_out[0].name}.json").read_text()))
+    plain, calibrated = tables
+    logits = np.log(plain / (1 - plain))
+    expected = 1 / (1 + np.exp(-(logits * made.scales + made.offsets)))
+    np.testing.assert_allclose(calibrated[:, :PRESENT], expected[:, :PRESENT], atol=1e-5)
+    below = plain[:, :PRESENT] <= plain[:, PRESENT:]  # presence stays above these
+    raised = np.where(below, expected[:, :PRESENT], 0).max(axis=1)
+    highest = np.maximum(expected[:, PRESENT], raised)
+    np.testing.assert_allclose(calibrated[:, PRESENT], highest, atol=1e-5)
+
+    before, after = (page["findings"] for page in pages)
+    assert len(before) == len(after) > 0
+    for first, second in zip(before, after, strict=True):
+        logit = np.log(first["probability"] / (1 - first["probability"]))
+        assert second["probability"] == pytest.approx(1 / (1 + np.exp(-0.5 * logit - 1)))
+        assert first["sop_uid"] == second["sop_uid"]  # in the same order
+    assert [page["calibrated"] for page in pages] == [[], ["series", "findings"]]
+
+
+def test_a_missing_calibration_is_asked_for_in_one_sentence(networks, held_out, tmp_path):
+    with pytest.raises(
+        UserError, match=r"calibration\.json is missing: run tools/report\.py first"
+    ):
+        run(networks, tmp_path, held_out[0], calibrate=True)
 
 
 def test_folds_with_and_without_heatmap_are_not_mixed(tiny, networks, held_out, tmp_path):

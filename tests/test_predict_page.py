@@ -63,6 +63,30 @@ def test_without_maps_the_page_says_so(prepared, tmp_path):
     assert "Not available" in (tmp_path / "1.2.html").read_text()
 
 
+@pytest.mark.parametrize(
+    ("calibrated", "said", "not_said"),
+    [
+        ((), "not calibrated: they rank", "one in five"),
+        (("series",), "are not calibrated. tools/measure_findings.py", "they rank"),
+        (("series", "findings"), "an aneurysm is within 10 mm", "they rank"),
+    ],
+)
+def test_the_page_says_which_probabilities_are_calibrated(
+    prepared, tmp_path, calibrated, said, not_said
+):
+    finding = Finding(LOCATIONS[5], 0.875, 4, "1.2.3.4", -1, 10.0, 20.5, 12.0, None)
+    found = prediction_with(torch.rand(5, 6, 6), [finding])
+    page = predict_page.write_page(tmp_path, "1", prepared, replace(found, calibrated=calibrated))
+    predict_page.write_index(tmp_path, [page], [])
+    text, index = (
+        " ".join("".join(ElementTree.fromstring((tmp_path / name).read_text()).itertext()).split())
+        for name in ("1.html", "index.html")
+    )
+    assert said in text and not_said not in text
+    word = "calibrated" if calibrated else "not calibrated"
+    assert f"Probabilities of series are {word}." in index
+
+
 def test_what_does_not_print_is_written_as_its_code(prepared, tmp_path):
     """A control character would make the page no XML, a direction mark would turn its text."""
     odd = "<b>\x1b[31m\u202egpj"

@@ -8,15 +8,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from src.artifacts.calibration import read_calibration
 from src.artifacts.files import read_json, write_json
 from src.artifacts.paths import DataFolder, EncoderFolder, RunFolder
 from src.artifacts.tables import read_table, write_table
-from src.evaluation import calibration, metrics
+from src.evaluation import calibration, metrics, platt
 from src.labels import LABELS, PRESENT
 from src.script import UserError
 from tests.evaluations import SERIES, evaluate, evaluate_spots, make_tables, percentiles
 from tools import report
-from tools.pages import report_figures
+from tools.pages import report_calibration, report_figures
 from tools.pages.render import templates
 from tools.pages.report_inputs import UID, Pooled, read_evaluations
 from tools.report import Config
@@ -126,16 +127,22 @@ def test_each_picture_lies_beside_the_page(whole):
     assert len(list(page.root.iter("img"))) == len(names)
 
 
-def test_temperatures_are_fitted_on_all_and_rare_labels_keep_one(whole):
+def test_the_calibration_is_fitted_on_all_and_a_rare_label_follows_the_others(whole):
     config, _, page = whole
-    saved = read_json(EncoderFolder(config.model_dir, NASTY).temperatures)
+    folder = EncoderFolder(config.model_dir, NASTY)
     labels, probabilities = pooled_of(config, "end_to_end").arrays()
-    expected = calibration.fit_temperatures(labels, calibration.logit(probabilities))
-    temperatures = dict(zip(LABELS, expected.tolist(), strict=True))
-    assert saved == {"temperatures": temperatures, "folds": [0, 2], "n_series": 80}
-    assert saved["temperatures"][LABELS[0]] == 1
-    assert f"not fitted: {LABELS[0]}." in page.text
-    assert sum(value != 1 for value in saved["temperatures"].values()) > 10
+    expected = platt.fit_maps(labels, calibration.logit(probabilities))
+    saved, content = read_calibration(folder), read_json(folder.calibration)
+    np.testing.assert_array_equal(saved.scales, expected.scales)
+    np.testing.assert_array_equal(saved.offsets, expected.offsets)
+    assert saved.findings is None and "Findings are not calibrated" in page.text
+    assert content["folds"] == [0, 2] and content["n_series"] == 80
+    assert labels[:, 0].sum() < calibration.FEWEST and expected.groups[0] == platt.SHARED
+    own = [label for label, group in zip(LABELS, expected.groups, strict=True) if group]
+    assert f"Of its own here: {', '.join(own)}." in page.text if own else "the same" in page.text
+    for k, label in enumerate(LABELS):
+        shown = [f"{saved.scales[k]:.3f}", f"{saved.offsets[k]:.3f}"]
+        assert page.row(label, 1)[1:3] == shown
 
 
 def test_calibration_after_is_crossfitted_by_fold(whole):
@@ -143,13 +150,19 @@ def test_calibration_after_is_crossfitted_by_fold(whole):
     pooled = pooled_of(config, "end_to_end")
     labels, probabilities = pooled.arrays()
     logits = calibration.logit(probabilities)
-    cooled = calibration.crossfit(labels, logits, pooled.table.fold.to_numpy())
-    truth, losses, errors = labels[:, PRESENT], [], []
-    for each in (logits[:, PRESENT], cooled[:, PRESENT]):
-        losses.append(f"{calibration.log_loss(truth, each):.3f}")
-        errors.append(f"{calibration.calibration_error(truth, calibration.sigmoid(each)):.3f}")
-    assert page.row(LABELS[PRESENT], 1)[2:6] == [*losses, *errors]
-    assert losses[0] != losses[1]
+    after = platt.crossfit(labels, logits, pooled.table.fold.to_numpy())
+    locations = slice(0, PRESENT)
+    for name, chosen in ((LABELS[PRESENT], PRESENT), (report_calibration.TOGETHER, locations)):
+        truth, losses, errors = labels[:, chosen].ravel(), [], []
+        for each in (logits[:, chosen].ravel(), after[:, chosen].ravel()):
+            losses.append(f"{calibration.log_loss(truth, each):.3f}")
+            error = calibration.calibration_error(truth, calibration.sigmoid(each))
+            errors.append(f"{error:.3f}")
+        assert page.row(name, int(chosen == PRESENT))[3:7] == [*losses, *errors]
+        assert losses[0] != losses[1]
+    tops = [each[:, locations].argmax(axis=1) for each in (logits, after)]
+    changed = (tops[0] != tops[1]).sum()
+    assert f"{changed} of 80 series get another most probable location" in page.text
 
 
 def test_with_one_fold_the_halves_are_crossfitted(quick):
@@ -158,7 +171,7 @@ def test_with_one_fold_the_halves_are_crossfitted(quick):
     page = Page(report.main(config).read_text())
     assert "those of each half of the series are fitted on the other half" in page.text
     row = page.row(LABELS[PRESENT], 1)
-    assert row[2] != row[3]
+    assert row[3] != row[4]
 
 
 def test_nothing_evaluated_is_refused_in_one_sentence(quick):
@@ -168,7 +181,7 @@ def test_nothing_evaluated_is_refused_in_one_sentence(quick):
     with pytest.raises(UserError, match=rf"^[^.]*{refused}\.py .* first$"):
         report.main(config)
     folder = EncoderFolder(config.model_dir, config.encoder)
-    assert not folder.report.exists() and not folder.temperatures.exists()
+    assert not folder.report.exists() and not folder.calibration.exists()
 
 
 def test_spots_are_judged_by_the_labels_of_their_window(quick):

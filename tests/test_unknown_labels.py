@@ -10,7 +10,7 @@ from create_folds import Config, label_slices
 from src import distributed
 from src.artifacts.paths import ArtifactError, DataFolder
 from src.artifacts.tables import read_train
-from src.evaluation import calibration, metrics
+from src.evaluation import metrics
 from src.labels import LABELS, LOCATIONS, MIRROR, NOT_LOCATED, PRESENT, SOMEWHERE, UNKNOWN
 from src.sampling import folds, spots, table_check
 from src.sampling.spots import slice_labels, window_labels, with_nan
@@ -273,15 +273,3 @@ def test_labels_of_a_table_stay_whole_numbers_where_all_are_known():
     assert metrics.label_arrays(table)[0].dtype == np.int64
     table.loc[1, "Basilar Tip"] = NAN
     assert np.isnan(metrics.label_arrays(table)[0]).sum() == 1
-
-
-def test_temperatures_are_fitted_on_the_known_rows():
-    truth, probabilities = predictions(rows=200)
-    logits = calibration.logit(probabilities)
-    hidden = np.random.default_rng(2).random(truth.shape) < 0.4
-    found = calibration.fit_temperatures(np.where(hidden, NAN, truth), logits)
-    for k, temperature in enumerate(found):
-        known = ~hidden[:, k]
-        expected = calibration.fit_temperature(truth[known, k], logits[known, k])
-        assert temperature == pytest.approx(expected)
-    assert (calibration.fit_temperatures(np.full_like(truth, NAN), logits) == 1).all()

@@ -3,14 +3,14 @@
     python tools/export_bundle.py --folds 0 1 2 3 4 --dataset "name of the data" --out aneurysms.zip
     python tools/predict.py a/folder/of/dicom --bundle aneurysms.zip
 
-It holds the weights as safetensors, settings, the order of the labels, temperatures if tools/
+It holds the weights as safetensors, settings, the order of the labels, calibration if tools/
 report.py has fitted any, scores with their intervals, versions, checksums, and a model card. It
 holds no pickle, no images, and no UID, path or other text of your tables but the modalities. The
 same networks, tables and --date give the same bytes.
 
 Reads   model/{encoder}/fold-{k}/weights_inference.pth (train_stage2.py)
         model/{encoder}/fold-{k}/scores_{stage2,end_to_end}.json, of several folds fold-all/
-        model/{encoder}/temperatures.json (tools/report.py), if it exists
+        model/{encoder}/calibration.json (tools/report.py), if it exists
         data/train_{N}_folds.csv, to count what the networks were trained on
         --figures: what tools/score.py --out wrote of a test set of yours, with its thresholds
 
@@ -28,7 +28,8 @@ import pandas as pd
 import timm
 
 from src.artifacts.bundle import require_sealed, write_bundle
-from src.artifacts.checkpoints import read_joined, read_temperatures
+from src.artifacts.calibration import Calibration, read_calibration
+from src.artifacts.checkpoints import read_joined
 from src.artifacts.files import read_json
 from src.artifacts.paths import ALL_DATA, DataFolder, EncoderFolder, RunFolder
 from src.artifacts.tables import read_fold
@@ -66,7 +67,7 @@ def main(config: Config) -> Path:
     trained_on = {}
     for fold, (name, joined) in zip(folds, networks.items(), strict=True):
         trained_on[name] = counts(DataFolder(config.data_dir), fold, joined["stage1_settings"])
-    temperatures = fitted_temperatures(config)
+    calibration = fitted_calibration(config)
     about = {
         "dataset": config.dataset,
         "date": config.date or day_of(list(runs.values())),
@@ -77,8 +78,8 @@ def main(config: Config) -> Path:
         "versions": versions(),
         "weights_of_encoder": weights_of_encoder(next(iter(networks.values()))["stage1_settings"]),
     }
-    card = model_card.text(about, networks, temperatures, config.figures)
-    write_bundle(config.out, networks, temperatures, about, card)
+    card = model_card.text(about, networks, calibration, config.figures)
+    write_bundle(config.out, networks, calibration, about, card)
     print(f"{', '.join(networks)}: {config.out}, SHA-256 at its end {require_sealed(config.out)}")
     return config.out
 
@@ -121,11 +122,9 @@ def day_of(runs: list[RunFolder]) -> str:
     return datetime.fromtimestamp(newest, UTC).date().isoformat()
 
 
-def fitted_temperatures(config: Config) -> dict | None:
+def fitted_calibration(config: Config) -> Calibration | None:
     folder = EncoderFolder(config.model_dir, config.encoder)
-    if not folder.temperatures.exists():
-        return None
-    return dict(zip(LABELS, read_temperatures(folder).tolist(), strict=True))
+    return read_calibration(folder) if folder.calibration.exists() else None
 
 
 def scores_of(config: Config, folds: tuple) -> dict[str, dict]:

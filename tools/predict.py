@@ -67,11 +67,11 @@ class Config:
     both_steps: bool = False  # mean over neighbours at step 1 and at step 2; doubles the work
     mirror: bool = False  # mean with the mirrored head, left and right swapped; doubles the work
     onnx: bool = False  # compute with the ONNX files of tools/export_onnx.py, on the CPU
-    calibrate: bool = False  # by tools/report.py's temperatures, which are fitted without mirror
+    calibrate: bool = False  # by what tools/report.py fitted, on single folds without mirror
     descriptions: bool = False  # show series descriptions: typed by people, they may name a patient
     batch_size: int = 128  # slices per batch
 
-    threshold: float = 0.15  # lowest probability of a finding
+    threshold: float = 0.15  # lowest probability of a finding, before it is calibrated
     peaks: int = 3  # highest local maxima of a slice's heatmap that are looked at
     reach: float = 12.0  # mm within which peaks are one finding
 
@@ -200,6 +200,7 @@ def as_json(config: Config, names: dict, prepared: PreparedSeries, prediction: P
             "probabilities": curve,
         },
         "localised": prediction.heat is not None,
+        "calibrated": prediction.calibrated,
         "modality": series.modality,
         "plane": series.plane,
         "shape": series.shape,

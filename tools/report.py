@@ -7,6 +7,7 @@ that the eval scripts have scored, and names these folds.
 Reads
   model/{encoder}/fold-{k}/predictions_{stage1,stage2,end_to_end}.csv  (else those of fold-all/)
   model/{encoder}/fold-{k}/metrics_{stage1,stage2}.jsonl
+  model/{encoder}/fold-{k}/findings.csv  if it exists (tools/measure_findings.py), or of fold-all/
   model/{encoder}/localisation.json  if it exists: {"rows": [{"name": .., "value": ..}]}
   data/train_{N}_folds.csv
   data/train_stage1_{N}_folds.csv
@@ -15,8 +16,8 @@ Reads
 Writes
   model/{encoder}/report/report.html  needs no other file and loads nothing
   model/{encoder}/report/*.png        its pictures
-  model/{encoder}/temperatures.json   {"temperatures": {label: t}, "folds": [k], "n_series": n}:
-                                      calibrated logit = logit / t
+  model/{encoder}/calibration.json    scale and offset of each label and of findings:
+                                      calibrated logit = scale * logit + offset
 """
 
 import sys
@@ -24,23 +25,19 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from src.artifacts.files import atomic, read_json, write_json
+from src.artifacts.files import atomic, read_json
 from src.artifacts.paths import DataFolder, EncoderFolder
-from src.evaluation import calibration, score_report
-from src.labels import LABELS, LOCATIONS, PRESENT
+from src.artifacts.tables import read_folds
+from src.evaluation import score_report
+from src.labels import LABELS
 from src.progress import progress
-from src.sampling.folds import seeded_order
 from src.script import run_script, versions
-from tools.pages import report_figures, report_scores
+from tools.pages import report_calibration, report_figures, report_scores
 from tools.pages.render import render
 from tools.pages.report_figures import saved
-from tools.pages.report_inputs import UID, Pooled, read_evaluations, read_histories
-
-TOGETHER = "the 13 locations together"
+from tools.pages.report_inputs import Pooled, read_evaluations, read_histories
 
 
 @dataclass
@@ -54,7 +51,8 @@ class Config:
 
 def main(config: Config) -> Path:
     folder = EncoderFolder(config.model_dir, config.encoder)
-    evaluations = read_evaluations(DataFolder(config.data_dir), config.model_dir, config.encoder)
+    data = DataFolder(config.data_dir)
+    evaluations = read_evaluations(data, config.model_dir, config.encoder)
     folds = sorted({fold for pooled in evaluations.values() for fold in pooled.folds})
     histories = read_histories(config.model_dir, config.encoder, folds)
     scores = {}
@@ -63,13 +61,14 @@ def main(config: Config) -> Path:
         scores[name] = report_scores.scores_of(pooled.table, draws)
     known = [name for name in ("end_to_end", "stage2") if name in evaluations]
     best_known = max(known, key=lambda name: len(evaluations[name].folds))
+    found = report_calibration.read_findings(read_folds(data), config.model_dir, config.encoder)
     judged, cells = evaluations[best_known], report_scores.cells_of(scores[best_known])
 
     parts = {
         "scores": lambda: scores_section(evaluations, scores, histories, folds),
         "roc": lambda: saved(folder, "roc", report_figures.draw_rocs, judged, cells, config.draws),
         "groups": lambda: groups_section(folder, judged, config.draws),
-        "calibration": lambda: calibration_section(folder, judged),
+        "calibration": lambda: report_calibration.section(folder, judged, found),
         "training": lambda: training_picture(folder, histories),
         "localisation": lambda: localisation_rows(folder),
     }
@@ -90,7 +89,7 @@ def main(config: Config) -> Path:
         file.write(page)
     title = f"{judged.name}, {folds_text(judged.folds)}: {judged.series} series"
     print(score_report.score_table(scores[best_known], title))
-    print(f"temperatures: {folder.temperatures}\nreport: {folder.report_page}")
+    print(f"calibration: {folder.calibration}\nreport: {folder.report_page}")
     return folder.report_page
 
 
@@ -128,47 +127,6 @@ def groups_section(folder: EncoderFolder, judged: Pooled, draws: int) -> dict:
         for value, table in judged.table.groupby(column):
             rows[name].append(report_scores.group_row(str(value), table, draws))
     return {"picture": saved(folder, "groups", report_figures.draw_groups, rows), "rows": rows}
-
-
-def calibration_section(folder: EncoderFolder, judged: Pooled) -> dict:
-    """Fit and save the temperatures; return what the page says of them."""
-    truth, probabilities = judged.arrays()
-    logits = calibration.logit(probabilities)  # (N, 14)
-    parts = judged.table.fold.to_numpy()
-    if len(judged.folds) == 1:
-        parts = np.array([seeded_order(uid, 0) % 2 for uid in judged.table[UID]])
-    cooled = calibration.crossfit(truth, logits, parts)  # (N, 14)
-    temperatures = dict(zip(LABELS, calibration.fit_temperatures(truth, logits), strict=True))
-    content = {"temperatures": temperatures, "folds": judged.folds, "n_series": judged.series}
-    write_json(folder.temperatures, content)
-
-    columns = {report_scores.PRESENCE: [PRESENT], TOGETHER: list(range(PRESENT))}
-    columns |= {label: [k] for k, label in enumerate(LOCATIONS)}
-    rows, curves = [], {}
-    for name, chosen in columns.items():
-        labels, before, after = (each[:, chosen].ravel() for each in (truth, logits, cooled))
-        known = ~np.isnan(labels)
-        labels, before, after = (each[known] for each in (labels, before, after))
-        if not len(labels):
-            rows.append([name, 0, "n/a", None, None, None, None, None])
-            continue
-        temperature = f"{temperatures[name]:.2f}" if name in temperatures else "each its own"
-        losses = [calibration.log_loss(labels, each) for each in (before, after)]
-        probabilities = [calibration.sigmoid(each) for each in (before, after)]
-        curves[name] = labels, *probabilities
-        errors = [calibration.calibration_error(labels, each) for each in probabilities]
-        chance = calibration.chance_error(probabilities[1])
-        rows.append([name, int(labels.sum()), temperature, *losses, *errors, chance])
-    drawn = {name: curves[name] for name in (report_scores.PRESENCE, TOGETHER) if name in curves}
-    can_fit = [calibration.can_fit(column) for column in truth.T]
-    return {
-        "picture": saved(folder, "calibration", report_figures.draw_reliability, drawn),
-        "rows": rows,
-        "bins": calibration.BINS,
-        "file": folder.temperatures.name,
-        "fewest": calibration.FEWEST,
-        "unfitted": [label for label, fits in zip(LABELS, can_fit, strict=True) if not fits],
-    }
 
 
 def training_picture(folder: EncoderFolder, histories: dict) -> str | None:

@@ -2,7 +2,7 @@
 
     MODEL_CARD.md                            for people
     SHA256SUMS                               of the other members, as sha256sum -c reads them
-    bundle.json                              settings, labels, temperatures, what the card says
+    bundle.json                              settings, labels, calibration, what the card says
     weights/{network}/stage1.safetensors     of each fold, or of all-data
     weights/{network}/stage2.safetensors
 
@@ -17,18 +17,12 @@ import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-import numpy as np
 from torch import Tensor
 
 from src.artifacts.archive import MOST_READ, Bounded, read_hashed, stored_entries
 from src.artifacts.atomic import atomic
-from src.artifacts.checkpoints import (
-    JOINED,
-    KNOWN,
-    require_checkpoint,
-    require_joined,
-    temperatures_of,
-)
+from src.artifacts.calibration import Calibration, calibration_of, content_of
+from src.artifacts.checkpoints import JOINED, KNOWN, require_checkpoint, require_joined
 from src.artifacts.files import MOST_JSON, parse_json, reading
 from src.artifacts.paths import ALL_DATA, ArtifactError
 from src.labels import LABELS
@@ -49,18 +43,22 @@ class Bundle(NamedTuple):
     """What prediction needs of a bundle."""
 
     networks: dict[str, dict]  # {"fold-0": content as of weights_inference.pth}
-    temperatures: np.ndarray | None  # (14,), None if none were fitted
+    calibration: Calibration | None  # None if none was fitted
     seal: str  # SHA-256, which tells it from all others
 
 
 def write_bundle(
-    path: Path, networks: dict[str, dict], temperatures: dict | None, about: dict, card: str
+    path: Path,
+    networks: dict[str, dict],
+    calibration: Calibration | None,
+    about: dict,
+    card: str,
 ) -> None:
     """Write a bundle.
 
     networks: {"fold-0": content of weights_inference.pth}. Of its settings those are kept that are
         numbers or that this project knows: other texts may name folders and people.
-    temperatures: {label: temperature}, None if none were fitted.
+    calibration: None if none was fitted.
     about: plain values that no program needs.
     """
     described = {name: _described(joined) for name, joined in networks.items()}
@@ -68,7 +66,7 @@ def write_bundle(
         "format": FORMAT,
         "labels": list(LABELS),
         "networks": described,
-        "temperatures": temperatures,
+        "calibration": content_of(calibration) if calibration else None,
         "about": about,
     }
     text = json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False)
@@ -117,10 +115,10 @@ def read_bundle(path: Path) -> Bundle:
                 require_checkpoint(path, joined, JOINED)
                 networks[name] = require_joined(path, joined)
             _require_sums(archive, entries, sums)
-        temperatures = manifest["temperatures"]
-        if temperatures is not None:
-            temperatures = temperatures_of(path, temperatures)
-    return Bundle(networks, temperatures, seal)
+        calibration = manifest["calibration"]
+        if calibration is not None:
+            calibration = calibration_of(path, calibration)
+    return Bundle(networks, calibration, seal)
 
 
 def _described(joined: dict) -> dict:
@@ -199,8 +197,8 @@ def _read_manifest(path: Path, archive: zipfile.ZipFile, entries: dict) -> dict:
     for name, kind in MANIFEST_TYPES.items():
         if type(manifest.get(name)) is not kind:
             raise ValueError(f"{MANIFEST} has no {name!r}")
-    if not isinstance(manifest.get("temperatures", 0), dict | None):
-        raise ValueError(f"{MANIFEST} has no 'temperatures'")
+    if not isinstance(manifest.get("calibration", 0), dict | None):
+        raise ValueError(f"{MANIFEST} has no 'calibration'")
     needed = {CARD, SUMS, MANIFEST}
     for name in manifest["networks"]:
         if not NETWORK.fullmatch(name):

@@ -1,14 +1,11 @@
 """Trained weights on disk."""
 
-import math
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from src.artifacts.files import atomic, read_json, reading, unwritable
-from src.artifacts.paths import ArtifactError, EncoderFolder, RunFolder, remedy
+from src.artifacts.files import atomic, reading, unwritable
+from src.artifacts.paths import ArtifactError, RunFolder, remedy
 from src.labels import LABELS
 from src.text import printable
 
@@ -149,21 +146,6 @@ def require_joined(path: Path, joined: dict) -> dict:
     if type(prior) is not list or len(prior) != len(LABELS) or not all(map(_is_fraction, prior)):
         raise _malformed(path, "its 'prior' is not a fraction for each label")
     return joined
-
-
-def read_temperatures(folder: EncoderFolder) -> np.ndarray:
-    """Return the divisors (14,) of the logits of series, as tools/report.py fitted them."""
-    path = folder.temperatures
-    return temperatures_of(path, read_json(path, {"temperatures": dict})["temperatures"])
-
-
-def temperatures_of(path: Path, temperatures: dict) -> np.ndarray:
-    """Return the temperatures (14,) of {label: temperature} that was read from `path`."""
-    for label in LABELS:
-        value = temperatures.get(label)
-        if type(value) not in (int, float) or not 0 < value < math.inf:
-            raise ArtifactError(f"{path} has no temperature above 0 for {label!r}: {remedy(path)}")
-    return np.array([temperatures[label] for label in LABELS])
 
 
 def read_trained(run: RunFolder, stage: str, select: str) -> dict:

@@ -20,7 +20,7 @@ MADE_BY = {  # stage: the files that it makes, as patterns of pathlib.Path.match
     "train_stage2.py": ("*_stage2.pth", "weights_inference.pth"),
     "eval_stage1.py, eval_stage2.py and eval_end_to_end.py": ("scores_*.json", "predictions_*.csv"),
     "tools/mine_hard_negatives.py": ("f_dict_hard.pkl",),
-    "tools/report.py": ("temperatures.json",),
+    "tools/report.py": ("calibration.json",),
     "tools/export_onnx.py": ("*.onnx",),
 }
 
@@ -121,8 +121,8 @@ class EncoderFolder:
                 f"{shown!r} is no name of an encoder: give the one that was trained"
             )
         self.root = Path(model_dir) / encoder.replace("/", "_")
-        # {"temperatures": {label: t}, "folds": [k], "n_series": n}
-        self.temperatures = self.root / "temperatures.json"
+        # {"labels": {label: {"scale": a, "offset": b}}, "findings": the same or null, ...}
+        self.calibration = self.root / "calibration.json"
         # {"rows": [{"name": text, "value": text or number}]}
         self.localisation = self.root / "localisation.json"
         self.scored_runs = "fold-[0-9]*/best_stage2.pth"  # as a pattern below root

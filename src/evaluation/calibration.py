@@ -1,13 +1,15 @@
-"""Whether probabilities mean what they say, and one temperature a label that corrects them.
+"""Whether probabilities mean what they say. What corrects them is fitted in platt.py.
 
 scipy is imported inside the functions, so that scripts start quickly.
 """
 
 import numpy as np
 
+from src.labels import PRESENT
+
 BINS = 10  # of a reliability curve
-FEWEST = 5  # rows of either class from which a temperature is fitted
-COLDEST, HOTTEST = 0.05, 20.0  # range of temperatures
+FEWEST = 5  # rows of either class from which a map is fitted
+HAIR = 1e-3  # of a difference of logits, which keeps an order that would be lost
 CERTAIN = 1e-7  # probabilities are kept this far from 0 and 1
 
 
@@ -25,52 +27,38 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
     return special.expit(logits)
 
 
+def apply(probabilities: np.ndarray, scales: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Return the calibrated probabilities (..., 14)."""
+    return sigmoid(calibrated(logit(probabilities), scales, offsets))
+
+
+def apply_one(probability: float, scale: float, offset: float) -> float:
+    """Return the calibrated probability of one quantity, such as a finding."""
+    return float(sigmoid(scale * logit(probability) + offset))
+
+
+def calibrated(logits: np.ndarray, scales: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Return scale * logit + offset (..., 14); scales, offsets: (14,).
+
+    An aneurysm at a place is an aneurysm: presence does not fall below a location that it was
+    above. It is raised above the highest of these, by a hair.
+    """
+    found = scales * logits + offsets
+    above = logits[..., PRESENT:] - logits[..., :PRESENT]  # (..., 13)
+    raised = np.where(above >= 0, found[..., :PRESENT] + HAIR * above, -np.inf).max(axis=-1)
+    found[..., PRESENT] = np.maximum(found[..., PRESENT], raised)
+    return found
+
+
 def log_loss(truth: np.ndarray, logits: np.ndarray) -> float:
     """Return the mean -log(probability of the truth) in nats; exact where probabilities round."""
     return float(np.mean(np.logaddexp(0, logits) - truth * logits))
 
 
 def can_fit(truth: np.ndarray) -> bool:
-    """Return whether labels 0, 1 or NaN (N,) hold enough of both for a temperature."""
+    """Return whether labels 0, 1 or NaN (N,) hold enough of both for a fit."""
     truth = truth[~np.isnan(truth)]
     return FEWEST <= truth.sum() <= len(truth) - FEWEST
-
-
-def fit_temperature(truth: np.ndarray, logits: np.ndarray) -> float:
-    """Return the t in COLDEST..HOTTEST with the least log loss of logits / t (Guo et al. 2017).
-
-    1.0 if `can_fit` says no. The loss is convex in 1 / t: its slope is zero there, or t a bound.
-    """
-    from scipy import optimize
-
-    def slope(inverse: float) -> float:
-        return np.mean(logits * (sigmoid(inverse * logits) - truth))
-
-    if not can_fit(truth):
-        return 1.0
-    if slope(1 / COLDEST) <= 0:
-        return COLDEST
-    if slope(1 / HOTTEST) >= 0:
-        return HOTTEST
-    return float(1 / optimize.brentq(slope, 1 / HOTTEST, 1 / COLDEST))
-
-
-def fit_temperatures(truth: np.ndarray, logits: np.ndarray) -> np.ndarray:
-    """Return the temperature of each column: (L,). truth, logits: (N, L); a truth may be NaN."""
-    temperatures = []
-    for column, theirs in zip(truth.T, logits.T, strict=True):
-        known = ~np.isnan(column)
-        temperatures.append(fit_temperature(column[known], theirs[known]))
-    return np.array(temperatures)
-
-
-def crossfit(truth: np.ndarray, logits: np.ndarray, parts: np.ndarray) -> np.ndarray:
-    """Return the logits (N, L), those of each part divided by temperatures fitted on all others."""
-    cooled = np.empty_like(logits)
-    for part in np.unique(parts):
-        inside = parts == part
-        cooled[inside] = logits[inside] / fit_temperatures(truth[~inside], logits[~inside])
-    return cooled
 
 
 def reliability(

@@ -5,7 +5,7 @@ tools/measure_findings.py use the same class.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import tee
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,7 @@ import torch
 
 from src.artifacts.paths import ArtifactError
 from src.dicom import Series
-from src.evaluation import choice
-from src.evaluation.calibration import logit, sigmoid
+from src.evaluation import calibration, choice
 from src.evaluation.choice import Choice
 from src.inference.both_stages import BothStages
 from src.inference.findings import Finding, FindingRules, find
@@ -42,6 +41,7 @@ class Prediction:
     heat: torch.Tensor | None  # (T, h, w) in 0..1, where; None if the networks cannot tell
     findings: list[Finding]  # most probable first
     view: View  # what the networks saw of the prepared images
+    calibrated: tuple[str, ...] = ()  # which probabilities are: "series", "findings"
 
 
 class Predictor:
@@ -67,7 +67,7 @@ class Predictor:
         select: "best" or "last" epoch of stage 2.
         both_steps, mirror: more views (see BothStages); each doubles the work.
         onnx: compute with the ONNX files of tools/export_onnx.py, on the CPU.
-        calibrate: divide the logits of series by the temperatures that tools/report.py fitted.
+        calibrate: correct probabilities of series and findings by what tools/report.py fitted.
         pair: step and weight of stage 1; else, of several folds, the one best over their tables.
         bundle: a file of tools/export_bundle.py, in place of model_dir, encoder and folds.
 
@@ -92,9 +92,9 @@ class Predictor:
         self.prior = np.mean([weights["prior"] for weights in joined], axis=0)  # (14,)
         self.settings = self.models[0].stage1
         self._require_one_training()
-        self.temperatures = None
+        self.calibration = None
         if calibrate:
-            self.temperatures = source.temperatures()
+            self.calibration = source.calibration()
 
     def _require_one_training(self) -> None:
         for name in ONE_TRAINING:
@@ -166,9 +166,23 @@ class Predictor:
         findings = []
         if heat is not None:
             findings = find(series, tokens, slices, heat, view, rules)
-        return Prediction(self._calibrated(probabilities), tokens, slices, heat, findings, view)
+        found = Prediction(self._calibrated(probabilities), tokens, slices, heat, findings, view)
+        return self._with_calibrated_findings(found)
 
     def _calibrated(self, probabilities: np.ndarray) -> np.ndarray:
-        if self.temperatures is None:
+        if self.calibration is None:
             return probabilities
-        return sigmoid(logit(probabilities) / self.temperatures)
+        scales, offsets, _ = self.calibration
+        return calibration.apply(probabilities, scales, offsets)
+
+    def _with_calibrated_findings(self, prediction: Prediction) -> Prediction:
+        """Return the prediction, which says what is calibrated; the order of findings stays."""
+        if self.calibration is None:
+            return prediction
+        if self.calibration.findings is None:
+            return replace(prediction, calibrated=("series",))
+        findings = []
+        for finding in prediction.findings:
+            probability = calibration.apply_one(finding.probability, *self.calibration.findings)
+            findings.append(replace(finding, probability=probability))
+        return replace(prediction, findings=findings, calibrated=("series", "findings"))

@@ -5,10 +5,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from src.artifacts.bundle import read_bundle
-from src.artifacts.checkpoints import read_joined, read_temperatures, read_trained
+from src.artifacts.calibration import Calibration, read_calibration
+from src.artifacts.checkpoints import read_joined, read_trained
 from src.artifacts.paths import ALL_DATA, ArtifactError, EncoderFolder, RunFolder
 from src.evaluation import choice
 from src.evaluation.choice import Chosen
@@ -23,7 +22,7 @@ class Source(NamedTuple):
     joined: list[dict]  # the content of weights_inference.pth of each
     places: list[str]  # where each comes from, for messages
     runs: list[RunFolder | None]  # folders of their ONNX files, if there can be any
-    temperatures: Callable[[], np.ndarray]  # returns (14,), or raises ArtifactError
+    calibration: Callable[[], Calibration]  # or raises ArtifactError
     names: dict  # what they are, as plain values
 
 
@@ -36,7 +35,7 @@ def from_folder(
         [joined_weights(run, select) for run in runs],
         [str(run.root) for run in runs],
         list(runs),
-        lambda: read_temperatures(EncoderFolder(model_dir, encoder)),
+        lambda: read_calibration(EncoderFolder(model_dir, encoder)),
         {"encoder": encoder, "folds": folds, "train_on_all": ALL_DATA in folds},
     )
 
@@ -45,12 +44,12 @@ def from_bundle(path: Path) -> Source:
     """Return all networks of a bundle. Raise ArtifactError if it is not as it was made."""
     bundle = read_bundle(path)
 
-    def temperatures() -> np.ndarray:
-        if bundle.temperatures is None:
+    def calibration() -> Calibration:
+        if bundle.calibration is None:
             raise ArtifactError(
-                f"{path} holds no temperatures, as none were fitted: predict without --calibrate"
+                f"{path} holds no calibration, as none was fitted: predict without --calibrate"
             )
-        return bundle.temperatures
+        return bundle.calibration
 
     joined = list(bundle.networks.values())
     names = {
@@ -59,7 +58,7 @@ def from_bundle(path: Path) -> Source:
         "networks": list(bundle.networks),
     }
     places = [f"{path}, {name}" for name in bundle.networks]
-    return Source(joined, places, [None] * len(joined), temperatures, names)
+    return Source(joined, places, [None] * len(joined), calibration, names)
 
 
 def require_no_other(config: Any) -> None:

@@ -1,7 +1,9 @@
 """The model card of a bundle, in Markdown."""
 
+from itertools import chain
 from pathlib import Path
 
+from src.artifacts.calibration import Calibration
 from src.artifacts.checkpoints import KNOWN
 from src.evaluation import choice
 from src.evaluation.score_report import score_table
@@ -19,7 +21,7 @@ SETTINGS = (  # of both stages, that a reader looks for first
 SPECIAL = "\\`*_[]<>|#!"  # to Markdown
 
 
-def text(about: dict, networks: dict, temperatures: dict | None, figures: Path | None) -> str:
+def text(about: dict, networks: dict, calibration: Calibration | None, figures: Path | None) -> str:
     """Return the card. figures: the file that about["test_set"] was read from."""
     parts = [
         f"# Model card: intracranial aneurysms, {plain(about['encoder'])}",
@@ -28,7 +30,7 @@ def text(about: dict, networks: dict, temperatures: dict | None, figures: Path |
         data_part(about),
         score_part(about),
         test_part(about, figures),
-        calibration_part(temperatures),
+        calibration_part(calibration),
         settings_part(networks),
         licence_part(about),
         use_part(about),
@@ -123,12 +125,17 @@ def test_part(about: dict, figures: Path | None) -> str:
     return "\n\n".join(["## Scores and thresholds on another test set", block(shown)])
 
 
-def calibration_part(temperatures: dict | None) -> str:
-    if temperatures is None:
-        return "## Calibration\n\nProbabilities are not calibrated; no temperatures were fitted."
-    rows = [(label, f"{temperatures[label]:.3f}") for label in LABELS]
-    said = "Logits of series are divided by these temperatures only with `--calibrate`."
-    return "\n\n".join(["## Calibration", said, table(("label", "temperature"), rows)])
+def calibration_part(calibration: Calibration | None) -> str:
+    if calibration is None:
+        return "## Calibration\n\nProbabilities are not calibrated; no calibration was fitted."
+    rows = []
+    maps = zip(LABELS, calibration.scales, calibration.offsets, strict=True)
+    if calibration.findings:
+        maps = chain(maps, [("findings", *calibration.findings)])
+    for name, scale, offset in maps:
+        rows.append((name, f"{scale:.3f}", f"{offset:.3f}"))
+    said = "With `--calibrate`, and only then, a logit becomes scale * logit + offset."
+    return "\n\n".join(["## Calibration", said, table(("label", "scale", "offset"), rows)])
 
 
 def settings_part(networks: dict) -> str:

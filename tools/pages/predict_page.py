@@ -10,6 +10,7 @@ import torch
 
 from src.artifacts.files import atomic
 from src.dicom import Series
+from src.evaluation.froc import HIT
 from src.inference.ensemble import Prediction
 from src.inference.findings import Finding
 from src.labels import LABELS, LOCATIONS, PRESENT
@@ -36,6 +37,7 @@ class Page:
     probabilities: np.ndarray  # (14,)
     top: str  # most probable location and its probability
     where: str  # first finding
+    calibrated: bool  # whether the probabilities are
 
     @property
     def present(self) -> float:
@@ -58,6 +60,8 @@ def write_page(
         curve=curve_of(prediction),
         ticks=sorted({round(prediction.tokens[-1] * k / 4) for k in range(5)}),
         localised=prediction.heat is not None,
+        calibrated=prediction.calibrated,
+        hit=HIT,
         findings=prediction.findings[:SHOWN_FINDINGS],
         weaker=len(prediction.findings[SHOWN_FINDINGS:]),
         slices=highest_slices(prepared, prediction),
@@ -80,7 +84,9 @@ def curve_of(prediction: Prediction) -> dict[int, float]:
 def write_index(out: Path, pages: list[Page], failed: list) -> None:
     """Write {out}/index.html: the most suspicious series first, then what failed."""
     pages = sorted(pages, key=lambda page: -page.present)
-    content = render("index.html", title="Predicted series", pages=pages, failed=failed)
+    calibrated = any(page.calibrated for page in pages)  # all, or none
+    title = "Predicted series"
+    content = render("index.html", title=title, pages=pages, failed=failed, calibrated=calibrated)
     with atomic(out / "index.html", sync=False) as file:
         file.write(content)
 
@@ -97,7 +103,8 @@ def index_row(name: str, prepared: PreparedSeries, prediction: Prediction) -> Pa
         first = prediction.findings[0]
         place = f"slice {first.slice}, x {first.x:.0f}, y {first.y:.0f}"
         where = f"{first.label}, {place} ({first.probability:.2f})"
-    return Page(name, f"{kind}, {size}", prediction.probabilities, top, where)
+    calibrated = "series" in prediction.calibrated
+    return Page(name, f"{kind}, {size}", prediction.probabilities, top, where, calibrated)
 
 
 def spacing_text(spacing: tuple[float | None, ...]) -> str:

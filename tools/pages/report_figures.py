@@ -120,7 +120,7 @@ def draw_reliability(curves: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]
     curves: {name: labels 0 or 1, probabilities before and after calibration, all (N,)}
     """
     figure = new_figure(4.8)
-    styles = (("as predicted", ORANGE, "s-"), ("with temperature", BLUE, "D-"))
+    styles = (("as predicted", ORANGE, "s-"), ("calibrated", BLUE, "D-"))
     panels = figure.subplots(1, len(curves), squeeze=False)[0]
     for panel, (name, (truth, *probabilities)) in zip(panels, curves.items(), strict=True):
         panel.plot([0, 1], [0, 1], ":", color=GREY, linewidth=1, label="exact")

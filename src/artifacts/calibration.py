@@ -1,0 +1,64 @@
+"""How probabilities are calibrated, on disk: scale and offset of each label and of findings."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from src.artifacts.files import read_json, write_json
+from src.artifacts.paths import ArtifactError, EncoderFolder, remedy, require
+from src.labels import LABELS
+
+MOST = 1e6  # of a scale and of an offset's size
+
+
+class Calibration(NamedTuple):
+    """A calibrated logit is scale * logit + offset."""
+
+    scales: np.ndarray  # (14,) above 0
+    offsets: np.ndarray  # (14,)
+    findings: tuple[float, float] | None  # scale and offset; None if they were not fitted
+
+
+def write_calibration(folder: EncoderFolder, calibration: Calibration, made_of: dict) -> None:
+    """Write what `read_calibration` reads, and beside it what it was fitted on."""
+    write_json(folder.calibration, content_of(calibration) | made_of)
+
+
+def read_calibration(folder: EncoderFolder) -> Calibration:
+    """Return what tools/report.py fitted; raise ArtifactError if that is missing or impossible."""
+    path = require(folder.calibration)
+    return calibration_of(path, read_json(path))
+
+
+def content_of(calibration: Calibration) -> dict:
+    """Return the plain values that `calibration_of` takes."""
+    pairs = zip(calibration.scales.tolist(), calibration.offsets.tolist(), strict=True)
+    maps = [{"scale": scale, "offset": offset} for scale, offset in pairs]
+    findings = None
+    if calibration.findings:
+        findings = dict(zip(("scale", "offset"), calibration.findings, strict=True))
+    return {"labels": dict(zip(LABELS, maps, strict=True)), "findings": findings}
+
+
+def calibration_of(path: Path, content: dict) -> Calibration:
+    """Return the calibration that a json of `path` holds; raise ArtifactError if it is none."""
+    labels = content.get("labels")
+    if type(labels) is not dict or "findings" not in content:
+        raise ArtifactError(f"{path} is no calibration: {remedy(path)}")
+    maps = np.array([_map_of(path, labels.get(label), repr(label)) for label in LABELS])  # (14, 2)
+    findings = content["findings"]
+    if findings is not None:
+        findings = _map_of(path, findings, "findings")
+    return Calibration(*maps.T, findings)
+
+
+def _map_of(path: Path, content: Any, name: str) -> tuple[float, float]:
+    pair = [content.get(key) if type(content) is dict else None for key in ("scale", "offset")]
+    if all(map(_is_number, pair)) and pair[0] > 0:
+        return float(pair[0]), float(pair[1])
+    raise ArtifactError(f"{path} has no scale above 0 and offset for {name}: {remedy(path)}")
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and -MOST <= value <= MOST
