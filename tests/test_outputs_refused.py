@@ -2,6 +2,7 @@
 
 import gzip
 import sys
+import warnings
 
 import pytest
 from pydicom import dcmread
@@ -99,6 +100,16 @@ def test_what_the_outputs_say_of_the_patient(tmp_path):
         assert b"baker" not in content and data.SeriesInstanceUID != "1.2.3"
         assert "not for diagnosis" in data.SeriesDescription
     assert dcmread(out / "a.capture-1.dcm").FrameOfReferenceUID == STUDY["FrameOfReferenceUID"]
+
+
+@pytest.mark.parametrize("name", ["Doe", "Jane Doe", "J" * 70, "", "a=b=c=d", "\x1b$B"])
+def test_no_warning_quotes_the_patient(name, tmp_path, capfd):
+    case = predicted(tmp_path / "1.2.3", PatientName=name)
+    capfd.readouterr()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert written(tmp_path / "out", case, ["sr", "capture"]) == {}
+    assert not caught and capfd.readouterr() == ("", "")
 
 
 def test_codes_of_all_locations():

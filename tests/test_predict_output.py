@@ -59,6 +59,9 @@ def test_outputs_are_no_series_of_the_next_run(tiny, networks, tmp_path):
     config = predict.Config((tiny.series(uid),), tmp_path, networks, ENCODER, device="cpu")
     config.output = ("sr", "capture")
     predict.main(config)
+    (tmp_path / "dicom").mkdir()
+    for path in tmp_path.glob("*.dcm"):
+        path.rename(tmp_path / "dicom" / path.name)
     with pytest.raises(DicomError) as caught:
-        open_all(tmp_path)
+        open_all(tmp_path / "dicom")
     assert caught.value.reason == "other_modality"

@@ -18,24 +18,26 @@ from tools.nifti.errors import nibabel
 from tools.outputs.source import NOTICE, OutputError, require_localised, require_places
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+STEPS = 1024  # from 0 to 1
 APART = 0.25  # voxels that a voxel's centre may be away from where the grid has it
 
 
 def write(out: Path, name: str, prepared: PreparedSeries, prediction: Prediction) -> None:
-    """Write the heat times the probability of an aneurysm on the slice, 0..1, float32.
+    """Write the heat times the probability of an aneurysm on the slice, float32 in 0..1.
 
-    Its highest values are the findings' probabilities.
+    Its highest values are the findings' probabilities. Rounded, it is a small file.
     """
     require_localised(prediction)
     affine = LPS_TO_RAS @ grid_affine(prepared.series, prediction)
     heat = prediction.heat.float().numpy() * prediction.slices[:, PRESENT, None, None]  # (T, h, w)
-    image = nibabel().Nifti1Image(heat.transpose(2, 1, 0).astype(np.float32), affine)
+    heat = (heat.transpose(2, 1, 0) * STEPS).round() / STEPS
+    image = nibabel().Nifti1Image(heat.astype(np.float32), affine)
     image.set_sform(affine, code=1)  # 1: of the scanner
     image.set_qform(affine, code=1)
     image.header.set_xyzt_units("mm")
     image.header["descrip"] = f"aneurysm heat; {NOTICE}".encode()
     with atomic(out / f"{name}.nii.gz", sync=False) as file:
-        file.write(gzip.compress(image.to_bytes(), mtime=0))
+        file.write(gzip.compress(image.to_bytes(), compresslevel=6, mtime=0))
 
 
 def grid_affine(series: Series, prediction: Prediction) -> np.ndarray:

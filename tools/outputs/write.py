@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from warnings import catch_warnings, simplefilter
 
 from pydicom.config import disable_value_validation
 
@@ -35,8 +36,10 @@ def write_outputs(
     refused = {}
     for kind in dict.fromkeys(kinds):
         try:
-            with disable_value_validation():  # what is copied from the source stays as it is
-                module = import_module(f"tools.outputs.{kind}")
+            module = import_module(f"tools.outputs.{kind}")
+            # What is copied from the source stays as it is, and warnings would quote names.
+            with disable_value_validation(), catch_warnings():
+                simplefilter("ignore")
                 module.write(out, name, prepared, prediction)
         except UserError:  # such as a full disk: the next series would meet it, too
             raise
