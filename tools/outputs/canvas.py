@@ -15,14 +15,14 @@ from src.preprocess.images import PreparedSeries
 from src.preprocess.intensity import TOP
 from src.sampling.slices import original_point, resized_point
 from src.sampling.view import extent_mm
-from tools.outputs.source import NOTICE
+from tools.outputs.source import NOTICE, image_name
 
 SHOWN = 5  # findings
 LONG_SIDE = 640  # pixels
 FONT_SIZE = 20  # pixels
 RING_MM = 8.0  # radius
 RING, HEAT, LETTERS, RIM = (255, 70, 60), (255, 140, 0), (240, 240, 240), (20, 20, 20)  # RGB
-OPACITY = 0.5  # of the heat where it is 1
+OPACITY = 0.35  # of the heat where it is 1
 EDGES = {  # letters at left, right, top and bottom of canonical images
     "axial": "RLAP",
     "coronal": "RLHF",
@@ -81,7 +81,7 @@ def draw(
     ]
     for _, finding in here:
         _ring(canvas, picture, canvas.of_stored(finding.x, finding.y))
-    return _with_texts(canvas, picture, here)
+    return _with_texts(canvas, picture, here, image_name(canvas.series.slices[number]))
 
 
 def heat_on(canvas: Canvas, side: int, prediction: Prediction, number: int) -> np.ndarray:
@@ -112,16 +112,17 @@ def _ring(canvas: Canvas, picture: np.ndarray, centre: tuple[float, float]) -> N
 
 
 def _with_texts(
-    canvas: Canvas, picture: np.ndarray, findings: list[tuple[int, Finding]]
+    canvas: Canvas, picture: np.ndarray, findings: list[tuple[int, Finding]], name: str
 ) -> np.ndarray:
-    """Return the picture with its notice, its findings with their ranks, and its directions."""
+    """Return the picture with notice, findings and their ranks, directions and the image's name."""
     height, width = picture.shape[:2]
     image = Image.fromarray(picture)
     lines = [f"{rank}: {finding.label} {finding.probability:.2f}" for rank, finding in findings]
     bottom = height - 6
-    _write(image, "\n".join(lines or ["no finding"]), (6, bottom), "ld", LETTERS)
+    lines = [*(lines or ["no finding"]), name]
+    _write(image, "\n".join(lines), (6, bottom), "ld", LETTERS)
     _write(image, NOTICE.upper(), (6, 6), "la", LETTERS)
-    top, last = 6 + 1.5 * FONT_SIZE, bottom - 1.5 * FONT_SIZE * max(1, len(lines))
+    top, last = 6 + 1.5 * FONT_SIZE, bottom - 1.5 * FONT_SIZE * len(lines)
     middle = width / 2, height / 2
     places = (6, middle[1]), (width - 6, middle[1]), (middle[0], top), (middle[0], last)
     edges = EDGES.get(canvas.series.plane, "")

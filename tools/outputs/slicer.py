@@ -6,7 +6,7 @@ from src.artifacts.files import write_json
 from src.inference.ensemble import Prediction
 from src.inference.findings import Finding
 from src.preprocess.images import PreparedSeries
-from tools.outputs.source import NOTICE, require_localised, require_places
+from tools.outputs.source import NOTICE, image_name, require_localised, require_places
 
 SCHEMA = (
     "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/"
@@ -18,7 +18,10 @@ def write(out: Path, name: str, prepared: PreparedSeries, prediction: Prediction
     """Write one point a finding; a list without points says that there are none."""
     require_localised(prediction)
     require_places(prepared.series)
-    points = [control_point(k, finding) for k, finding in enumerate(prediction.findings, 1)]
+    points = []
+    for rank, finding in enumerate(prediction.findings, 1):
+        slice_ = prepared.series.slices[finding.slice]
+        points.append(control_point(rank, finding, image_name(slice_)))
     markups = {
         "type": "Fiducial",
         "coordinateSystem": "LPS",  # mm to the left, to the back, to the head
@@ -31,11 +34,11 @@ def write(out: Path, name: str, prepared: PreparedSeries, prediction: Prediction
     write_json(out / f"{name}.mrk.json", content, sync=False)
 
 
-def control_point(number: int, finding: Finding) -> dict:
+def control_point(rank: int, finding: Finding, image: str) -> dict:
     return {
-        "id": str(number),
-        "label": f"{number}: {finding.label} {finding.probability:.2f}",
-        "description": f"slice {finding.slice}; {NOTICE}",
+        "id": str(rank),
+        "label": f"{rank}: {finding.label} {finding.probability:.2f}",
+        "description": f"{image}; {NOTICE}",
         "associatedNodeID": "",
         "position": list(finding.patient),
         "orientation": [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],

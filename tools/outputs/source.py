@@ -6,6 +6,7 @@ from pydicom.uid import UID
 
 from src.dicom import Series
 from src.dicom.fields import DEFLATED
+from src.dicom.header import Slice
 from src.inference.ensemble import Prediction
 
 NOTICE = "research, not for diagnosis"
@@ -55,6 +56,13 @@ def identity_of(series: Series) -> Dataset:
     if not all(UID(uid).is_valid for uid in (*uids, *series.sop_uids)):
         raise OutputError("its files lack the UIDs by which a DICOM file refers to another one")
     return identity
+
+
+def image_name(slice_: Slice) -> str:
+    """Return what a viewer calls a slice: the number of its frame or its Instance Number."""
+    if slice_.frame >= 0:
+        return f"frame {slice_.frame + 1}"
+    return "image ?" if slice_.instance is None else f"image {slice_.instance}"
 
 
 def frame_number(frame: int) -> int | None:
