@@ -58,6 +58,15 @@ def test_a_series_without_findings(tmp_path):
     assert len(list((tmp_path / "out").glob("*.capture-*"))) == 1
 
 
+def test_a_finding_beyond_the_image_is_reported_at_its_edge(tmp_path):
+    case = predicted(tmp_path / "1.2.3")
+    case.prediction.findings[0].x, case.prediction.findings[0].y = -3.0, 99.0
+    assert written(tmp_path / "out", case, ["sr", "capture"]) == {}
+    items = items_of(dcmread(tmp_path / "out" / "a.sr.dcm"))
+    [point] = [item.GraphicData for item in items if item.ValueType == "SCOORD"]
+    assert point == [0, 40]  # the phantom has 40 rows
+
+
 def test_captures_of_an_earlier_run_go(tmp_path):
     (tmp_path / "out").mkdir()
     for name in ("a.capture-1.dcm", "a.capture-7.dcm", "b.capture-1.dcm"):

@@ -23,7 +23,7 @@ def networks(tiny, tmp_path_factory):
     return model_dir
 
 
-def test_all_outputs_of_a_series(tiny, networks, tmp_path, monkeypatch):
+def test_all_outputs_of_a_series(tiny, networks, tmp_path, monkeypatch, capsys):
     first, second = read_fold(tiny, 0)[1].SeriesInstanceUID[:2]
 
     def write_of_the_first(out, name, *others):
@@ -37,6 +37,7 @@ def test_all_outputs_of_a_series(tiny, networks, tmp_path, monkeypatch):
     config = predict.Config(folders, tmp_path, networks, ENCODER, device="cpu", output=KINDS)
     predictions, failed = predict.main(config)
     assert len(predictions) == 2
+    assert "2 series, 0 failed, 1 outputs refused" in capsys.readouterr().out
     assert failed.to_numpy().tolist() == [[second, "no_nifti", "no grid"]]
     assert pd.read_csv(tmp_path / "failed_series.csv").reason.tolist() == ["no_nifti"]
     for uid in (first, second):

@@ -21,7 +21,7 @@ Writes  {out}/index.html            all series, with links
 Patient name, ID and birth date are never written, but for sr and capture, which a PACS files by
 what the source says of patient and study. Pages and json hold no names of files, and of
 folders only those in which nothing could be read; failed_series.csv quotes what could not be read.
-Exit code 3 if some series failed.
+Exit code 3 if some series failed or some outputs were refused.
 """
 
 import sys
@@ -82,7 +82,7 @@ class Config:
 
 @dataclass
 class Failed:
-    """A series, or a folder, that could not be predicted."""
+    """A series, or a folder, that could not be predicted, or an output that it cannot have."""
 
     name: str
     reason: str
@@ -103,6 +103,7 @@ def main(config: Config) -> tuple[pd.DataFrame, pd.DataFrame]:
     )
     pages: list[predict_page.Page] = []
     failed: list[Failed] = []
+    refused: list[Failed] = []  # outputs of series that are predicted
 
     def prepare(opened: tuple[str, Series | Failure]) -> tuple[str, PreparedSeries | Failure]:
         name, series = opened
@@ -113,19 +114,20 @@ def main(config: Config) -> tuple[pd.DataFrame, pd.DataFrame]:
         for name, outcome in progress(prepared, "predicting", " series"):
             if not isinstance(outcome, Failure):
                 taken = [page.name for page in pages]
-                outcome = attempt(partial(predict_one, config, predictor, taken, failed), outcome)
+                outcome = attempt(partial(predict_one, config, predictor, taken, refused), outcome)
             if isinstance(outcome, Failure):
                 failed.append(Failed(name, outcome.reason, outcome.detail))
             else:
                 pages.append(outcome)
     finally:  # also if somebody stops it
-        predictions, failures = write_tables(config.out, pages, failed)
+        predictions, failures = write_tables(config.out, pages, failed + refused)
     if not pages:
         raise UserError(
             f"no series could be predicted: {config.out / 'failed_series.csv'} says why"
         )
     index = printable(config.out / "index.html", LONGEST_PATH)
-    print(f"{len(pages)} series, {len(failed)} failed: {index}")
+    without = f", {len(refused)} outputs refused" if refused else ""
+    print(f"{len(pages)} series, {len(failed)} failed{without}: {index}")
     return predictions, failures
 
 
@@ -149,10 +151,10 @@ def predict_one(
     config: Config,
     predictor: Predictor,
     taken: list[str],
-    failed: list[Failed],
+    refused: list[Failed],
     prepared: PreparedSeries,
 ) -> predict_page.Page | Failure:
-    """Predict a series and write its files; put outputs that it cannot have into `failed`."""
+    """Predict a series and write its files; put outputs that it cannot have into `refused`."""
     rules = FindingRules(config.threshold, config.peaks, config.reach)
     try:
         prediction = predictor.explain(prepared, config.batch_size, rules)
@@ -161,8 +163,8 @@ def predict_one(
     name = file_name(prepared.series, taken)
     write_json(config.out / f"{name}.json", as_json(config, prepared, prediction), sync=False)
     page = predict_page.write_page(config.out, name, prepared, prediction, config.descriptions)
-    refused = write_outputs(config.output, config.out, name, prepared, prediction)
-    failed += [Failed(name, f"no_{kind}", why) for kind, why in refused.items()]
+    why = write_outputs(config.output, config.out, name, prepared, prediction)
+    refused += [Failed(name, f"no_{kind}", sentence) for kind, sentence in why.items()]
     return page
 
 

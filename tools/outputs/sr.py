@@ -49,7 +49,7 @@ def write(out: Path, name: str, prepared: PreparedSeries, prediction: Prediction
         )
     ]
     for number, finding in enumerate(prediction.findings, 1):
-        groups.append(group_of(number, finding, identity.SOPClassUID))
+        groups.append(group_of(number, finding, identity.SOPClassUID, series.shape[:0:-1]))
     maker = sr.DeviceObserverIdentifyingAttributes(hd.UID(), name=f"{MAKER}: {NOTICE}")
     observer = sr.ObserverContext(Code("121007", "DCM", "Device"), maker)
     report = sr.MeasurementReport(
@@ -72,13 +72,17 @@ def write(out: Path, name: str, prepared: PreparedSeries, prediction: Prediction
 
 
 def group_of(
-    number: int, finding: Finding, sop_class: str
+    number: int, finding: Finding, sop_class: str, size: tuple[int, int]
 ) -> sr.PlanarROIMeasurementsAndQualitativeEvaluations:
-    """Return a finding as TID 1410: a point on its image, in pixels of the stored image."""
+    """Return a finding as TID 1410: a point on its image, in pixels of the stored image.
+
+    size: its columns and rows.
+    """
     frame = frame_number(finding.frame)
     image = sr.SourceImageForRegion(sop_class, finding.sop_uid, frame and [frame])
-    # DICOM counts from the corner of the first pixel, this project from its centre.
-    point = np.array([[finding.x + 0.5, finding.y + 0.5]])
+    # DICOM counts from the corner of the first pixel, this project from its centre. A view in mm
+    # may reach beyond the image, where DICOM has no points.
+    point = np.array([[finding.x + 0.5, finding.y + 0.5]]).clip(0, size)
     return sr.PlanarROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(hd.UID(), f"{number}: {finding.label}"),
         referenced_region=sr.ImageRegion(sr.GraphicTypeValues.POINT, point, image),
