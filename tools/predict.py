@@ -13,11 +13,17 @@ Writes  {out}/index.html            all series, with links
                                     findings on their images; it needs no network
         {out}/{uid}.json            the same in numbers, with what was left out of the series
         {out}/predictions.csv       SeriesInstanceUID and the 14 probabilities
-        {out}/failed_series.csv     what could not be read, and why
+        {out}/failed_series.csv     what could not be read or written, and why
+        with --output, for each series (docs/predict.md):
+        {out}/{uid}.mrk.json        slicer: findings as points, for 3D Slicer
+        {out}/{uid}.nii.gz          nifti: the heat in patient space
+        {out}/{uid}.sr.dcm          sr: findings as a DICOM structured report
+        {out}/{uid}.capture-1.dcm   capture: slices with findings as DICOM pictures
 
-Patient name, ID and birth date are never written. Pages and json hold no names of files, and of
+Patient name, ID and birth date are never written, but for sr and capture, which a PACS files by
+what the source says of patient and study. Pages and json hold no names of files, and of
 folders only those in which nothing could be read; failed_series.csv quotes what could not be read.
-Exit code 3 if some series failed.
+Exit code 3 if some series failed or some outputs were refused.
 """
 
 import sys
@@ -26,7 +32,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import pandas as pd
 import tyro
@@ -48,6 +54,7 @@ from src.progress import in_thread, progress
 from src.script import OK, SOME_FAILED, UserError, run_script, versions
 from src.text import printable
 from src.worker_pool import Failure, attempt
+from tools.outputs.write import KINDS, require_packages, write_outputs
 from tools.pages import predict_page
 
 LONGEST_PATH = 4096  # characters
@@ -70,6 +77,7 @@ class Config:
     calibrate: bool = False  # by what tools/report.py fitted, on single folds without mirror
     descriptions: bool = False  # show series descriptions: typed by people, they may name a patient
     batch_size: int = 128  # slices per batch
+    output: tuple[Literal[KINDS], ...] = ()  # for other programs, beside page and json
 
     threshold: float = 0.15  # lowest probability of a finding, before it is calibrated
     peaks: int = 3  # highest local maxima of a slice's heatmap that are looked at
@@ -78,7 +86,7 @@ class Config:
 
 @dataclass
 class Failed:
-    """A series, or a folder, that could not be predicted."""
+    """A series, or a folder, that could not be predicted, or an output that it cannot have."""
 
     name: str
     reason: str
@@ -87,6 +95,7 @@ class Failed:
 
 def main(config: Config) -> tuple[pd.DataFrame, pd.DataFrame]:
     require_no_other(config)
+    require_packages(config.output)
     predictor = Predictor(
         config.model_dir,
         config.encoder,
@@ -100,6 +109,7 @@ def main(config: Config) -> tuple[pd.DataFrame, pd.DataFrame]:
     )
     pages: list[predict_page.Page] = []
     failed: list[Failed] = []
+    refused: list[Failed] = []  # outputs of series that are predicted
 
     def prepare(opened: tuple[str, Series | Failure]) -> tuple[str, PreparedSeries | Failure]:
         name, series = opened
@@ -110,19 +120,20 @@ def main(config: Config) -> tuple[pd.DataFrame, pd.DataFrame]:
         for name, outcome in progress(prepared, "predicting", " series"):
             if not isinstance(outcome, Failure):
                 taken = [page.name for page in pages]
-                outcome = attempt(partial(predict_one, config, predictor, taken), outcome)
+                outcome = attempt(partial(predict_one, config, predictor, taken, refused), outcome)
             if isinstance(outcome, Failure):
                 failed.append(Failed(name, outcome.reason, outcome.detail))
             else:
                 pages.append(outcome)
     finally:  # also if somebody stops it
-        predictions, failures = write_tables(config.out, pages, failed)
+        predictions, failures = write_tables(config.out, pages, failed + refused)
     if not pages:
         raise UserError(
             f"no series could be predicted: {config.out / 'failed_series.csv'} says why"
         )
     index = printable(config.out / "index.html", LONGEST_PATH)
-    print(f"{len(pages)} series, {len(failed)} failed: {index}")
+    without = f", {len(refused)} outputs refused" if refused else ""
+    print(f"{len(pages)} series, {len(failed)} failed{without}: {index}")
     return predictions, failures
 
 
@@ -143,9 +154,13 @@ def opened_series(folders: tuple[Path, ...]) -> Iterator[tuple[str, Series | Fai
 
 
 def predict_one(
-    config: Config, predictor: Predictor, taken: list[str], prepared: PreparedSeries
+    config: Config,
+    predictor: Predictor,
+    taken: list[str],
+    refused: list[Failed],
+    prepared: PreparedSeries,
 ) -> predict_page.Page | Failure:
-    """Predict a series and write its json and its page."""
+    """Predict a series and write its files; put outputs that it cannot have into `refused`."""
     rules = FindingRules(config.threshold, config.peaks, config.reach)
     try:
         prediction = predictor.explain(prepared, config.batch_size, rules)
@@ -154,7 +169,10 @@ def predict_one(
     name = file_name(prepared.series, taken)
     content = as_json(config, predictor.names, prepared, prediction)
     write_json(config.out / f"{name}.json", content, sync=False)
-    return predict_page.write_page(config.out, name, prepared, prediction, config.descriptions)
+    page = predict_page.write_page(config.out, name, prepared, prediction, config.descriptions)
+    why = write_outputs(config.output, config.out, name, prepared, prediction)
+    refused += [Failed(name, f"no_{kind}", sentence) for kind, sentence in why.items()]
+    return page
 
 
 def write_tables(
