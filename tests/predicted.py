@@ -8,7 +8,7 @@ import torch
 
 from src.dicom import open_series
 from src.inference.ensemble import Prediction
-from src.inference.findings import FindingRules, find
+from src.inference.findings import FindingRules, find, findings_at
 from src.labels import LABELS, PRESENT
 from src.preprocess.images import PreparedSeries, prepare
 from src.sampling.resample import seen_volume
@@ -108,6 +108,9 @@ def _prediction(
     slices = np.full((len(tokens), len(LABELS)), 0.1)
     slices[brightest, [LABEL, PRESENT]] = 0.9
     rules = FindingRules(threshold=0.15, peaks=3, reach=12.0)
-    findings = find(series, tokens, slices, heat, view, rules) if localised else []
+    findings = []
+    if localised:
+        peaks = find(series, tokens, slices[:, PRESENT], heat, view, rules)
+        findings = findings_at(series, tokens, peaks, slices[peaks.token, :PRESENT], view)
     heat = heat if localised else None
     return Prediction(slices.max(axis=0), tokens, slices, heat, findings, view)

@@ -3,6 +3,7 @@
 Without a GPU, a test on the CPU cannot see a tensor that was left behind.
 """
 
+import numpy as np
 import pytest
 import torch
 
@@ -75,7 +76,9 @@ def test_end_to_end_and_findings(tiny, tmp_path, monkeypatch):
         eval_end_to_end.main(config)
         predictor = Predictor(tmp_path, ENCODER, (0,), THERE, mirror=True)
         series = sorted((tiny.root / "series").iterdir())[0]
-        predictor.models[0].explain(predictor.prepare(open_series(series)), batch_size=8)
+        prepared, model = predictor.prepare(open_series(series)), predictor.models[0]
+        model.explain(prepared, batch_size=8)
+        assert model.locations_at(prepared, np.array([0, 2]), np.ones((2, 2)), 1).shape == (2, 13)
     assert device.operations > 500
 
 

@@ -9,6 +9,7 @@ from src.inference.findings import (
     FindingRules,
     SlicePeaks,
     find,
+    findings_at,
     merge,
     peaks_of,
 )
@@ -106,7 +107,9 @@ def test_a_bright_spot_is_found_in_the_original_image(plane, code, storage, tmp_
     slices = np.full((5, len(LABELS)), 0.1)
     slices[slice_, [4, PRESENT]] = 0.9
     view = view_of(extent_mm(series.shape[1:], series.spacing[1:], series.orientation), size, crop)
-    found = find(open_series(folder), np.arange(5), slices, heat, view, RULES)[0]
+    opened, tokens = open_series(folder), np.arange(5)
+    peaks = find(opened, tokens, slices[:, PRESENT], heat, view, RULES)
+    found = findings_at(opened, tokens, peaks, slices[peaks.token, :PRESENT], view)[0]
     assert (found.label, found.slice, found.sop_uid) == (
         LOCATIONS[4],
         slice_,

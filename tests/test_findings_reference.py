@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from src.inference.findings import FindingRules, SlicePeaks, find, merge, peaks_of, refinement
+from src.inference.findings import (
+    FindingRules,
+    SlicePeaks,
+    find,
+    findings_at,
+    merge,
+    peaks_of,
+    refinement,
+)
 from src.labels import LOCATIONS, PRESENT
 from src.sampling.view import extent_mm, view_of
 
@@ -161,7 +169,9 @@ def test_findings_equal_the_slow_reference(code, placed):
     expected = plain_merge([score for *_, score in peaks], np.array(places), rules)
 
     view = view_of(extent_mm(series.shape[1:], spacing[1:], code), size, crop)
-    found = find(series, tokens, slices, torch.from_numpy(heat), view, rules)
+    found_peaks = find(series, tokens, slices[:, PRESENT], torch.from_numpy(heat), view, rules)
+    locations = slices[found_peaks.token, :PRESENT]
+    found = findings_at(series, tokens, found_peaks, locations, view)
     assert 1 < len(found) == len(expected) < len(peaks)
     for finding, index in zip(found, expected, strict=True):
         token, x, y, score = peaks[index]

@@ -97,7 +97,8 @@ def test_the_froc_equals_counting():
                     "z": -4.0,
                 }
             )
-    found = pd.DataFrame(found).assign(mm_along=1.5, mm_in_plane=2.5)
+    found = pd.DataFrame(found).assign(mm_along=1.5, mm_in_plane=2.5, mm_left=np.nan)
+    found.loc[found.index[:4], "mm_left"] = [10.1, -10.1, -9.9, 40.0]  # named left, left, left, right
     unread = {"SeriesInstanceUID": "1.99", "read": False, LABELS[PRESENT]: 1}
     table = {
         row["name"]: row["value"]
@@ -116,7 +117,9 @@ def test_the_froc_equals_counting():
         assert table[name].startswith(f"{expected:.3f} ({expected * 20:.0f} of 20, ")
     assert table["series, how many could be read; aneurysms in these"] == "41, 40; 20"
     assert table["    median distance along the slices, in the plane"] == "1.5 mm, 2.5 mm"
-    assert table["    location named rightly, of those within 10 mm"] == "0.500"
+    assert table["    location named rightly, of those within 10 mm"].startswith("0.500 (")
+    wrong_side = table["findings with a side that are over 10 mm on the other one"]
+    assert wrong_side == "0.667 (0.208 to 0.939; 2 of 3)"  # 0.2077 to 0.9385 by hand
 
 
 def test_perfect_findings_hit_everything_and_files_are_written(tiny, networks, monkeypatch, capsys):
@@ -147,8 +150,8 @@ def test_perfect_findings_hit_everything_and_files_are_written(tiny, networks, m
     assert held_out_folds["value"] == "0"
     assert all(f"{row['value']}" in shown for row in rows)
     assert rows[0]["value"].startswith(f"{len(held_out)}, ")
-    assert rows[1]["value"].startswith("1.000 of") and rows[3]["value"] == "1.000"
-    froc = [row["value"] for row in rows[4:]]
+    assert rows[1]["value"].startswith("1.000 of") and rows[3]["value"].startswith("1.000 (")
+    froc = [row["value"] for row in rows[5:]]
     assert len(froc) == 4 and len(set(froc)) == 1  # without sizes there is one rule
     assert re.match(r"1\.000 \((\d+) of \1, threshold 0\.00, all findings: 0\.00; 0\.", froc[0])
     assert (pd.read_csv(run.findings).mm < 1e-6).all()
@@ -167,7 +170,9 @@ def test_sizes_of_localizers_reach_the_rules(tmp_path):
     places = {"y": 0.0, "z": 0.0, "location": LOCATIONS[0]}
     aneurysms = pd.DataFrame({"SeriesInstanceUID": "1.2", "x": [0.0, 40.0], "radius": [2.5, 1.0]})
     found = pd.DataFrame({"SeriesInstanceUID": "1.2", "x": [2.0, 43.0], "probability": [0.9, 0.8]})
-    found = found.assign(rank=[0, 1], mm=[2.0, 3.0], mm_along=0, mm_in_plane=0, label="", **places)
+    found = found.assign(
+        rank=[0, 1], mm=[2.0, 3.0], mm_along=0, mm_in_plane=0, label="", mm_left=0, **places
+    )
     series = pd.DataFrame([{"SeriesInstanceUID": "1.2", "read": True, LABELS[PRESENT]: 1}])
     rows = summary(found, series, aneurysms.assign(**places))
     table = {row["name"]: row["value"] for row in rows}

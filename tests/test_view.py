@@ -193,3 +193,13 @@ def test_without_millimetres_the_pixel_is_that_of_the_image():
     view = view_of(extent, 50, 40)
     assert view.pixel_mm.tolist() == [1.0, 2.0] and not view.in_mm
     assert view_of(extent, 50, 40, 20.0).pixel_mm.tolist() == [0.5, 0.5]
+
+
+@given(st.floats(60.0, 159.0), st.floats(60.0, 300.0), st.floats(0, 1), st.floats(0, 1))
+def test_a_field_smaller_than_the_view_is_seen_whole(across, down, x, y):
+    view = view_of(np.array([across, down]), 96, 80, 160.0, (x, y))
+    corners = view.to_crop(np.array([[-0.5, -0.5], [95.5, 95.5]]))  # of the prepared image
+    assert -0.5 - EXACT < corners[0, 0] < corners[1, 0] < 79.5 + EXACT
+    if down >= 160:
+        head = view.to_crop(np.array([x, y]) * 96 - 0.5)
+        assert head[1] == pytest.approx(39.5)

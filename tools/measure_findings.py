@@ -9,13 +9,15 @@ Reads   data/series/, train_{N}_folds.csv
 
 Writes  model/{encoder}/localisation.json       for tools/report.py
         model/{encoder}/fold-{k}/findings.csv   one row a finding: its series, its rank, its
-                                                distances to the nearest aneurysm, its slice,
-                                                column and row of the stored image
+                                                distances to the nearest aneurysm, mm to the
+                                                left of the view's centre, its slice, column and
+                                                row of the stored image
 
 A finding hits an aneurysm that is within 10 mm of it in three dimensions, and, where the localizers
 have radius_mm or volume_mm3, by a second rule within the aneurysm's own radius. FROC: the fraction
 of the aneurysms that are hit, at the threshold that gives a stated number of findings a series
-that hit none (Bunch et al. 1978), with 95 % intervals by patient.
+that hit none (Bunch et al. 1978), with 95 % intervals by patient. A finding is on the wrong side if
+its location names the other side of the view's centre than the one that it is on, by over 10 mm.
 """
 
 import sys
@@ -37,8 +39,8 @@ from src.dicom import Series, open_series
 from src.evaluation import froc
 from src.evaluation.choice import Choice
 from src.evaluation.resampling import patient_numbers
-from src.inference.ensemble import Predictor
-from src.inference.findings import Finding, FindingRules
+from src.inference.ensemble import Prediction, Predictor
+from src.inference.findings import Finding, FindingRules, stored_place
 from src.inference.sources import chosen_pairs
 from src.labels import LABELS, NOTHING, PRESENT, SOMEWHERE
 from src.preprocess.images import PreparedSeries
@@ -51,11 +53,14 @@ from tools.scoring.points import PLACE, radii_of
 from tools.scoring.points import image_point as place
 
 DRAWS = 1000  # of the bootstrap
+FAR = 10.0  # mm from the middle: from here on a side is certain
+SIDES = {"Left": 1, "Right": -1}  # first word of a location: sign of mm to the left
 FOUND_COLUMNS = [
     "SeriesInstanceUID",
     "rank",
     "probability",
     "label",
+    "mm_left",
     "location",
     "mm",
     "mm_along",
@@ -129,9 +134,10 @@ def judge_fold(
         series.append({"SeriesInstanceUID": uid, "read": read})
         if read:
             truth = positives.get_group(uid) if uid in positives.groups else spots[:0]
-            findings = predictor.explain(outcome, config.batch_size, rules).findings
-            rows, true = judge_series(uid, outcome.series, findings, truth)
-            found += rows
+            prediction = predictor.explain(outcome, config.batch_size, rules)
+            rows, true = judge_series(uid, outcome.series, prediction.findings, truth)
+            lefts = mm_left(outcome.series, prediction)
+            found += [row | {"mm_left": left} for row, left in zip(rows, lefts, strict=True)]
             aneurysms += true
     known = held_out.columns.intersection(["SeriesInstanceUID", "patient_id", LABELS[PRESENT]])
     return (
@@ -139,6 +145,21 @@ def judge_fold(
         pd.DataFrame(series).merge(held_out[known]),
         pd.DataFrame(aneurysms, columns=["SeriesInstanceUID", "location", *PLACE, "radius"]),
     )
+
+
+def mm_left(series: Series, prediction: Prediction) -> list[float]:
+    """Return how far to the patient's left of the view's centre each finding is, in mm.
+
+    A view in mm is centred on the head. NaN where the series has no place in the patient.
+    """
+    centre = (prediction.view.crop - 1) / 2  # pixels of the crop
+    column, row = stored_place(series, centre, centre, prediction.view)
+    found = []
+    for finding in prediction.findings:
+        middle = series.patient_point(finding.slice, column, row)
+        known = finding.patient is not None and middle is not None
+        found.append(finding.patient[0] - middle[0] if known else np.nan)
+    return found
 
 
 def radii_of_spots(data: DataFolder, spots: pd.DataFrame) -> pd.Series:
@@ -226,7 +247,10 @@ def summary(
             f"{first.mm_along.median():.1f} mm, {first.mm_in_plane.median():.1f} mm"
         ),
         f"    location named rightly, of those within {froc.HIT:.0f} mm": (
-            f"{(named.label == named.location).mean():.3f}" if len(named) else "n/a"
+            fraction(named.label == named.location)
+        ),
+        f"findings with a side that are over {FAR:.0f} mm on the other one": fraction(
+            on_wrong_side(found)
         ),
     }
     read = series[series.read].reset_index(drop=True)
@@ -244,6 +268,23 @@ def summary(
     for reason, left_out in figures["left_out"].items():
         rows[f"series left out of these: {reason}"] = str(left_out)
     return [{"name": name, "value": value} for name, value in rows.items()]
+
+
+def on_wrong_side(found: pd.DataFrame) -> pd.Series:
+    """Return which of the findings far from the middle, and named by a side, are on the other."""
+    side = found.label.str.split().str[0].map(SIDES)
+    sided = found[side.notna() & (found.mm_left.abs() > FAR)]
+    return np.sign(sided.mm_left) != side[sided.index]
+
+
+def fraction(true: pd.Series) -> str:
+    """Return the fraction of true ones with its 95 % interval (Wilson 1927)."""
+    from scipy.stats import binomtest
+
+    if not len(true):
+        return "n/a"
+    low, high = binomtest(int(true.sum()), len(true)).proportion_ci(method="wilson")
+    return f"{true.mean():.3f} ({low:.3f} to {high:.3f}; {true.sum()} of {len(true)})"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Both trained networks joined: prepared series in, 14 probabilities out."""
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -8,12 +9,19 @@ import torch
 from torch import Tensor
 
 from src.artifacts.paths import RunFolder
-from src.inference.encode import as_volume, device_of, encode, encode_series, encode_with_heat
+from src.inference.encode import (
+    as_volume,
+    device_of,
+    encode,
+    encode_series,
+    encode_with_heat,
+    logits_at,
+)
 from src.inference.onnx import OnnxSliceCNN, OnnxTransformer, digest
 from src.inference.probabilities import joined, series_logits
-from src.labels import MIRROR
+from src.labels import LABELS, MIRROR, PRESENT
 from src.networks.sequence_transformer import build_transformer
-from src.networks.slice_cnn import build_slice_cnn
+from src.networks.slice_cnn import SliceCNN, build_slice_cnn
 from src.preprocess.head import sample_slices
 from src.preprocess.images import PreparedSeries
 from src.progress import Clock
@@ -53,6 +61,7 @@ class BothStages:
         self.steps: tuple[int, ...] = STEPS if both_steps else (self.stage2["step"],)
         self.view_mm, self.step_mm = self.stage1["view_mm"], self.stage1["step_mm"]
         self.mirror = mirror
+        self._weights = checkpoint["stage1"] if onnx else None
         if onnx is None:
             self.slice_cnn = build_slice_cnn(self.stage1, checkpoint["stage1"], device)
             self.transformer = build_transformer(self.stage2, checkpoint["stage2"], device)
@@ -124,6 +133,44 @@ class BothStages:
                 heat.float(), len(positions), lambda mirrored: mirrored.flip(-1)
             ).cpu()
         return self._read_sequence(positions, features, logits), slices.cpu().numpy(), heat
+
+    @torch.inference_mode()
+    def locations_at(
+        self, prepared: PreparedSeries, tokens: np.ndarray, places: np.ndarray, batch_size: int
+    ) -> np.ndarray | None:
+        """Return the probabilities (k, 13) of each location, were there an aneurysm at a place.
+
+        They are the mean over the head and the mirrored head, so that a mirrored head has the
+        mirrored names. None if the network cannot tell.
+
+        tokens: (k,) which of the T slices, k > 0; places: (k, 2) x and y in pixels of the crop.
+        """
+        series = prepared.series
+        triplets = self._triplets(len(series.slices), series.spacing[0])[:, tokens]  # (S, k, 3)
+        numbers, triplets = np.unique(triplets, return_inverse=True)
+        images = prepared.images[np.searchsorted(prepared.numbers, numbers)]
+        volume = as_volume(images, self.view(prepared), self.device).to(self.device)
+        index = torch.from_numpy(triplets.reshape(-1, 3)).to(self.device)  # (S * k, 3)
+        where = torch.from_numpy(places).float().repeat(len(self.steps), 1)  # (S * k, 2)
+        views = [(volume, where, range(len(LABELS)))]
+        if series.plane in MIRRORABLE:
+            there = where * torch.tensor([-1.0, 1.0]) + torch.tensor([volume.shape[-1] - 1.0, 0.0])
+            views.append((volume.flip(-1), there, MIRROR))
+        found = []
+        for seen, points, order in views:
+            logits = logits_at(self._reader, seen, index, points, batch_size)  # (S * k, 14)
+            if logits is None:
+                return None
+            found.append(logits[:, list(order)].sigmoid())
+        mean = torch.stack(found).view(-1, len(tokens), len(LABELS)).mean(dim=0)
+        return mean[:, :PRESENT].cpu().numpy()
+
+    @cached_property
+    def _reader(self) -> SliceCNN:
+        """The network in PyTorch: the ONNX file reads whole slices alone."""
+        if isinstance(self.slice_cnn, SliceCNN):
+            return self.slice_cnn
+        return build_slice_cnn(self.stage1, self._weights, self.device)
 
     def _triplets(self, length: int, between: float | None) -> np.ndarray:
         """Return the slice numbers (steps, T, 3) of each token and its neighbours at each step.

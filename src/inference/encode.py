@@ -104,6 +104,27 @@ def encode_with_heat(
     return torch.cat(features), torch.cat(logits), torch.cat(heats) if known else None
 
 
+@torch.inference_mode()
+def logits_at(
+    model: SliceCNN, volume: Tensor, triplets: Tensor, places: Tensor, batch_size: int
+) -> Tensor | None:
+    """Return the logits (k, 14) of a place on each slice, or None (see `SliceCNN.logits_at`).
+
+    volume: (n, crop, crop) float16; triplets: (k, 3), both on the model's device.
+    places: (k, 2) x and y in pixels of the crop.
+    """
+    found = []
+    size = fitting_batch(batch_size, volume)
+    for part, points in zip(triplets.split(size), places.split(size), strict=True):
+        batch = _as_batch([volume[part]])
+        with autocast(batch.device):
+            logits = model.logits_at(batch, points.to(batch.device))
+        if logits is None:
+            return None
+        found.append(logits)
+    return torch.cat(found)
+
+
 def device_of(model: Any) -> torch.device:
     """Return where a network computes; one in an ONNX file says so itself."""
     return next(model.parameters()).device if isinstance(model, nn.Module) else model.device

@@ -18,9 +18,10 @@ from src.dicom import Series
 from src.evaluation import calibration, choice
 from src.evaluation.choice import Choice
 from src.inference.both_stages import BothStages
-from src.inference.findings import Finding, FindingRules, find
+from src.inference.findings import Finding, FindingRules, SlicePeaks, find, findings_at
 from src.inference.probabilities import BROKEN_WEIGHTS, NotFinite
 from src.inference.sources import from_bundle, from_folder
+from src.labels import PRESENT
 from src.preprocess.images import PreparedSeries, prepare
 from src.progress import Clock
 from src.sampling.view import View
@@ -165,9 +166,29 @@ class Predictor:
         view = self.models[0].view(prepared)
         findings = []
         if heat is not None:
-            findings = find(series, tokens, slices, heat, view, rules)
+            peaks = find(series, tokens, slices[:, PRESENT], heat, view, rules)
+            locations = self._locations(prepared, peaks, slices, batch_size)
+            findings = findings_at(series, tokens, peaks, locations, view)
         found = Prediction(self._calibrated(probabilities), tokens, slices, heat, findings, view)
         return self._with_calibrated_findings(found)
+
+    def _locations(
+        self, prepared: PreparedSeries, peaks: SlicePeaks, slices: np.ndarray, batch_size: int
+    ) -> np.ndarray:
+        """Return the probabilities (k, 13) of each location at the peaks.
+
+        slices: (T, 14) probabilities of the slices, for networks that read no single places.
+        """
+        if not len(peaks.token):
+            return np.zeros((0, PRESENT))
+        places = np.stack([peaks.x, peaks.y], axis=1)
+        found = []
+        for model in self.models:
+            of_model = model.locations_at(prepared, peaks.token, places, batch_size)
+            if of_model is None:
+                return slices[peaks.token, :PRESENT]
+            found.append(of_model)
+        return np.mean(found, axis=0)
 
     def _calibrated(self, probabilities: np.ndarray) -> np.ndarray:
         if self.calibration is None:

@@ -1,13 +1,13 @@
 """Findings: peaks of stage 1's heatmaps, merged over slices, with their place in the series."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from torch.nn.functional import max_pool2d
 
 from src.dicom import Series
-from src.labels import LOCATIONS, PRESENT
+from src.labels import LOCATIONS
 from src.orientation import canonical_shape, stored_point
 from src.sampling.slices import original_point, spacing_or_default
 from src.sampling.view import View
@@ -26,7 +26,7 @@ class FindingRules:
 class Finding:
     """One suspected aneurysm."""
 
-    label: str  # most probable location on its slice
+    label: str  # most probable location of an aneurysm at this place
     probability: float  # of an aneurysm on the slice, times the heat here; both by stage 1
     slice: int  # 0-based, in order along the normal
     sop_uid: str
@@ -45,6 +45,9 @@ class SlicePeaks:
     x: np.ndarray  # pixels of the crop
     y: np.ndarray
     score: np.ndarray  # probability of an aneurysm on the slice, times the heat at the peak
+
+    def take(self, indices: list[int]) -> "SlicePeaks":
+        return SlicePeaks(*(getattr(self, field.name)[indices] for field in fields(self)))
 
 
 def peaks_of(heat: torch.Tensor, present: np.ndarray, crop: int, count: int) -> SlicePeaks:
@@ -121,29 +124,38 @@ def places_mm(peaks: SlicePeaks, positions: np.ndarray, pixel_mm: np.ndarray) ->
 def find(
     series: Series,
     tokens: np.ndarray,
-    slices: np.ndarray,
+    present: np.ndarray,
     heat: torch.Tensor,
     view: View,
     rules: FindingRules,
-) -> list[Finding]:
-    """Return all findings of a series, the most probable first.
+) -> SlicePeaks:
+    """Return the peaks that are the findings of a series, the most probable first.
 
     tokens: (T,) numbers of the slices that were encoded.
-    slices: (T, 14) their probabilities.
+    present: (T,) their probabilities of an aneurysm.
     heat: (T, h, w) in 0..1.
     view: what the network saw of the prepared images.
     """
     between, _, _ = spacing_or_default(series.spacing)
     positions = tokens * between if series.positions is None else series.positions[tokens]
-    peaks = peaks_of(heat, slices[:, PRESENT], view.crop, rules.peaks)
+    peaks = peaks_of(heat, present, view.crop, rules.peaks)
+    return peaks.take(merge(peaks, places_mm(peaks, positions, view.pixel_mm), rules))
+
+
+def findings_at(
+    series: Series, tokens: np.ndarray, peaks: SlicePeaks, locations: np.ndarray, view: View
+) -> list[Finding]:
+    """Return the findings at peaks, with their place in the stored images and in the patient.
+
+    locations: (k, 13) probabilities at the peaks.
+    """
     found = []
-    for index in merge(peaks, places_mm(peaks, positions, view.pixel_mm), rules):
-        token = peaks.token[index]
+    for index, token in enumerate(peaks.token):
         x, y = stored_place(series, peaks.x[index], peaks.y[index], view)
         number = int(tokens[token])
         found.append(
             Finding(
-                label=LOCATIONS[int(slices[token, :PRESENT].argmax())],
+                label=LOCATIONS[int(locations[index].argmax())],
                 probability=float(peaks.score[index]),
                 slice=number,
                 sop_uid=series.sop_uids[number],

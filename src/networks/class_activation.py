@@ -1,4 +1,4 @@
-"""Where a slice CNN looks: its heatmap, or the class activation map of one without."""
+"""Where a slice CNN without heatmap looks, and what it says of one place."""
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +24,34 @@ def locate(model: nn.Module, images: Tensor) -> tuple:
 def class_activation(model: nn.Module, final: Tensor, labels: Tensor) -> Tensor | None:
     """Return what each place adds to the logit of labels (B,): (B, h, w) (Zhou et al. 2016).
 
-    final: (B, C, h, w), or (B, h, w, C) from an encoder that says so.
     The mean over the places plus the linear layer's bias is the logit.
+    Return None where `features_of_places` does.
+    """
+    places = features_of_places(model, final)
+    if places is None:
+        return None
+    return torch.einsum("bhwc,bc->bhw", places, model.head[-1].weight[labels])  # (B, h, w)
+
+
+def logits_at(model: nn.Module, final: Tensor, fractions: Tensor) -> Tensor | None:
+    """Return the logits (B, 14) that the place alone would have, were it the whole image.
+
+    fractions: (B, 2) x and y in 0..1 of the image.
+    Return None where `features_of_places` does.
+    """
+    places = features_of_places(model, final)
+    if places is None:
+        return None
+    rows, columns = places.shape[1:3]
+    size = torch.tensor([columns, rows], device=places.device)
+    column, row = (fractions * size).long().clamp(0).minimum(size - 1).T  # (B,)
+    return model.head(places[torch.arange(len(places)), row, column])
+
+
+def features_of_places(model: nn.Module, final: Tensor) -> Tensor | None:
+    """Return the part of each place in the features that the linear layer reads: (B, h, w, C).
+
+    final: (B, C, h, w), or (B, h, w, C) from an encoder that says so.
     The published head is linear in the pooled features: logit = w . N(mean of x) + b. N is
     nothing, or a LayerNorm z -> g (z - m) / s + c with m and s of the pooled features. Both are
     affine once m and s are known, so w . N(x), with those m and s, has the mean w . N(mean of x).
@@ -43,12 +69,13 @@ def class_activation(model: nn.Module, final: Tensor, labels: Tensor) -> Tensor 
         return None
     norm = getattr(getattr(model.encoder, "head", None), "norm", None)
     places = final.permute(0, 2, 3, 1)  # (B, h, w, C)
-    if not torch.allclose(pooled, features, atol=1e-3, rtol=1e-3):
-        if not isinstance(norm, nn.LayerNorm):
-            return None
-        mean = pooled.mean(dim=1)[:, None, None, None]  # (B, 1, 1, 1)
-        spread = (pooled.var(dim=1, unbiased=False) + norm.eps).sqrt()[:, None, None, None]
-        places = (places - mean) / spread * norm.weight + norm.bias  # (B, h, w, C)
-        if not torch.allclose(places.mean(dim=(1, 2)), features, atol=1e-2, rtol=1e-2):
-            return None
-    return torch.einsum("bhwc,bc->bhw", places, model.head[-1].weight[labels])  # (B, h, w)
+    if torch.allclose(pooled, features, atol=1e-3, rtol=1e-3):
+        return places
+    if not isinstance(norm, nn.LayerNorm):
+        return None
+    mean = pooled.mean(dim=1)[:, None, None, None]  # (B, 1, 1, 1)
+    spread = (pooled.var(dim=1, unbiased=False) + norm.eps).sqrt()[:, None, None, None]
+    places = (places - mean) / spread * norm.weight + norm.bias  # (B, h, w, C)
+    if not torch.allclose(places.mean(dim=(1, 2)), features, atol=1e-2, rtol=1e-2):
+        return None
+    return places

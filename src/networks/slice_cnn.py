@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from src.labels import LABELS
-from src.networks.class_activation import locate
+from src.networks.class_activation import locate, logits_at
 from src.networks.encoder import load_encoder, plan_encoder
 from src.networks.trained import with_weights
 from src.text import printable
@@ -48,8 +48,11 @@ class HeatmapHead(nn.Module):
         nn.init.constant_(self.heat.bias, RARE)
         self.sharpness = nn.Parameter(torch.tensor(FIRST_SHARPNESS))
 
-    def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Maps from fine to coarse -> heat logits (B, h, w), features (B, HEAT_CHANNELS + 2)."""
+    def forward(self, maps: list[Tensor], places: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Maps from fine to coarse -> heat logits (B, h, w), features (B, HEAT_CHANNELS + 2).
+
+        places: (B, 2) x and y in 0..1 of the map; only the cells around them are pooled.
+        """
         merged = self.laterals[-1](maps[-1])
         for lateral, finer in zip(reversed(self.laterals[:-1]), reversed(maps[:-1]), strict=True):
             merged = lateral(finer) + interpolate(merged, size=finer.shape[-2:], mode="nearest")
@@ -57,10 +60,24 @@ class HeatmapHead(nn.Module):
         with torch.autocast(finest.device.type, enabled=False):  # the softmax magnifies rounding
             finest = finest.float()
             heat = self.heat(finest)[:, 0]  # (B, h, w)
-            sharp = self.sharpness * heat.flatten(1)  # (B, h * w)
-            weights = sharp.softmax(dim=1).view_as(heat)  # (B, h, w)
+            sharp = self.sharpness * heat  # (B, h, w)
+            if places is not None:
+                sharp = sharp.masked_fill(~cells_around(places, *heat.shape[1:]), -torch.inf)
+            weights = sharp.flatten(1).softmax(dim=1).view_as(heat)  # (B, h, w)
             pooled = torch.einsum("bhw,bdhw->bd", weights, finest)  # (B, D)
         return heat, torch.cat([pooled, expected_position(weights)], dim=1)
+
+
+def cells_around(places: Tensor, rows: int, columns: int) -> Tensor:
+    """Return which cells (B, rows, columns) touch the one that holds a place, itself among them.
+
+    places: (B, 2) x and y in 0..1 of the map.
+    """
+    size = torch.tensor([columns, rows], device=places.device)
+    column, row = (places * size).floor().clamp(0).minimum(size - 1).T[..., None]  # (B, 1)
+    near_rows = (torch.arange(rows, device=places.device) - row).abs() <= 1  # (B, h)
+    near_columns = (torch.arange(columns, device=places.device) - column).abs() <= 1  # (B, w)
+    return near_rows[:, :, None] & near_columns[:, None, :]
 
 
 def expected_position(weights: Tensor) -> Tensor:
@@ -113,18 +130,35 @@ class SliceCNN(nn.Module):
         """Return also where the network looks, (B, h, w) in 0..1; see class_activation.locate."""
         return locate(self, images)
 
+    def logits_at(self, images: Tensor, places: Tensor) -> Tensor | None:
+        """Return the logits (B, 14) of one place on each slice, or None if it cannot tell.
+
+        The head reads the features of that place, as if the heat were nowhere else; without
+        heatmap see class_activation.logits_at.
+
+        places: (B, 2) x and y in pixels of the images; centres are integers.
+        """
+        final, maps = self.maps(images)
+        fractions = (places + 0.5) / images.shape[-1]  # (B, 2), the images are square
+        if self.heatmap is None:
+            with torch.autocast(images.device.type, enabled=False):
+                return logits_at(self, final, fractions)
+        return self.output(final, maps, fractions).logits
+
     def maps(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the encoder's final output, in its own layout, and its maps, each (B, C, h, w)."""
         shifted = images - MEAN  # (B, 3, H, W)
         taps = self.plan.taps
         return self.encoder.forward_intermediates(shifted, indices=taps, output_fmt="NCHW")
 
-    def output(self, final: Tensor, maps: list[Tensor]) -> SliceOutput:
-        """Return the network's output from what `maps` returned."""
+    def output(
+        self, final: Tensor, maps: list[Tensor], places: Tensor | None = None
+    ) -> SliceOutput:
+        """Return the network's output from what `maps` returned; places: see HeatmapHead."""
         features = self.encoder.forward_head(final).float()  # (B, C)
         heat = None
         if self.heatmap is not None:
-            heat, pointed = self.heatmap(maps)  # (B, h, w), (B, HEAT_CHANNELS + 2)
+            heat, pointed = self.heatmap(maps, places)  # (B, h, w), (B, HEAT_CHANNELS + 2)
             features = torch.cat([features, pointed], dim=1)
         with torch.autocast(features.device.type, enabled=False):  # else positions are rounded
             logits = self.head(features)  # (B, 14)

@@ -91,12 +91,17 @@ def view_of(
     extent: mm (2,) that the prepared image (size, size) spans across and down.
     crop: pixels, side of what the network sees; view_mm: mm that it spans, 0: as published.
     head: x and y of the head's centre, fractions of the image; None: the image's centre.
+        Across or down, an image that spans less than the view stays inside it: where there is
+        more of the head than of its outline, the centre is uncertain.
     """
     if not view_mm:
         return View(size, crop, extent, np.ones(2), np.zeros(2), in_mm=False)
     spanned = view_mm * size / crop  # mm, by the virtual image
     scale = spanned / extent
-    centre = np.array((0.5, 0.5) if head is None else head) * size - 0.5
+    centre_mm = np.array((0.5, 0.5) if head is None else head) * extent
+    inside = np.clip(centre_mm, extent - view_mm / 2, view_mm / 2)
+    centre_mm = np.where(extent < view_mm, inside, centre_mm)
+    centre = centre_mm / extent * size - 0.5
     offset = centre - scale * (size - 1) / 2
     return View(size, crop, np.full(2, spanned), scale, offset, in_mm=True)
 
