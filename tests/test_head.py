@@ -108,6 +108,14 @@ def test_a_single_slice_and_a_full_field_have_the_middle(plane, modality, images
     assert millimetres(found, (0.5, 0.5)) < 8
 
 
+@pytest.mark.parametrize("rows", [30, 70])
+def test_a_field_inside_the_head_has_no_centre_at_its_edge(rows):
+    """Tissue to all sides, and something dark that could be taken for air beside a head."""
+    images = np.full((16, SIDE, SIDE), 2.0, np.float32)
+    images[:, :rows, :70] = 0
+    assert centre(images, modality="MR", size=(110.0, 110.0), gap=5.0) is None
+
+
 def test_a_small_thing_is_no_head():
     assert centre(ellipse(half=(15, 15))) is None
 

@@ -98,7 +98,12 @@ def test_the_froc_equals_counting():
                 }
             )
     found = pd.DataFrame(found).assign(mm_along=1.5, mm_in_plane=2.5, mm_left=np.nan)
-    found.loc[found.index[:4], "mm_left"] = [10.1, -10.1, -9.9, 40.0]  # named left, left, left, right
+    found.loc[found.index[:4], "mm_left"] = [
+        10.1,
+        -10.1,
+        -9.9,
+        40.0,
+    ]  # 3 named left, 1 right
     unread = {"SeriesInstanceUID": "1.99", "read": False, LABELS[PRESENT]: 1}
     table = {
         row["name"]: row["value"]

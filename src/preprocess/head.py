@@ -39,6 +39,7 @@ OUTLIER = 1.5  # standard deviations: from here on a point counts less
 SEEN = 30  # independent points of the skin, as neighbours err alike
 BELOW_CENTRE = 0.3  # of half the height: what is lower is face and neck
 ROUNDS = 3  # of a fit, which finds where the face begins
+OUTER = 0.2  # of the image: a head's centre so near an edge is an error
 
 
 def sample_slices(length: int) -> np.ndarray:
@@ -68,11 +69,7 @@ def find_head(
     shape = (metadata["h"], metadata["w"])
     across, down = extent_mm(shape, (row, column), metadata["orientation"])
     small = np.stack([shrunk(image) for image in images])
-    centre = head_centre(small, positions, metadata["plane"], metadata["mod"], (down, across))
-    if centre is None or not np.isfinite(centre).all():
-        return None
-    x, y = np.clip(centre, 0.0, 1.0).tolist()
-    return x, y
+    return head_centre(small, positions, metadata["plane"], metadata["mod"], (down, across))
 
 
 def head_centre(
@@ -95,8 +92,9 @@ def head_centre(
         return None
     field = np.array([size[1] / 2, size[0] / 2, positions.mean()])
     centre = _ellipsoid_centre(skin, field, "axial" if plane == "unknown" else plane)
-    x, y = np.clip(centre[:2] / size[::-1], 0.01, 0.99)
-    return float(x), float(y)
+    x, y = (centre[:2] / size[::-1]).tolist()
+    inside = OUTER < x < 1 - OUTER and OUTER < y < 1 - OUTER  # false for NaN, too
+    return (x, y) if inside else None
 
 
 def _skin(
