@@ -63,7 +63,7 @@ def main(config: Config) -> pd.DataFrame:
     found, dropped = spots.locate_all(localizers, by_uid, slice_uids, geometry)
     require_positives(data, meta, found, pd.concat([dropped, overridden]))
     ignored = spots.slices_of(read_ignored(data), slice_uids, geometry)
-    labels, safe = label_slices(by_uid, found, dropped, ignored, config)
+    labels, safe = label_slices(by_uid, found, dropped, config, ignored)
     table = spots.spot_table(found, by_uid, slice_uids, safe, config.seed)
 
     remove_fold_tables(data)
@@ -113,8 +113,8 @@ def label_slices(
     meta: pd.DataFrame,
     found: list[dict],
     dropped: pd.DataFrame,
-    ignored: dict[str, list[int]],
     config: Config,
+    ignored: dict[str, list[int]] | None = None,
 ) -> tuple[dict, dict]:
     """Return {uid: labels of each slice} and {uid: safe slices}.
 
@@ -136,7 +136,7 @@ def label_slices(
         nowhere = series[LABELS[PRESENT]] == 1 and not ours
         if uid in dropped_uids or unplaced or nowhere or np.isnan(known[PRESENT]):
             continue
-        at = [spot["f"] for spot in ours] + ignored.get(uid, [])
+        at = [spot["f"] for spot in ours] + (ignored or {}).get(uid, [])
         slices = spots.safe_slices(series.length, at, config.safe_distance, config.safe_fraction)
         if not ours or len(slices) > config.too_few_safe:
             safe[uid] = slices

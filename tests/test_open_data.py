@@ -12,10 +12,10 @@ import tyro
 from src.artifacts.files import read_json
 from src.artifacts.paths import DataFolder, EncoderFolder, RunFolder
 from tests.conftest import ROOT
-from tests.networks import ENCODER
 from tests.nifti_trees import bids
 from tools.scoring.output import rate_text
 
+ENCODER = "test_resnet"  # of the page
 SOURCE = "path/to/ds003949"
 SHOW = 'python() { printf "%q " "$@"; echo; }\n'  # in place of running it
 
@@ -37,6 +37,7 @@ def walked(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         for script, *words in documented("From a folder of NIfTI to a report"):
+            words += ["--panels", "1"] if "audit" in script else []  # pictures take seconds
             module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
             results[script] = module.main(tyro.cli(module.Config, args=words))
     return root, results
@@ -47,8 +48,9 @@ def test_all_eight_stages_and_the_tools_are_run(walked):
     readme = (ROOT / "README.md").read_text()
     assert set(re.findall(r"^\| \d \| `python (\w+\.py)`", readme, flags=re.M)) < results.keys()
     assert [reason for _, reason, _ in results["tools/import_nifti.py"].failed] == ["not_3d"]
-    assert (root / "model" / ENCODER / "report" / "report.html").exists()
-    assert results["tools/audit_labels.py"] is not None
+    page = EncoderFolder(root / "model", ENCODER).report_page.read_text()
+    assert "The weighted score is that of presence alone" in page
+    assert len(results["tools/audit_labels.py"]) > 0
 
 
 def test_patients_are_those_of_the_import(walked):
@@ -61,7 +63,10 @@ def test_patients_are_those_of_the_import(walked):
 
 
 def test_score_says_what_the_report_and_measure_findings_say(walked):
-    """By other ways: measure_findings.py never asks where a slice is in the patient."""
+    """By other ways: measure_findings.py never asks where a slice is in the patient.
+
+    Its intervals draw the patients in another order.
+    """
     root, results = walked
     found, folder = results["tools/score.py"], EncoderFolder(root / "model", ENCODER)
     scores = read_json(RunFolder(root / "model", ENCODER, "all").scores("end_to_end"))
@@ -69,9 +74,10 @@ def test_score_says_what_the_report_and_measure_findings_say(walked):
         assert found[name] == scores[name]
     assert f"{found['present']:.3f}" in folder.report_page.read_text()
     said = {row["name"]: row["value"] for row in read_json(folder.localisation)["rows"]}
+    assert said["    location named rightly, of those within 10 mm"] == "n/a"
     assert len(found["froc"]["rules"]) == 2
     for rule, figures in found["froc"]["rules"].items():
-        assert figures["aneurysms"] == 8
+        assert figures["aneurysms"] == 9
         for row in figures["rows"]:
             name = f"aneurysms hit {rule} at {row['rate']:g} false findings a series"
-            assert said[name] == rate_text(row)
+            assert said[name].split(";")[0] == rate_text(row).split(";")[0]
