@@ -3,6 +3,8 @@
 Reads   data/train_meta.csv, slice_uids_dict.pkl, slice_geometry_dict.pkl (preprocess_data.py)
         data/train_localizers.csv; data/npy_sequence/, which series have arrays
         data/overrides.csv, if it exists: labels that people corrected
+        data/train_ignored.csv, if it exists: aneurysms without label, of which no slice near is
+        a negative
 
 Writes  data/train_{N}_folds.csv           train_meta.csv and the fold of each series
         data/train_stage1_{N}_folds.csv    one row per spot: a slice (column f) with an
@@ -22,7 +24,13 @@ from src.artifacts.csv_cells import lines_text
 from src.artifacts.files import read_pickle, write_pickle
 from src.artifacts.paths import ArtifactError, DataFolder
 from src.artifacts.plausible import read_geometry
-from src.artifacts.tables import read_localizers, read_meta, remove_fold_tables, write_table
+from src.artifacts.tables import (
+    read_ignored,
+    read_localizers,
+    read_meta,
+    remove_fold_tables,
+    write_table,
+)
 from src.labels import LABELS, LOCATIONS, NEGATIVE, PRESENT
 from src.sampling import folds, overrides, spots, table_check
 from src.script import run_script
@@ -46,13 +54,16 @@ def main(config: Config) -> pd.DataFrame:
     meta = only_prepared(data, meta)
     # By the labels before overrides: these move no series to another fold.
     meta["fold"] = folds.deal(meta, config.folds, config.seed)
-    meta, localizers, overridden = overrides.apply(data, meta, localizers)
+    meta, localizers, overridden = overrides.apply(
+        data, meta, localizers, f"{data.train_meta} that has an array"
+    )
     by_uid = meta.set_index("SeriesInstanceUID", drop=False).rename_axis(None)
 
     table_check.report(data.localizers, localizers, meta)
     found, dropped = spots.locate_all(localizers, by_uid, slice_uids, geometry)
     require_positives(data, meta, found, pd.concat([dropped, overridden]))
-    labels, safe = label_slices(by_uid, found, dropped, config)
+    ignored = spots.slices_of(read_ignored(data), slice_uids, geometry)
+    labels, safe = label_slices(by_uid, found, dropped, config, ignored)
     table = spots.spot_table(found, by_uid, slice_uids, safe, config.seed)
 
     remove_fold_tables(data)
@@ -99,13 +110,17 @@ def require_positives(
 
 
 def label_slices(
-    meta: pd.DataFrame, found: list[dict], dropped: pd.DataFrame, config: Config
+    meta: pd.DataFrame,
+    found: list[dict],
+    dropped: pd.DataFrame,
+    config: Config,
+    ignored: dict[str, list[int]] | None = None,
 ) -> tuple[dict, dict]:
     """Return {uid: labels of each slice} and {uid: safe slices}.
 
     A series has no safe slices if one of its localizers was dropped, if one of its labels has no
     localizer, if nobody knows whether it has an aneurysm, or if they are too few beside its
-    aneurysms. meta: by SeriesInstanceUID.
+    aneurysms. meta: by SeriesInstanceUID. ignored: {uid: slices of aneurysms without label}.
     """
     spots_of = {uid: [] for uid in meta.index}
     for spot in found:
@@ -121,7 +136,7 @@ def label_slices(
         nowhere = series[LABELS[PRESENT]] == 1 and not ours
         if uid in dropped_uids or unplaced or nowhere or np.isnan(known[PRESENT]):
             continue
-        at = [spot["f"] for spot in ours]
+        at = [spot["f"] for spot in ours] + (ignored or {}).get(uid, [])
         slices = spots.safe_slices(series.length, at, config.safe_distance, config.safe_fraction)
         if not ours or len(slices) > config.too_few_safe:
             safe[uid] = slices
@@ -134,9 +149,12 @@ def describe(meta: pd.DataFrame, table: pd.DataFrame, dropped: pd.DataFrame) -> 
     print("fold    " + " ".join(f"{fold:5d}" for fold in sizes.index))
     print("series  " + " ".join(f"{size:5d}" for size in sizes["size"]))
     print("present " + " ".join(f"{count:5d}" for count in sizes["sum"]))
-    for label, missing in (meta.groupby("fold")[list(LABELS)].sum() == 0).sum().items():
-        if missing:
-            print(f"{label} is missing in {missing} of {len(sizes)} folds: its AUC there is n/a")
+    missing = (meta.groupby("fold")[list(LABELS)].sum() == 0).sum()
+    for label, count in missing[missing.between(1, len(sizes) - 1)].items():
+        print(f"{label} is missing in {count} of {len(sizes)} folds: its AUC there is n/a")
+    nowhere = int((missing == len(sizes)).sum())
+    if nowhere:
+        print(f"{nowhere} of the 14 labels are missing in all folds: they have no AUC")
     kinds = table.class_id.ne(NEGATIVE).map({True: "positive", False: "negative"})
     kinds = kinds.where(
         table.f != spots.DRAWN, "negative in a series with an aneurysm"

@@ -1,7 +1,8 @@
 """Stage 1 of 8: DICOM series to arrays that are ready for the network.
 
-Reads   data/train.csv
+Reads   data/train.csv                         its PatientID, if it has one, is that of the folds
         data/train_localizers.csv              if it exists: only compared with the labels
+        data/overrides.csv                     only --check, if it exists: are its lines right?
         data/series/{SeriesInstanceUID}/       any files; DICOM is recognised by its content
 
 Writes  data/npy_sequence/{uid}.npy            (n, size, size) float16, intensities 0..5,
@@ -92,6 +93,7 @@ def main(config: Config, submit: Callable = run_in_workers) -> pd.DataFrame:
     uids = distributed.share(train.SeriesInstanceUID.tolist(), part)
     if config.check:
         metadata, failed = run_all(survey_series, config, uids, submit)
+        use_given_patients(metadata, train)
         survey.report(data, train, metadata, failed)
         return some_left(failed, uids, data.series_report)
 
@@ -167,6 +169,7 @@ def write_tables(data: DataFolder, prepared: pd.DataFrame) -> dict[str, dict]:
     prepared: the rows of train.csv whose series are prepared.
     """
     metadata = {uid: read_json(data.facts(uid), NEEDED) for uid in prepared.SeriesInstanceUID}
+    use_given_patients(metadata, prepared)
     write_pickle(data.slice_uids, slice_uids(metadata))
     write_pickle(data.geometry, geometry(metadata))
     columns = {name: [series[name] for series in metadata.values()] for name in METADATA_COLUMNS}
@@ -174,6 +177,15 @@ def write_tables(data: DataFolder, prepared: pd.DataFrame) -> dict[str, dict]:
         columns[name] = [series["head"] and series["head"][axis] for series in metadata.values()]
     write_table(data.train_meta, prepared.assign(**columns))
     return metadata
+
+
+def use_given_patients(metadata: dict[str, dict], train: pd.DataFrame) -> None:
+    """Where train.csv has a PatientID, put it in place of that of the series' files."""
+    if "PatientID" not in train:
+        return
+    for uid, patient in zip(train.SeriesInstanceUID, train.PatientID, strict=True):
+        if patient and uid in metadata:
+            metadata[uid]["patient_id"] = patient
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import create_folds
 from src.artifacts.files import write_array
 from src.artifacts.paths import ArtifactError, EncoderFolder, RunFolder
 from src.artifacts.tables import read_folds, read_localizers, write_table
-from src.labels import LABELS, LOCATIONS, MIRROR, PRESENT
+from src.labels import LABELS, LOCATIONS, MIRROR, PRESENT, SOMEWHERE
 from src.script import UserError
 from tests.conftest import FOLDS
 from tools import audit_labels
@@ -114,8 +114,11 @@ def test_localizers_far_from_every_finding_are_named_with_their_line(planted):
     for row in localizers.drop_duplicates(UID).itertuples():
         if series.at[row.SeriesInstanceUID, row.location] == 1:
             kept.append(row)
-    near, far, nowhere = kept[:3]
+    near, far, nowhere, unnamed = kept[:4]
     rows = [(near, near.location, 3.0), (far, far.location, 48.0), (nowhere, "", np.inf)]
+    rows.append((unnamed, SOMEWHERE, 31.0))  # an artery that nobody knows
+    localizers.loc[localizers[UID] == unnamed.SeriesInstanceUID, "location"] = ""
+    write_table(data.localizers, localizers.drop(columns="line"))
     findings = pd.DataFrame(
         [(row.SeriesInstanceUID, 0, row.location, at, mm, 2, 5.0, 5.0) for row, at, mm in rows],
         columns=list(audit_labels.FINDING_COLUMNS),
@@ -128,6 +131,8 @@ def test_localizers_far_from_every_finding_are_named_with_their_line(planted):
     assert set(found.value) == {1} and table.reason.iloc[0] == SWAPPED
     why = found.set_index([UID, "label"]).why[(far.SeriesInstanceUID, far.location)]
     assert f"line {far.line}:" in why and "48 mm" in why
+    why = found.set_index([UID, "label"]).why[(unnamed.SeriesInstanceUID, PRESENCE)]
+    assert f"line {unnamed.line}:" in why and "31 mm" in why
 
 
 def table_of(values: dict, rest: float) -> pd.DataFrame:

@@ -166,12 +166,18 @@ def test_two_data_sets_in_one_folder(copied, tmp_path):
     first = train_of(out)
     for name, value in (("x", 1), ("y", 2), ("z", 0)):
         save(tmp_path / "adam" / name / "orig" / "TOF.nii.gz", picture(), affine())
-        save(tmp_path / "adam" / name / "aneurysms.nii.gz", ball(value=value), affine())
+        treated = ball(centre=(18, 12, 5), value=2 * (name == "x"))
+        mask = ball(value=value) + treated
+        save(tmp_path / "adam" / name / "aneurysms.nii.gz", mask, affine())
     outcome = run(tmp_path / "adam", out)
     assert outcome.left_out == [("y", "treated: its aneurysms are all treated")]
     both = train_of(out)
     assert len(both) == 6 and set(first.SeriesInstanceUID) < set(both.SeriesInstanceUID)
     assert pd.read_csv(out / "left_out.csv").scan.tolist() == ["y"]
+    [ignored] = pd.read_csv(out / "train_ignored.csv").to_dict("records")
+    assert ignored["SeriesInstanceUID"] in set(both.SeriesInstanceUID)
+    assert ignored["coordinates"] == "{'x': 5.0, 'y': 7.0}" and ignored["radius_mm"] > 1
+    assert (both.PatientID != "").all() and both.PatientID.nunique() == 6
     run(source, out, name="other")  # the same files under another name are other series
     assert len(train_of(out)) == 10
 

@@ -8,9 +8,11 @@ import pytest
 from src.artifacts.paths import ArtifactError
 from src.script import UserError
 from tests.conftest import ROOT
-from tests.nifti_files import affine, ball, picture, save
+from tests.nifti_files import affine, ball, imported, picture, save
+from tools.nifti.job import Job
 from tools.nifti.layouts import READERS, layout_of
 from tools.nifti.scans import LeftOut, Scan
+from tools.nifti.tables import write_tables
 
 TREES = ROOT.parent / "shared" / "openneuro"
 RAS = affine()
@@ -191,6 +193,22 @@ def test_names_are_no_patterns(tmp_path):
     save(tmp_path / "masks" / "[ab]*.nii", ball(), RAS)
     scans, _ = pair(tmp_path)
     assert [mask.name for mask in scans["[ab]*"].masks] == ["[ab]*.nii"]
+
+
+def test_images_without_annotation(tmp_path):
+    pair(tmp_path)
+    save(tmp_path / "deep" / "er" / "a.nii", picture(), RAS)
+    read = READERS["images"]
+    assert [scan.name for scan in read(tmp_path / "images")] == list("abcde")
+    [scan] = read(tmp_path / "deep")
+    assert scan.name == "er/a" and not scan.annotated
+    task = Job(scan, "set", "MRA", tmp_path / "out")
+    record = imported(task)
+    write_tables(tmp_path / "out", {task.uid: record}, [], [])
+    made = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"series", "imported_scans.csv"} < made and "train.csv" not in made
+    [alone] = read(tmp_path / "images" / "a.nii.gz")
+    assert alone.name == "a"
 
 
 def test_a_folder_of_no_layout(tmp_path):

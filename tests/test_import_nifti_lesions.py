@@ -89,7 +89,9 @@ def test_treated_aneurysms_are_neither_positive_nor_negative(values, expected, t
         return
     record = imported(task)
     assert record["present"] == expected and len(record["localizers"]) == values[0]
-    assert bool(record["notes"]) == (values[1] == 2)
+    assert bool(record["notes"]) == (values[1] == 2) == len(record["treated"])
+    places = [(spot["x"], spot["y"]) for spot in record["treated"] + record["localizers"]]
+    assert places == [(15, 12), (5, 6)][2 - len(places) :]
 
 
 def test_an_untreated_aneurysm_that_touches_a_treated_one(tmp_path):

@@ -1,6 +1,5 @@
 """A synthetic data set of 40 NIfTI scans, imported, and what the first stages make of it."""
 
-import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -14,12 +13,11 @@ import preprocess_data
 from src.artifacts.files import read_array
 from src.artifacts.paths import DataFolder
 from src.artifacts.tables import read_folds, read_spots
-from src.labels import LABELS, LOCATIONS, NEGATIVE, PRESENT
+from src.labels import LABELS, NEGATIVE, PRESENT
 from tests.nifti_trees import BRIGHT, bids
 from tools import import_nifti
 
 SIDE = 48  # pixels of prepared images
-PLACE = LOCATIONS[12]  # stands for all unknown ones where they must be known
 
 
 @pytest.fixture(scope="module")
@@ -37,29 +35,6 @@ def imported(source, tmp_path_factory) -> DataFolder:
         ("sub-031_ses-20110104", "not_3d")
     ]
     return DataFolder(out)
-
-
-@pytest.fixture(scope="module")
-def located(imported, tmp_path_factory) -> DataFolder:
-    """The imported set as if each aneurysm's artery was known, after the first stages."""
-    root = tmp_path_factory.mktemp("located") / "data"
-    root.mkdir()
-    (root / "series").symlink_to(imported.root / "series")
-    train = pd.read_csv(imported.train, dtype=str, keep_default_na=False)
-    train[PLACE] = train[LABELS[PRESENT]]
-    train.replace("", "0").to_csv(root / "train.csv", index=False)
-    localizers = pd.read_csv(imported.localizers, dtype=str)
-    localizers.assign(location=PLACE).to_csv(root / "train_localizers.csv", index=False)
-    stages(DataFolder(root))
-    return DataFolder(root)
-
-
-def stages(data: DataFolder) -> None:
-    """Run preprocess_data.py --check, preprocess_data.py and create_folds.py."""
-    config = {"data_dir": data.root, "image_size": SIDE, "write_slices": False, "workers": 1}
-    assert preprocess_data.main(preprocess_data.Config(**config, check=True)).empty
-    assert preprocess_data.main(preprocess_data.Config(**config)).empty
-    create_folds.main(create_folds.Config(data_dir=data.root, folds=4))
 
 
 def check(data: DataFolder, source: Path) -> None:
@@ -92,16 +67,9 @@ def test_what_is_imported(imported, source):
     assert {"RAS", "LAS", "LPS"} < codes
 
 
-def test_the_first_stages_with_locations_filled_in(located, source):
-    check(located, source)
-
-
-def test_the_first_stages_with_unknown_locations(imported, located, source, tmp_path):
-    """The arrays are those made before: they know no labels."""
-    root = tmp_path / "data"
-    root.mkdir()
-    for path in (imported.root / "series", imported.train, imported.localizers):
-        (root / path.name).symlink_to(path)
-    shutil.copytree(located.sequences, DataFolder(root).sequences)
-    stages(DataFolder(root))
-    check(DataFolder(root), source)
+def test_the_first_stages(imported, source):
+    config = {"data_dir": imported.root, "image_size": SIDE, "write_slices": False, "workers": 1}
+    assert preprocess_data.main(preprocess_data.Config(**config, check=True)).empty
+    assert preprocess_data.main(preprocess_data.Config(**config)).empty
+    create_folds.main(create_folds.Config(data_dir=imported.root, folds=4))
+    check(imported, source)

@@ -20,6 +20,7 @@ from tools import measure_findings
 from tools.measure_findings import Config, finding_row, place, radii_of_spots, summary
 
 VIEW = view_of(np.ones(2), 48, 40)
+IGNORED = pd.DataFrame(columns=["SeriesInstanceUID", "x", "y", "z", "radius"])
 
 
 def finding_at(
@@ -111,6 +112,7 @@ def test_the_froc_equals_counting():
             found,
             pd.DataFrame([*everything, unread]),
             pd.DataFrame(aneurysms),
+            IGNORED,
         )
     }
     hits = np.array(hits)
@@ -179,7 +181,7 @@ def test_sizes_of_localizers_reach_the_rules(tmp_path):
         rank=[0, 1], mm=[2.0, 3.0], mm_along=0, mm_in_plane=0, label="", mm_left=0, **places
     )
     series = pd.DataFrame([{"SeriesInstanceUID": "1.2", "read": True, LABELS[PRESENT]: 1}])
-    rows = summary(found, series, aneurysms.assign(**places))
+    rows = summary(found, series, aneurysms.assign(**places), IGNORED)
     table = {row["name"]: row["value"] for row in rows}
     assert table["aneurysms hit within 10 mm at 1 false findings a series"].startswith("1.000 (2 ")
     radius = "aneurysms hit within the aneurysm's own radius at 0.25 false findings a series"

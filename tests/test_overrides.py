@@ -7,8 +7,15 @@ import pytest
 import create_folds
 from src.artifacts.files import read_pickle
 from src.artifacts.paths import ArtifactError, DataFolder
-from src.artifacts.tables import read_folds, read_localizers, read_overrides, read_spots
+from src.artifacts.tables import (
+    read_folds,
+    read_localizers,
+    read_overrides,
+    read_spots,
+    read_train,
+)
 from src.labels import LABELS, LOCATIONS, MIRROR, PRESENT
+from src.preprocess import survey
 from tests.conftest import FOLDS
 
 PRESENCE = LABELS[PRESENT]
@@ -61,7 +68,8 @@ def test_values_are_replaced_and_no_series_moves(tiny, copied, placed, capsys):
     deal(copied)
     said = capsys.readouterr().out
     assert "4 lines change 3 labels of 2 series" in said
-    assert "1 of 4 lines name no series that has an array: line 5" in said
+    assert "1 of 4 lines name no series of" in said
+    assert "train_meta.csv that has an array: line 5" in said
     before, after = (read_folds(data).set_index(UID) for data in (tiny, copied))
     assert after.loc[uid, label] == 0 and after.loc[uid, other] == 1
     assert np.isnan(after.loc[healthy, LOCATIONS[11]])
@@ -87,6 +95,16 @@ def test_localizers_of_a_label_that_is_no_more_are_dropped(whole, copied, placed
     # Healthy now: a negative row of its own. Else an aneurysm may be anywhere: none.
     assert len(theirs) == whole
     assert (uid in read_pickle(copied.safe_slices)) == whole
+
+
+def test_the_check_counts_the_corrected_labels(copied, placed, capsys):
+    """preprocess_data.py --check, which deals no folds and may run before there are arrays."""
+    uid, label, healthy = placed
+    write(copied, (uid, label, "", ""), (healthy, LOCATIONS[11], ""))
+    survey.check_tables(copied, read_train(copied), True)
+    said = capsys.readouterr().out
+    assert "2 lines change 2 labels of 2 series" in said
+    assert "2 of " in said and "labels are unknown (empty cells), in 2 of" in said
 
 
 def test_an_unknown_label_keeps_its_localizer(copied, placed):
@@ -123,6 +141,8 @@ def test_lines_that_say_nothing_are_one_sentence(row, said, copied):
     before = tables_of(copied)
     with pytest.raises(ArtifactError, match=said):
         deal(copied)
+    with pytest.raises(ArtifactError, match=said):
+        survey.check_tables(copied, read_train(copied), True)
     assert tables_of(copied) == before
 
 

@@ -284,3 +284,12 @@ def test_a_uid_that_leads_elsewhere_is_refused(tmp_path):
     write_train(tmp_path, ["../../etc"])
     with pytest.raises(ArtifactError, match="not a DICOM UID"):
         run(tmp_path)
+
+
+def test_a_patient_of_the_table_stands_for_that_of_the_files():
+    metadata = {uid: {"patient_id": "of the files"} for uid in ("1.1", "1.2")}
+    train = pd.DataFrame({"SeriesInstanceUID": ["1.1", "1.2", "1.3"]})
+    preprocess_data.use_given_patients(metadata, train)
+    assert metadata["1.1"] == {"patient_id": "of the files"}
+    preprocess_data.use_given_patients(metadata, train.assign(PatientID=["007", "", "p3"]))
+    assert [row["patient_id"] for row in metadata.values()] == ["007", "of the files"]

@@ -17,12 +17,12 @@ import train_stage1
 import train_stage2
 from src.artifacts.checkpoints import read_checkpoint, read_joined
 from src.artifacts.files import read_json_lines, read_pickle
-from src.artifacts.paths import DataFolder, EncoderFolder, RunFolder
+from src.artifacts.paths import DataFolder, RunFolder
 from src.artifacts.tables import read_folds, read_spots
 from src.labels import LABELS, LOCATIONS, NOT_LOCATED, PRESENT, UNKNOWN
 from tests.conftest import CROP, FOLDS, IMAGE_SIZE
 from tests.networks import ENCODER
-from tools import measure_findings, mine_hard_negatives, predict, report
+from tools import mine_hard_negatives
 
 
 @pytest.fixture(scope="module")
@@ -113,21 +113,7 @@ def test_the_table_says_what_is_known(data, walked, capsys):
     assert printed.count("n/a") >= 13
 
 
-def test_tools_run(data, walked, tmp_path):
-    model_dir = walked.root.parents[1]
-    folder = sorted((data.root / "series").iterdir())[0]
-    predict.main(predict.Config((folder,), tmp_path, model_dir, ENCODER, device="cpu"))
-    page = report.main(report.Config(data.root, model_dir, ENCODER, draws=20)).read_text()
-    assert "Basilar Tip" in page and "n/a" in page
-    assert "The weighted score is that of presence alone" in page
-    config = measure_findings.Config(data.root, model_dir, ENCODER, 0, "cpu", threshold=0.0)
-    measure_findings.main(config)
-    rows = json.loads(EncoderFolder(model_dir, ENCODER).localisation.read_text())["rows"]
-    named = [row["value"] for row in rows if "named rightly" in row["name"]]
-    assert named == ["n/a"]
-
-
-def test_a_high_probability_of_what_nobody_knows_is_no_hard_slice(data, walked, tmp_path):
+def test_a_high_probability_of_what_nobody_knows_is_no_hard_slice(data, tmp_path):
     model_dir = tmp_path / "model"
     series = read_folds(data)
     for row in series.itertuples():

@@ -200,6 +200,15 @@ def test_froc_and_exit_code(tmp_path, capsys):
     for text in ("FROC, a hit is within 10 mm", "own radius", "3 to 5 mm", "40 to 60 years", "CTA"):
         assert text in shown
     assert f"series: {cases.NO_POINT}" in shown
+    beside = pd.concat([findings, findings.iloc[:1].assign(x=90.0)])
+    beside.to_csv(tmp_path / "findings.csv", index=False)
+    reached = []
+    for _ in range(2):  # without treated aneurysms, and with one where a finding is false
+        found = score.main(score.Config(*paths, tmp_path / "findings.csv", rates=(5.0,), draws=2))
+        reached.append([rule["rows"][0]["reached"] > 0 for rule in found["froc"]["rules"].values()])
+        treated = localizers.iloc[:1].assign(x=91.0)
+        treated.to_csv(tmp_path / "train_ignored.csv", index=False)
+    assert reached == [[True, True], [False, False]]
 
     pixels = findings.drop(columns="z").assign(SOPInstanceUID="1.2")
     pixels.iloc[:1].to_csv(tmp_path / "findings.csv", index=False)
@@ -207,6 +216,8 @@ def test_froc_and_exit_code(tmp_path, capsys):
     done = subprocess.run([*command, "--draws", "2"], capture_output=True, text=True)
     assert done.returncode == 3 and "1 series: its DICOM files cannot be read" in done.stdout
 
+    with pytest.raises(UserError, match=r"none\.csv is missing: check --ignored"):
+        score.main(score.Config(*paths, tmp_path / "findings.csv", ignored=tmp_path / "none.csv"))
     with pytest.raises(UserError, match=r"nothing\.csv is missing: check the path"):
         score.main(score.Config(*paths, tmp_path / "nothing.csv"))
     (tmp_path / "train_localizers.csv").unlink()

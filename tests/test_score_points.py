@@ -207,11 +207,15 @@ def test_radius_and_size(tmp_path):
 
 
 def judged_cases(count, seed=0):
+    """A case of two has an aneurysm; some of each kind have a treated one, of unknown radius."""
     generator = np.random.default_rng(seed)
     uids = [f"1.{k}" for k in range(count)]
     table = pd.DataFrame({UID: uids, LABELS[PRESENT]: np.arange(count) % 2})
     aneurysms = pd.DataFrame(generator.uniform(0, 25, (count // 2, 3)), columns=list("xyz"))
     aneurysms = aneurysms.assign(radius=generator.uniform(1, 9, count // 2), **{UID: uids[1::2]})
+    treated = pd.DataFrame(generator.uniform(0, 25, (count // 3, 3)), columns=list("xyz"))
+    treated = treated.assign(radius=np.nan, counted=False, **{UID: uids[: count // 3]})
+    aneurysms = pd.concat([aneurysms.assign(counted=True), treated], ignore_index=True)
     findings = pd.DataFrame(generator.uniform(0, 25, (5 * count, 3)), columns=list("xyz"))
     chosen = generator.choice(uids, 5 * count)
     findings = findings.assign(probability=generator.random(5 * count), **{UID: chosen})
@@ -222,15 +226,17 @@ def test_both_rules_equal_counting(tmp_path):
     table, findings, aneurysms = judged_cases(60)
     found = cases.make_cases(table, findings, aneurysms, tmp_path)
     figures = cases.froc_figures(found, patient_numbers(table[UID]), 5)
-    for name, reaches in ((cases.WITHIN, [10.0] * 30), (cases.RADIUS, aneurysms.radius)):
-        hit_by, false = dict.fromkeys(aneurysms[UID], 0.0), []
+    assert {rule["aneurysms"] for rule in figures["rules"].values()} == {30}
+    for name, reaches in ((cases.WITHIN, [10.0] * 50), (cases.RADIUS, aneurysms.radius.fillna(10))):
+        hit_by, false = dict.fromkeys(aneurysms[UID][:30], 0.0), []
         for finding in findings.to_dict("records"):
             hits = False
             for true, reach in zip(aneurysms.to_dict("records"), reaches, strict=True):
                 apart = sum((finding[axis] - true[axis]) ** 2 for axis in "xyz") ** 0.5
                 if true[UID] == finding[UID] and apart <= reach:
                     hits = True
-                    hit_by[true[UID]] = max(hit_by[true[UID]], finding["probability"])
+                    if true["counted"]:
+                        hit_by[true[UID]] = max(hit_by[true[UID]], finding["probability"])
             false += [] if hits else [finding["probability"]]
         for row in figures["rules"][name]["rows"]:
             fine = [t for t in (0.0, *false) if sum(p > t for p in false) <= row["rate"] * 60]

@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import create_folds
 from create_folds import Config, label_slices
 from src.artifacts.files import read_pickle
-from src.artifacts.tables import read_folds, read_spots
+from src.artifacts.tables import read_folds, read_meta, read_spots
 from src.labels import LABELS, LOCATIONS, NOTHING, PRESENT
 from src.sampling.spots import (
     DRAWN,
@@ -18,6 +19,7 @@ from src.sampling.spots import (
     slice_labels,
     spot_table,
 )
+from tests.conftest import FOLDS
 
 CONFIG = Config()
 
@@ -180,6 +182,27 @@ def test_a_series_with_a_lost_localizer_gives_no_negatives():
     assert "1.2" in label_slices(meta, here, nothing_lost, CONFIG)[1]
     assert "1.2" not in label_slices(meta, here, lost, CONFIG)[1]
     assert "1.2" not in label_slices(meta, [], nothing_lost, CONFIG)[1]
+
+
+def test_no_negative_is_near_an_aneurysm_that_is_ignored(copied):
+    """Its row names another file of the series; rows that point nowhere do no harm."""
+    meta, before = read_meta(copied), read_pickle(copied.safe_slices)
+    uid = max(before, key=lambda uid: len(before[uid]))
+    slices, frames = (read_pickle(path)[uid] for path in (copied.slice_uids, copied.geometry))
+    at = int(before[uid][0])
+    point = {"x": 1.0, "y": 2.0}
+    if frames["frames"][at] >= 0:
+        point["f"] = int(frames["frames"][at])
+    rows = [(uid, slices[at], str(point)), (uid, "1.2", str(point)), ("9.9", "1.2", "here")]
+    names = ["SeriesInstanceUID", "SOPInstanceUID", "coordinates"]
+    pd.DataFrame(rows, columns=names).to_csv(copied.ignored, index=False)
+    create_folds.main(Config(copied.root, folds=FOLDS))
+    after = read_pickle(copied.safe_slices)
+    margin = max(CONFIG.safe_distance, CONFIG.safe_fraction * meta.set_index(names[0]).length[uid])
+    expected = [f for f in before[uid] if abs(f - at) > margin]
+    assert after[uid].tolist() == expected and len(expected) < len(before[uid])
+    for other in before.keys() - {uid}:
+        np.testing.assert_array_equal(before[other], after[other])
 
 
 def test_a_series_with_few_safe_slices_keeps_its_positives():

@@ -39,7 +39,8 @@ from src.artifacts.tables import (
     read_table,
     write_table,
 )
-from src.labels import LABELS, LOCATIONS, PRESENT
+from src.labels import LABELS, LOCATIONS, NOTHING, PRESENT, SOMEWHERE
+from src.sampling.spots import is_nowhere
 from src.script import UserError, run_script
 from tools.figures.contact_sheet import Panel, draw_sheet, prepared_point
 from tools.scoring.proposals import KINDS, UID, Rules, propose
@@ -123,18 +124,22 @@ def read_findings(config: Config) -> pd.DataFrame:
 
 
 def distances_of(data: DataFolder, findings: pd.DataFrame) -> pd.DataFrame:
-    """Return UID, label, mm, line of each localizer at a location, of series with findings.
+    """Return UID, label, mm, line of each localizer, of series with findings.
 
-    mm: of the finding that is nearest, among those to which this localizer is nearest; infinite
-    if it is nearest to none.
+    One without a location is of presence; of several in a series there is the first.
+    mm: of the finding that is nearest, among those to which this localizer is nearest (one of
+    those without a location); infinite if it is nearest to none.
     """
     localizers = read_localizers(data)
-    localizers = localizers[localizers.location.isin(LOCATIONS)]
+    nowhere = localizers.location.map(is_nowhere)
+    localizers["location"] = localizers.location.mask(nowhere, SOMEWHERE)
+    localizers = localizers[localizers.location.isin([*LOCATIONS, SOMEWHERE])]
     localizers = localizers[localizers[UID].isin(findings[UID])]
     nearest = findings.groupby([UID, "location"]).mm.min().to_dict()
     pairs = zip(localizers[UID], localizers.location, strict=True)
     mm = [nearest.get(pair, np.inf) for pair in pairs]
-    table = localizers.rename(columns={"location": "label"})[[UID, "label", "line"]]
+    labels = localizers.location.replace(SOMEWHERE, LABELS[PRESENT])
+    table = localizers.assign(label=labels)[[UID, "label", "line"]]
     return table.assign(mm=np.array(mm, float)).drop_duplicates([UID, "label"])
 
 
@@ -147,7 +152,7 @@ def panels_of(
 ) -> list[Panel]:
     """Return what to draw of each proposal: its slice, the finding and the localizers on it."""
     spots, by_uid = read_spots(data), series.set_index(UID)
-    spots = spots[spots.location.isin(LOCATIONS)]
+    spots = spots[spots.location != NOTHING]
     panels = []
     for row in table.itertuples():
         about = by_uid.loc[row.SeriesInstanceUID]

@@ -10,10 +10,13 @@ Reads   one of these layouts (docs/open_data.md):
         ds005096  OpenNeuro, Brisbane: patients, of whom one session or two have masks
         adam      the ADAM challenge: */orig/TOF.nii.gz, */aneurysms.nii.gz, */location.txt
         pairs     images/ and masks/ of the same names; scans.csv and points.csv if there are any
+        images    every NIfTI file, without annotation: series for tools/predict.py, in no table;
+                  only with --layout images
 
 Writes  {out}/series/{SeriesInstanceUID}/{SOPInstanceUID}.dcm
         {out}/train.csv             a row per series; an empty label is unknown
         {out}/train_localizers.csv  a row per aneurysm, with radius_mm and volume_mm3
+        {out}/train_ignored.csv     treated aneurysms in series with untreated ones
         {out}/imported/{uid}.json   what was made from which scan
         {out}/imported_scans.csv    the same as a table
         {out}/left_out.csv          scans that are neither positive nor negative, and why
@@ -53,12 +56,14 @@ from tools.nifti.layouts import READERS, layout_of
 from tools.nifti.scans import LeftOut
 from tools.nifti.tables import read_records, write_tables
 
+LAYOUTS = ("auto", *READERS)
+
 
 @dataclass
 class Config:
     source: Annotated[Path, tyro.conf.Positional]  # folder of the data set
     out: Path = Path("data")  # for series/ and the tables
-    layout: Literal["auto", "ds003949", "ds005096", "adam", "pairs"] = "auto"  # auto: by its names
+    layout: Literal[LAYOUTS] = "auto"  # auto: by its names
     name: str = ""  # of the data set, part of all UIDs; "": the layout's, of pairs the folder's
     modality: Literal[MODALITIES] = "MRA"  # CTA is written as CT, all others as MR
     workers: int = 2  # processes
@@ -124,7 +129,8 @@ def chosen_layout(config: Config) -> str:
 def set_name(config: Config) -> str:
     """Return the name of the data set, which distinguishes its patients from those of others."""
     layout = chosen_layout(config)
-    return config.name or (config.source.resolve().name if layout == "pairs" else layout)
+    own = layout in ("pairs", "images")
+    return config.name or (config.source.resolve().name if own else layout)
 
 
 def run_all(
@@ -152,9 +158,9 @@ def run_all(
 def report_check(outcome: Outcome, jobs: list[Job]) -> None:
     """Print what the headers say."""
     found = list(outcome.done.values())
-    positive = {True: "positive", False: "healthy", None: "decided by the mask"}
-    good = [job for job in jobs if job.uid in outcome.done]
-    said = Counter(positive[job.scan.present] for job in good)
+    names = {True: "positive", False: "healthy", None: "decided by the mask"}
+    good = [job.scan for job in jobs if job.uid in outcome.done]
+    said = Counter(names[scan.present] if scan.annotated else "without annotation" for scan in good)
     print(f"{len(good)} of {len(jobs)} scans can be imported: {listed(said)}")
     print(f"patients           {len({record['patient_id'] for record in found})}")
     if found:
@@ -170,8 +176,11 @@ def report_check(outcome: Outcome, jobs: list[Job]) -> None:
 def report(out: Path, records: dict[str, dict], gone: int, outcome: Outcome) -> None:
     """Print what is in the folder now, and what is not."""
     positive = sum(record["present"] for record in records.values())
+    plain = sum(not record["annotated"] for record in records.values())
     lesions = [lesion for record in records.values() for lesion in record["localizers"]]
     print(f"{out}: {len(records)} series, {positive} with an aneurysm, {len(lesions)} localizers")
+    if plain:
+        print(f"{plain} series without annotation: for tools/predict.py, in no table")
     radii = [lesion["radius_mm"] for lesion in lesions if lesion["radius_mm"] is not None]
     if radii:
         low, middle, high = np.quantile(radii, (0, 0.5, 1))

@@ -5,13 +5,16 @@ Held-out series, straight from DICOM, each by the network that never saw it.
 Reads   data/series/, train_{N}_folds.csv
         data/train_stage1_{N}_folds.csv   the localizers that point into the series
         data/train_localizers.csv         their sizes, where it has them
+        data/train_ignored.csv            if it exists: treated aneurysms, neither hit nor missed,
+                                          and no finding on them is false
         model/{encoder}/fold-{k}/weights_inference.pth (train_stage2.py)
 
 Writes  model/{encoder}/localisation.json       for tools/report.py
         model/{encoder}/fold-{k}/findings.csv   one row a finding: its series, its rank, its
                                                 distances to the nearest aneurysm, mm to the
                                                 left of the view's centre, its slice, column and
-                                                row of the stored image
+                                                row of the stored image; tools/score.py reads it,
+                                                too
 
 A finding hits an aneurysm that is within 10 mm of it in three dimensions, and, where the localizers
 have radius_mm or volume_mm3, by a second rule within the aneurysm's own radius. FROC: the fraction
@@ -32,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from src.artifacts.csv_cells import read_cells
 from src.artifacts.files import write_json
-from src.artifacts.paths import DataFolder, EncoderFolder, RunFolder
+from src.artifacts.paths import ArtifactError, DataFolder, EncoderFolder, RunFolder
 from src.artifacts.tables import LOCALIZER_COLUMNS, folds_of, read_fold, read_spots, write_table
 from src.device import choose_device
 from src.dicom import Series, open_series
@@ -49,7 +52,7 @@ from src.script import UserError, run_script
 from src.worker_pool import Failure, attempt
 from tools.scoring.cases import WITHIN, froc_figures, make_cases
 from tools.scoring.output import rate_text
-from tools.scoring.points import PLACE, radii_of
+from tools.scoring.points import PLACE, NoPlace, index_of, radii_of, read_aneurysms
 from tools.scoring.points import image_point as place
 
 DRAWS = 1000  # of the bootstrap
@@ -66,6 +69,8 @@ FOUND_COLUMNS = [
     "mm_along",
     "mm_in_plane",
     "slice",
+    "SOPInstanceUID",
+    "frame",
     "column",
     "row",
 ]
@@ -90,31 +95,31 @@ def main(config: Config) -> pd.DataFrame:
     folds = folds_of(data, config.fold)
     chosen = chosen_pairs(config.model_dir, config.encoder, folds)
     judged = [judge_fold(config, data, fold, chosen[fold].pair) for fold in folds]
-    found, series, aneurysms = (
-        pd.concat(parts, ignore_index=True) for parts in zip(*judged, strict=True)
-    )
+    tables = [pd.concat(parts, ignore_index=True) for parts in zip(*judged, strict=True)]
+    found = tables[0]
     if found.empty:
         raise UserError(
-            "no finding in any series: train with the heatmap, "
-            "or take an encoder with class activation maps"
+            f"no finding of {config.threshold:g} or more in any series: lower --threshold, train "
+            "longer, or with the heatmap, or take an encoder with class activation maps"
         )
     folds = {"name": "held-out folds", "value": str(config.fold)}
-    rows = [folds, *summary(found, series, aneurysms)]
+    rows = [folds, *summary(*tables)]
     run = RunFolder(config.model_dir, config.encoder, config.fold)
     write_table(run.findings, found[FOUND_COLUMNS])
     write_json(EncoderFolder(config.model_dir, config.encoder).localisation, {"rows": rows})
+    width = max(len(row["name"]) for row in rows)
     for row in rows:
-        print(f"{row['name']:<66} {row['value']}")
+        print(f"{row['name']:<{width}} {row['value']}")
     return found
 
 
 def judge_fold(
     config: Config, data: DataFolder, fold: int, pair: Choice
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Judge the held-out series of a fold.
 
     Return all findings with their distance to the nearest aneurysm; the series and whether they
-    could be read; the aneurysms. Findings and aneurysms have their PLACE in mm.
+    could be read; the aneurysms, those that are ignored. All but the series have PLACE in mm.
     """
     device = choose_device(config.device)
     predictor = Predictor(config.model_dir, config.encoder, (fold,), device, pair=pair)
@@ -127,7 +132,8 @@ def judge_fold(
     def prepared(uid: str) -> PreparedSeries:
         return predictor.prepare(open_series(data.series(uid)))
 
-    found, series, aneurysms = [], [], []
+    ignored = read_aneurysms(data.ignored) if data.ignored.exists() else None
+    found, series, aneurysms, passed = [], [], [], []
     outcomes = in_thread(lambda uid: (uid, attempt(prepared, uid)), held_out.SeriesInstanceUID)
     for uid, outcome in progress(outcomes, f"fold {fold}", " series", total=len(held_out)):
         read = not isinstance(outcome, Failure)  # eval_end_to_end.py says why not
@@ -139,11 +145,14 @@ def judge_fold(
             lefts = mm_left(outcome.series, prediction)
             found += [row | {"mm_left": left} for row, left in zip(rows, lefts, strict=True)]
             aneurysms += true
+            if ignored is not None:
+                passed += ignored_places(data, uid, outcome.series, ignored)
     known = held_out.columns.intersection(["SeriesInstanceUID", "patient_id", LABELS[PRESENT]])
     return (
         pd.DataFrame(found, columns=[*FOUND_COLUMNS, *PLACE]),
         pd.DataFrame(series).merge(held_out[known]),
         pd.DataFrame(aneurysms, columns=["SeriesInstanceUID", "location", *PLACE, "radius"]),
+        pd.DataFrame(passed, columns=["SeriesInstanceUID", *PLACE, "radius"]),
     )
 
 
@@ -160,6 +169,19 @@ def mm_left(series: Series, prediction: Prediction) -> list[float]:
         known = finding.patient is not None and middle is not None
         found.append(finding.patient[0] - middle[0] if known else np.nan)
     return found
+
+
+def ignored_places(data: DataFolder, uid: str, series: Series, ignored: pd.DataFrame) -> list[dict]:
+    """Return one row an aneurysm of a series that does not count. ignored: those of all series."""
+    rows = []
+    for point in ignored[ignored.SeriesInstanceUID == uid].to_dict("records"):
+        try:
+            at = place(series, index_of(series, point), point["column"], point["row"])
+        except NoPlace as error:
+            raise ArtifactError(f"{data.ignored}, series {uid}: {error}, correct it") from error
+        row = {"SeriesInstanceUID": uid, "radius": point["radius"]}
+        rows.append(row | dict(zip(PLACE, at, strict=True)))
+    return rows
 
 
 def radii_of_spots(data: DataFolder, spots: pd.DataFrame) -> pd.Series:
@@ -208,6 +230,8 @@ def finding_row(
         "location": "",
         "mm": np.inf,
         "slice": finding.slice,
+        "SOPInstanceUID": finding.sop_uid,
+        "frame": finding.frame,
         "column": finding.x,
         "row": finding.y,
     }
@@ -224,12 +248,13 @@ def finding_row(
 
 
 def summary(
-    found: pd.DataFrame, series: pd.DataFrame, aneurysms: pd.DataFrame
+    found: pd.DataFrame, series: pd.DataFrame, aneurysms: pd.DataFrame, ignored: pd.DataFrame
 ) -> list[dict[str, str]]:
     """Return the rows of the table, over the series that could be read.
 
     The first finding of series with an aneurysm, then the FROC. found and aneurysms have their
     PLACE in mm, aneurysms their radius, series the label of presence and perhaps patient_id.
+    ignored: aneurysms that are neither hit nor missed.
     """
     positive = set(aneurysms.SeriesInstanceUID)
     count = int(series.read.sum())
@@ -255,7 +280,8 @@ def summary(
     }
     read = series[series.read].reset_index(drop=True)
     patients = patient_numbers(read.get("patient_id", [""] * len(read)))
-    cases = make_cases(read, found, aneurysms, Path())  # all places are known
+    all_of_them = pd.concat([aneurysms.assign(counted=True), ignored.assign(counted=False)])
+    cases = make_cases(read, found, all_of_them, Path())  # all places are known
     figures = froc_figures(cases, patients, DRAWS)
     for rule, of_rule in figures["rules"].items():
         for row in of_rule["rows"]:

@@ -11,6 +11,8 @@ Reads   TRUTH        csv: SeriesInstanceUID, the 14 labels (0, 1, or empty if un
                      SOPInstanceUID, x, y (column, row of the stored image)
         LOCALIZERS   beside FINDINGS: csv of the aneurysms with places as in FINDINGS or as in
                      train_localizers.csv, and if you have them radius_mm or volume_mm3
+        IGNORED      csv of treated aneurysms and the like: neither hit nor missed, and no finding
+                     on them is false
         SERIES/{uid} DICOM files, only where a place is a pixel
 
 Prints, and writes to --out as json: weighted score and AUCs with 95 % intervals by patient;
@@ -49,6 +51,7 @@ class Config:
     predictions: Annotated[Path, tyro.conf.Positional]  # csv of probabilities
     findings: Annotated[Path | None, tyro.conf.Positional] = None  # folder or csv
     localizers: Path | None = None  # csv of aneurysms; else train_localizers.csv beside TRUTH
+    ignored: Path | None = None  # csv of aneurysms; else train_ignored.csv beside TRUTH
     series: Path | None = None  # folder of DICOM folders; else series/ beside TRUTH
     patients: Path | None = None  # csv: SeriesInstanceUID, PatientID; else a column of TRUTH
     against: Path | None = None  # csv of other probabilities of the same series
@@ -176,7 +179,12 @@ def cases_of(config: Config, table: pd.DataFrame) -> cases.Cases:
         raise UserError(f"{localizers} is missing: name the csv of the aneurysms: --localizers")
     root = config.series or beside.root / "series"
     findings = points.read_findings(config.findings, table[tables.UID].tolist())
-    return cases.make_cases(table, findings, points.read_aneurysms(localizers), root)
+    if config.ignored and not config.ignored.exists():
+        raise UserError(f"{config.ignored} is missing: check --ignored")
+    aneurysms = points.with_ignored(
+        points.read_aneurysms(localizers), config.ignored or beside.ignored
+    )
+    return cases.make_cases(table, findings, aneurysms, root)
 
 
 if __name__ == "__main__":

@@ -63,6 +63,7 @@ class DataFolder:
         self.root = Path(root)
         self.train = self.root / "train.csv"
         self.localizers = self.root / "train_localizers.csv"
+        self.ignored = self.root / "train_ignored.csv"  # aneurysms that do not count, if any
         self.overrides = self.root / "overrides.csv"  # labels that people corrected, if any
         self.train_meta = self.root / "train_meta.csv"
         self.failed_series = self.root / "failed_series.csv"

@@ -23,7 +23,8 @@ from src.labels import LABELS, LOCATIONS, PRESENT
 from src.script import UserError
 from src.text import printable, table_cell
 
-TEXTS = ("SeriesInstanceUID", "SOPInstanceUID", "coordinates", "patient_id", "orientation")
+FILLED = ("orientation", "patient_id", "PatientID", "PatientSex")  # texts; an empty cell is ""
+TEXTS = ("SeriesInstanceUID", "SOPInstanceUID", "coordinates", *FILLED)
 LOCALIZER_COLUMNS = ("SeriesInstanceUID", "SOPInstanceUID", "coordinates", "location")
 LONGEST = 2000  # characters of a cell that holds what does not print
 
@@ -69,9 +70,25 @@ def read_localizers(data: DataFolder) -> pd.DataFrame:
 
     Raise ArtifactError if a spreadsheet has changed UIDs into numbers.
     """
-    table = read_cells(data.localizers, LOCALIZER_COLUMNS)[list(LOCALIZER_COLUMNS)]
+    return _read_points(data.localizers, LOCALIZER_COLUMNS)
+
+
+def read_ignored(data: DataFolder) -> pd.DataFrame:
+    """Return train_ignored.csv: a row per aneurysm that is neither a target nor a negative.
+
+    Without the file there are no rows.
+    """
+    columns = LOCALIZER_COLUMNS[:3]
+    if not data.ignored.exists():
+        return pd.DataFrame(columns=columns)
+    return _read_points(data.ignored, columns)
+
+
+def _read_points(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+    """Return columns of a table of points as texts, and the line of each row."""
+    table = read_cells(path, columns)[list(columns)]
     for name in ("SeriesInstanceUID", "SOPInstanceUID"):
-        check_not_scientific(data.localizers, table[name])
+        check_not_scientific(path, table[name])
     return table.reset_index(names="line")
 
 
@@ -256,5 +273,4 @@ def remove_fold_tables(data: DataFolder) -> None:
 
 
 def _fill_texts(table: pd.DataFrame) -> pd.DataFrame:
-    """Read an empty orientation or patient_id as an empty text, not as NaN."""
-    return table.fillna({"orientation": "", "patient_id": ""})
+    return table.fillna(dict.fromkeys(FILLED, ""))

@@ -4,7 +4,7 @@ One place for what a hit is. A finding within reach of an aneurysm hits it, and 
 none is false; a second finding that hits the same aneurysm is neither a hit more nor false.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -35,6 +35,10 @@ class Judged:
             self.hit_by[hit],
             number[self.hit_case[hit]],
         )
+
+    def of_aneurysms(self, chosen: np.ndarray) -> "Judged":
+        """Return the aneurysms of a mask (A,) alone. A finding that hits others is not false."""
+        return replace(self, hit_by=self.hit_by[chosen], hit_case=self.hit_case[chosen])
 
 
 def judge(

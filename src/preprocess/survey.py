@@ -10,7 +10,7 @@ from src.artifacts.paths import DataFolder
 from src.artifacts.tables import read_localizers, write_table
 from src.labels import LABELS, PRESENT
 from src.preprocess.series_job import geometry, slice_uids
-from src.sampling import table_check
+from src.sampling import overrides, table_check
 from src.sampling.spots import locate_all
 from src.text import printable
 
@@ -24,13 +24,17 @@ def check_tables(data: DataFolder, train: pd.DataFrame, closely: bool) -> None:
     """Print what is doubtful about labels and localizers, before hours are spent on the series.
 
     Raise ArtifactError if no localizer can be used.
-    closely: print the counts, too, and require the localizers of series with an aneurysm.
+    closely: print the counts, too, require the localizers of series with an aneurysm, and check
+        the corrected labels.
     """
     positives = int(train[LABELS[PRESENT]].sum())
-    if data.localizers.exists() or (closely and positives):
-        table_check.report(data.localizers, read_localizers(data), train, counts=closely)
-    else:
+    if not (data.localizers.exists() or (closely and positives)):
         print(f"warning: {data.localizers} is missing: create_folds.py needs it")
+        return
+    localizers = read_localizers(data)
+    if closely:
+        train, localizers, _ = overrides.apply(data, train, localizers, str(data.train))
+    table_check.report(data.localizers, localizers, train, counts=closely)
 
 
 def report(

@@ -39,7 +39,7 @@ def deal(series: pd.DataFrame, folds: int, seed: int) -> np.ndarray:
         patient=patients(series, folds),
         tie=series.SeriesInstanceUID.map(lambda uid: seeded_order(uid, seed)),
     )
-    table["sex"] = table.PatientSex.fillna("").astype(str) if "PatientSex" in table else ""
+    table["sex"] = table.PatientSex.astype(object).fillna("") if "PatientSex" in table else ""
     keys = [LABELS[PRESENT], "Modality", "sex", *LABELS[:PRESENT], "tie"]
     in_order = table.sort_values(keys).patient.drop_duplicates()
     if len(in_order) < folds:

@@ -12,7 +12,7 @@ OVERRIDDEN = "overridden"  # why a localizer is dropped
 
 
 def apply(
-    data: DataFolder, meta: pd.DataFrame, localizers: pd.DataFrame
+    data: DataFolder, meta: pd.DataFrame, localizers: pd.DataFrame, among: str
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Return the series with corrected labels, the localizers that are left, and the dropped ones.
 
@@ -20,6 +20,7 @@ def apply(
     changed something, and which belong to no series.
 
     meta: a row per series. localizers: as read_localizers returns them.
+    among: what `meta` holds, for messages.
     dropped: SeriesInstanceUID, line, reason.
 
     Raise ArtifactError if no line belongs to a series, or if `Aneurysm Present` would be 0 beside a
@@ -29,8 +30,8 @@ def apply(
     known = lines.SeriesInstanceUID.isin(meta.SeriesInstanceUID)
     if len(lines) and not known.any():
         raise ArtifactError(
-            f"{data.overrides}: none of its {len(lines)} lines names a series of "
-            f"{data.train_meta} that has an array: correct the UIDs, or delete the file"
+            f"{data.overrides}: none of its {len(lines)} lines names a series of {among}: "
+            "correct the UIDs, or delete the file"
         )
     ours = lines[known]
     corrected = _corrected(meta, ours)
@@ -46,8 +47,8 @@ def apply(
         )
     if not known.all():
         print(
-            f"{data.overrides}: {int((~known).sum())} of {len(lines)} lines name no series that "
-            f"has an array: {lines_text(lines.index[~known].tolist())}"
+            f"{data.overrides}: {int((~known).sum())} of {len(lines)} lines name no series of "
+            f"{among}: {lines_text(lines.index[~known].tolist())}"
         )
     return corrected, localizers[~gone].reset_index(drop=True), dropped
 

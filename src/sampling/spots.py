@@ -125,6 +125,21 @@ def locate_all(
     return found, pd.DataFrame(dropped, columns=["SeriesInstanceUID", "line", "reason"])
 
 
+def slices_of(points: pd.DataFrame, slice_uids: dict, geometry: dict) -> dict[str, list[int]]:
+    """Return {uid: slices} of the rows of train_ignored.csv that point to one."""
+    found: dict[str, list[int]] = {}
+    for row in points.itertuples():
+        uid = row.SeriesInstanceUID
+        same_sop = np.flatnonzero(np.asarray(slice_uids.get(uid, [])) == row.SOPInstanceUID)
+        try:
+            _, _, frame = parse_coordinates(row.coordinates)
+            f = slice_of(same_sop, geometry[uid]["frames"][same_sop], frame)
+        except (KeyError, ValueError):
+            continue
+        found.setdefault(uid, []).append(f)
+    return found
+
+
 def slice_labels(length: int, spots: list[dict], series: np.ndarray | None = None) -> np.ndarray:
     """Return the labels of each slice, (length, 14) uint8: 1 on the slices of the spots, else 0.
 

@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from src.artifacts.atomic import temporary, unwritable
 from src.artifacts.files import read_json, write_json
 from src.artifacts.paths import ArtifactError, DataFolder
@@ -22,7 +24,7 @@ from tools.nifti.lesions import Lesion, lesion_at, lesions_of
 from tools.nifti.scans import LeftOut, Scan
 from tools.nifti.voxels import Voxels, read_mask, read_voxels
 
-VERSION = 1  # of what is written; a series of another one is written again
+VERSION = 2  # of what is written; a series of another one is written again
 PLAIN = re.compile(r"[A-Za-z0-9 ._-]{1,64}")  # text that DICOM can hold as it is
 NEEDED = {  # of a record
     "set": str,
@@ -32,9 +34,11 @@ NEEDED = {  # of a record
     "modality": str,
     "age": str,
     "sex": str,
+    "annotated": bool,
     "present": int,
     "slices": int,
     "localizers": list,
+    "treated": list,
     "notes": list,
 }
 
@@ -71,10 +75,10 @@ class Job:
 
 @dataclass
 class Annotated:
-    """The lesions of a scan, and whether some of its aneurysms are treated."""
+    """The lesions of a scan: untreated aneurysms, and treated ones."""
 
     lesions: list[Lesion] = field(default_factory=list)
-    treated: bool = False
+    treated: list[Lesion] = field(default_factory=list)
 
 
 def records_folder(out: Path) -> Path:
@@ -131,7 +135,7 @@ def _import(job: Job) -> dict | LeftOut:
     image, grid = open_volume(scan.image)
     annotated = _annotated(scan, grid)
     present = _present(scan, annotated)
-    if present is None:
+    if present is None and scan.annotated:
         return LeftOut(scan.name, "treated: its aneurysms are all treated")
     voxels = read_voxels(scan.image, image, grid)
     _write_series(job, voxels, grid)
@@ -143,9 +147,11 @@ def _import(job: Job) -> dict | LeftOut:
         "modality": job.modality,
         "age": scan.age,
         "sex": scan.sex,
-        "present": int(present),
+        "annotated": scan.annotated,
+        "present": int(bool(present)),
         "slices": grid.shape[2],
         "localizers": [_localizer(job.uid, lesion) for lesion in annotated.lesions],
+        "treated": [_localizer(job.uid, lesion) for lesion in annotated.treated],
         "notes": _notes(annotated, voxels),
     }
     write_json(job.record, record)
@@ -176,7 +182,8 @@ def _annotated(scan: Scan, grid: Grid) -> Annotated:
         offset = _offset(scan, path, grid, mask_grid)
         mask = read_mask(path, image, mask_grid)
         if scan.treated:
-            annotated.treated |= bool((mask == scan.treated).any())
+            treated = np.where(mask == scan.treated, mask, 0)
+            annotated.treated += lesions_of(treated, grid, offset, path.name)
             mask[mask == scan.treated] = 0
         found = lesions_of(mask, grid, offset, path.name)
         empty = scan.present and not found
@@ -197,7 +204,12 @@ def _offset(scan: Scan, path: Path, grid: Grid, mask: Grid) -> tuple[int, int, i
 
 
 def _present(scan: Scan, annotated: Annotated) -> bool | None:
-    """Return whether a scan has an untreated aneurysm; None if all that it has are treated."""
+    """Return whether a scan has an untreated aneurysm.
+
+    None if all that it has are treated, or if nobody says.
+    """
+    if not scan.annotated:
+        return None
     found = bool(annotated.lesions)
     contradicts = scan.present is False and found
     message = f"{scan.name} is called healthy, but a lesion is marked: correct one of them"
@@ -225,7 +237,7 @@ def _notes(annotated: Annotated, voxels: Voxels) -> list[str]:
     if moved:
         notes.append(f"{moved} bent: its centroid is outside of it, its nearest voxel was taken")
     if annotated.treated:
-        notes.append("treated aneurysms beside untreated ones: without localizer")
+        notes.append("treated aneurysms beside untreated ones: in train_ignored.csv")
     if not voxels.exact:
         notes.append("scaled to 16 bits: every value is within half a step of the file's")
     return notes

@@ -8,7 +8,7 @@ from src.artifacts.files import reading
 from src.artifacts.paths import ArtifactError
 from src.script import UserError
 from tools.nifti.pairs import pairs
-from tools.nifti.scans import Found, LeftOut, Point, Scan, stem, volumes
+from tools.nifti.scans import Found, LeftOut, Point, Scan, stem, stem_below, volumes
 
 LESION_FOLDER = "Nifti Aneurysm Only"  # of ds005096; blanks and all
 SESSION = re.compile(r"(sub-[0-9A-Za-z]+)_(ses-[0-9A-Za-z]+)_")
@@ -30,7 +30,8 @@ def layout_of(root: Path) -> str:
     if (root / "images").is_dir():
         return "pairs"
     raise UserError(
-        f"{root} has none of the known layouts: put images/ and masks/ there, see docs/open_data.md"
+        f"{root} has none of the known layouts: put images/ and masks/ there, or give "
+        "--layout images to predict without annotations, see docs/open_data.md"
     )
 
 
@@ -122,6 +123,14 @@ def adam(root: Path) -> Found:
             yield LeftOut(folder.name, "not annotated: neither aneurysms.nii.gz nor location.txt")
 
 
+def images(root: Path) -> Found:
+    """Yield every NIfTI file below a folder, or the file itself, as a scan without annotation."""
+    single = root.is_file()
+    for path in [root] if single else volumes(root, "**/*"):
+        name = stem(path) if single else stem_below(path, root)
+        yield Scan(name, name, path, None, annotated=False, is_pseudonym=False)
+
+
 def _locations(path: Path) -> tuple[tuple[Point, ...], str]:
     """Return the points of a location.txt, a line "i, j, k, radius" each, and what is wrong."""
     if not path.exists():
@@ -135,4 +144,10 @@ def _locations(path: Path) -> tuple[tuple[Point, ...], str]:
         return (), str(error)
 
 
-READERS = {"ds003949": lausanne, "ds005096": brisbane, "adam": adam, "pairs": pairs}
+READERS = {
+    "ds003949": lausanne,
+    "ds005096": brisbane,
+    "adam": adam,
+    "pairs": pairs,
+    "images": images,
+}

@@ -19,6 +19,7 @@ class Scan:
     present: bool | None  # None: the mask decides
     masks: tuple[Path, ...] = ()
     points: tuple[Point, ...] = ()
+    annotated: bool = True  # False: nobody says anything, it is for prediction alone
     treated: int = 0  # value of a mask for treated aneurysms; 0: there is none
     may_be_part: bool = False  # masks may cover a part of the image's grid
     age: str = ""  # years
@@ -47,6 +48,11 @@ def volumes(root: Path, pattern: str) -> list[Path]:
     for suffix in SUFFIXES:
         found += root.glob(pattern + suffix)
     return sorted(path for path in found if not path.name.startswith("."))
+
+
+def stem_below(path: Path, root: Path) -> str:
+    """Return the path of a file below a folder without .nii or .nii.gz: unlike all others there."""
+    return (path.relative_to(root).parent / stem(path)).as_posix()
 
 
 def stem(path: Path | str) -> str:

@@ -10,7 +10,7 @@ from src.artifacts.tables import LOCALIZER_COLUMNS, write_table
 from src.labels import LABELS, LOCATIONS, PRESENT
 from tools.nifti.job import NEEDED, records_folder
 
-TRAIN_COLUMNS = ("SeriesInstanceUID", "PatientAge", "PatientSex", "Modality", *LABELS)
+TRAIN_COLUMNS = ("SeriesInstanceUID", "PatientID", "PatientAge", "PatientSex", "Modality", *LABELS)
 SIZES = ("radius_mm", "volume_mm3")  # columns that the challenge's localizers do not have
 
 
@@ -38,17 +38,27 @@ def write_tables(
     left_out: list[tuple[str, str]],
     failed: list[tuple[str, str, str]],
 ) -> None:
-    """Write the challenge's two tables, and what became of each scan."""
+    """Write the challenge's two tables, one of treated aneurysms, and what became of each scan.
+
+    Scans without annotation are in none of the three.
+    """
     data = DataFolder(out)
-    train, localizers, scans = [], [], []
+    train, localizers, ignored, scans = [], [], [], []
     for uid, record in records.items():
-        train.append(_train_row(uid, record))
+        if record["annotated"]:
+            train.append(_train_row(uid, record))
         for localizer in record["localizers"]:
-            localizers.append(_localizer_row(uid, localizer))
+            localizers.append(_point_row(uid, localizer))
+        for aneurysm in record["treated"]:
+            ignored.append(_point_row(uid, aneurysm))
         scans.append((uid, record["set"], record["scan"], "; ".join(record["notes"])))
     columns = [*LOCALIZER_COLUMNS, *SIZES]
-    write_table(data.train, pd.DataFrame(train, columns=TRAIN_COLUMNS, dtype=object))
-    write_table(data.localizers, pd.DataFrame(localizers, columns=columns, dtype=object))
+    points = [*LOCALIZER_COLUMNS[:3], *SIZES]
+    if train or data.train.exists():
+        write_table(data.train, pd.DataFrame(train, columns=TRAIN_COLUMNS, dtype=object))
+        write_table(data.localizers, pd.DataFrame(localizers, columns=columns, dtype=object))
+    if ignored or data.ignored.exists():
+        write_table(data.ignored, pd.DataFrame(ignored, columns=points, dtype=object))
     names = ["SeriesInstanceUID", "set", "scan", "notes"]
     write_table(data.root / "imported_scans.csv", pd.DataFrame(scans, columns=names))
     write_table(data.root / "left_out.csv", pd.DataFrame(left_out, columns=["scan", "reason"]))
@@ -62,13 +72,17 @@ def _train_row(uid: str, record: dict) -> dict:
     labels = dict.fromkeys(LOCATIONS, location) | {LABELS[PRESENT]: record["present"]}
     return {
         "SeriesInstanceUID": uid,
+        "PatientID": record["patient_id"],
         "PatientAge": record["age"],
         "PatientSex": record["sex"],
         "Modality": record["modality"],
     } | labels
 
 
-def _localizer_row(uid: str, localizer: dict) -> tuple:
-    coordinates = str({"x": localizer["x"], "y": localizer["y"]})
-    sizes = [localizer[name] for name in SIZES]
-    return (uid, localizer["sop_uid"], coordinates, "", *sizes)
+def _point_row(uid: str, point: dict) -> dict:
+    """Return the row of an aneurysm; nobody says which artery."""
+    sizes = {name: point[name] for name in SIZES}
+    coordinates = str({"x": point["x"], "y": point["y"]})
+    return (
+        dict(zip(LOCALIZER_COLUMNS, (uid, point["sop_uid"], coordinates, ""), strict=True)) | sizes
+    )

@@ -29,25 +29,38 @@ class Cases:
     rows: np.ndarray  # (S,) their rows of the scored table
     points: list[tuple[np.ndarray, np.ndarray, np.ndarray]]  # places, probabilities, aneurysms
     radii: list[np.ndarray]  # mm of each case's aneurysms, NaN if unknown
+    counted: list[np.ndarray]  # bool of each case's aneurysms: the others are ignored
     left_out: Counter  # reason: number of series
 
     def judged(self, patients: np.ndarray) -> froc.Judged:
         """Judge by the distance that is the same for all. patients: (N,) of the scored table."""
         reaches = [froc.HIT] * len(self.points)
-        return froc.judge_cases(self.points, patients[self.rows], reaches)
+        return self._judge(np.ones(len(self.points), bool), patients, reaches)
 
     def judged_by_radius(self, patients: np.ndarray) -> froc.Judged | None:
         """Judge by each aneurysm's own radius, in cases where all are known; None without any."""
-        known = [not np.isnan(radii).any() for radii in self.radii]
-        points = [point for point, usable in zip(self.points, known, strict=True) if usable]
-        radii = [radius for radius, usable in zip(self.radii, known, strict=True) if usable]
-        if not sum(map(len, radii)):
-            return None
-        return froc.judge_cases(points, patients[self.rows[known]], radii)
+        known, reaches = [], []
+        for radii, counted in zip(self.radii, self.counted, strict=True):
+            known.append(not np.isnan(radii[counted]).any())
+            reaches.append(np.where(np.isnan(radii), froc.HIT, radii))
+        judged = self._judge(np.array(known, bool), patients, reaches)
+        return judged if len(judged.hit_by) else None
+
+    def _judge(self, chosen: np.ndarray, patients: np.ndarray, reaches: list) -> froc.Judged:
+        """Judge the cases of a mask (S,). reaches: mm, of each case."""
+        numbers = np.flatnonzero(chosen)
+        points = [self.points[number] for number in numbers]
+        judged = froc.judge_cases(
+            points, patients[self.rows[numbers]], [reaches[number] for number in numbers]
+        )
+        counted = [self.counted[number] for number in numbers]
+        return judged.of_aneurysms(np.concatenate([np.empty(0, bool), *counted]))
 
     def sizes(self, limits: tuple[float, ...]) -> dict[str, np.ndarray]:
         """Return which aneurysms are in each range of diameters: (A,) bool. limits: mm."""
-        return ranges(2 * np.concatenate([np.empty(0), *self.radii]), limits, "mm")
+        pairs = zip(self.radii, self.counted, strict=True)
+        radii = [each[counted] for each, counted in pairs]
+        return ranges(2 * np.concatenate([np.empty(0), *radii]), limits, "mm")
 
 
 def make_cases(
@@ -57,17 +70,20 @@ def make_cases(
 
     Left out are series with an aneurysm, or where that is unknown, but without a localizer: whether
     their findings are false is unknown. So are series whose points cannot be placed.
+    aneurysms: with a column `counted`; the others are neither hit nor missed, and no finding on
+        them is false.
     """
     none_of = findings[:0], aneurysms[:0]
     by_uid = [dict(list(each.groupby(UID))) for each in (findings, aneurysms)]
-    cases = Cases(np.empty(0, int), [], [], Counter())
+    cases = Cases(np.empty(0, int), [], [], [], Counter())
     rows = []
     labels = zip(table[UID], table[LABELS[PRESENT]], strict=True)
     for row, (uid, present) in progress(
         list(enumerate(labels)), "findings", " series", total=len(table)
     ):
         found, true = (each.get(uid, none) for each, none in zip(by_uid, none_of, strict=True))
-        if not len(true) and present != 0:
+        counted = true["counted"].to_numpy(bool)
+        if not counted.any() and present != 0:
             cases.left_out[NO_POINT] += 1
             continue
         try:
@@ -78,8 +94,9 @@ def make_cases(
         rows.append(row)
         cases.points.append((places, found["probability"].to_numpy(np.float64), centres))
         cases.radii.append(true["radius"].to_numpy(np.float64))
+        cases.counted.append(counted)
     cases.rows = np.array(rows, int)
-    if not sum(len(centres) for *_, centres in cases.points):
+    if not any(counted.any() for counted in cases.counted):
         reasons = "; ".join(f"{count} series: {name}" for name, count in cases.left_out.items())
         raise UserError(
             "no FROC: no aneurysm of a scored series has a place "

@@ -28,9 +28,17 @@ class NoPlace(Exception):
 
 
 def read_aneurysms(path: Path) -> pd.DataFrame:
-    """Return COLUMNS and radius (mm, NaN if unknown) of each aneurysm of a table of localizers."""
+    """Return COLUMNS, radius (mm, NaN if unknown), counted (True) of each aneurysm of a table."""
     cells = read_some_cells(path, (UID,))
-    return points_of(path, cells).assign(radius=radii_of(path, cells)).reset_index(drop=True)
+    points = points_of(path, cells).assign(radius=radii_of(path, cells), counted=True)
+    return points.reset_index(drop=True)
+
+
+def with_ignored(aneurysms: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Return aneurysms, and those of a table that do not count, if it exists."""
+    if not path.exists():
+        return aneurysms
+    return pd.concat([aneurysms, read_aneurysms(path).assign(counted=False)], ignore_index=True)
 
 
 def radii_of(path: Path, cells: pd.DataFrame) -> pd.Series:
@@ -101,6 +109,9 @@ def points_of(path: Path, cells: pd.DataFrame) -> pd.DataFrame:
     elif {SOP, "x", "y"} <= set(cells):
         for name, given in zip(PIXEL, "xy", strict=True):
             found[name] = numbers(path, cells[given], -FARTHEST, FARTHEST)
+    elif {SOP, "frame", *PIXEL} <= set(cells):  # of tools/measure_findings.py
+        for name in ("frame", *PIXEL):
+            found[name] = numbers(path, cells[name], -FARTHEST, FARTHEST)
     else:
         raise ArtifactError(
             f"{path} has no places: name columns x, y, z (mm in the patient: left, back, head), "
