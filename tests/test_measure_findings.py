@@ -17,7 +17,8 @@ from src.script import UserError
 from tests.dicom_files import AXES, SPACING, places, volume, write_slices
 from tests.networks import ENCODER, write_both
 from tools import measure_findings
-from tools.measure_findings import Config, finding_row, place, radii_of_spots, summary
+from tools.measure_findings import Config, finding_row, place, radii_of_spots
+from tools.scoring.localisation import summary
 
 VIEW = view_of(np.ones(2), 48, 40)
 IGNORED = pd.DataFrame(columns=["SeriesInstanceUID", "x", "y", "z", "radius"])

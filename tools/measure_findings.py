@@ -39,25 +39,19 @@ from src.artifacts.paths import ArtifactError, DataFolder, EncoderFolder, RunFol
 from src.artifacts.tables import LOCALIZER_COLUMNS, folds_of, read_fold, read_spots, write_table
 from src.device import choose_device
 from src.dicom import Series, open_series
-from src.evaluation import froc
 from src.evaluation.choice import Choice
-from src.evaluation.resampling import patient_numbers
 from src.inference.ensemble import Prediction, Predictor
 from src.inference.findings import Finding, FindingRules, stored_place
 from src.inference.sources import chosen_pairs
-from src.labels import LABELS, NOTHING, PRESENT, SOMEWHERE
+from src.labels import LABELS, NOTHING, PRESENT
 from src.preprocess.images import PreparedSeries
 from src.progress import in_thread, progress
 from src.script import UserError, run_script
 from src.worker_pool import Failure, attempt
-from tools.scoring.cases import WITHIN, froc_figures, make_cases
-from tools.scoring.output import rate_text
+from tools.scoring.localisation import summary
 from tools.scoring.points import PLACE, NoPlace, index_of, radii_of, read_aneurysms
 from tools.scoring.points import image_point as place
 
-DRAWS = 1000  # of the bootstrap
-FAR = 10.0  # mm from the middle: from here on a side is certain
-SIDES = {"Left": 1, "Right": -1}  # first word of a location: sign of mm to the left
 FOUND_COLUMNS = [
     "SeriesInstanceUID",
     "rank",
@@ -245,72 +239,6 @@ def finding_row(
         "mm_along": abs(along),
         "mm_in_plane": float(np.hypot(across, down)),
     }
-
-
-def summary(
-    found: pd.DataFrame, series: pd.DataFrame, aneurysms: pd.DataFrame, ignored: pd.DataFrame
-) -> list[dict[str, str]]:
-    """Return the rows of the table, over the series that could be read.
-
-    The first finding of series with an aneurysm, then the FROC. found and aneurysms have their
-    PLACE in mm, aneurysms their radius, series the label of presence and perhaps patient_id.
-    ignored: aneurysms that are neither hit nor missed.
-    """
-    positive = set(aneurysms.SeriesInstanceUID)
-    count = int(series.read.sum())
-    first = found[(found["rank"] == 0) & found.SeriesInstanceUID.isin(positive)]
-    hits = first[first.mm <= froc.HIT]
-    named = hits[hits.location != SOMEWHERE]  # nobody knows where the others are
-    rows = {
-        "series, how many could be read; aneurysms in these": (
-            f"{len(series)}, {count}; {len(aneurysms)}"
-        ),
-        f"first finding of a series with an aneurysm: within {froc.HIT:.0f} mm of one": (
-            f"{len(hits) / len(positive):.3f} of {len(positive)}"
-        ),
-        "    median distance along the slices, in the plane": (
-            f"{first.mm_along.median():.1f} mm, {first.mm_in_plane.median():.1f} mm"
-        ),
-        f"    location named rightly, of those within {froc.HIT:.0f} mm": (
-            fraction(named.label == named.location)
-        ),
-        f"findings with a side that are over {FAR:.0f} mm on the other one": fraction(
-            on_wrong_side(found)
-        ),
-    }
-    read = series[series.read].reset_index(drop=True)
-    patients = patient_numbers(read.get("patient_id", [""] * len(read)))
-    all_of_them = pd.concat([aneurysms.assign(counted=True), ignored.assign(counted=False)])
-    cases = make_cases(read, found, all_of_them, Path())  # all places are known
-    figures = froc_figures(cases, patients, DRAWS)
-    for rule, of_rule in figures["rules"].items():
-        for row in of_rule["rows"]:
-            name = f"aneurysms hit {rule} at {row['rate']:g} false findings a series"
-            rows[name] = rate_text(row)
-    for size, of_size in figures["sizes"].items():
-        for row in of_size:
-            name = f"    of diameter {size}, {WITHIN}, at {row['rate']:g}"
-            rows[name] = rate_text(row)
-    for reason, left_out in figures["left_out"].items():
-        rows[f"series left out of these: {reason}"] = str(left_out)
-    return [{"name": name, "value": value} for name, value in rows.items()]
-
-
-def on_wrong_side(found: pd.DataFrame) -> pd.Series:
-    """Return which of the findings far from the middle, and named by a side, are on the other."""
-    side = found.label.str.split().str[0].map(SIDES)
-    sided = found[side.notna() & (found.mm_left.abs() > FAR)]
-    return np.sign(sided.mm_left) != side[sided.index]
-
-
-def fraction(true: pd.Series) -> str:
-    """Return the fraction of true ones with its 95 % interval (Wilson 1927)."""
-    from scipy.stats import binomtest
-
-    if not len(true):
-        return "n/a"
-    low, high = binomtest(int(true.sum()), len(true)).proportion_ci(method="wilson")
-    return f"{true.mean():.3f} ({low:.3f} to {high:.3f}; {true.sum()} of {len(true)})"
 
 
 if __name__ == "__main__":
