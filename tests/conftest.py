@@ -27,7 +27,7 @@ cv2.setNumThreads(1)  # a forked process hangs in cv2 where its parent had used 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDS, IMAGE_SIZE, CROP = 3, 48, 40
 LONGEST = (
-    "distributed stopped pipeline preprocess_data_stopped encoder_names hostile_files "
+    "distributed stopped pipeline open_data preprocess_data_stopped encoder_names hostile_files "
     "kaggle_server resume ending benchmark extract_features preprocess_data preprocess_with_dask"
 ).split()
 

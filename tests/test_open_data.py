@@ -17,6 +17,7 @@ from tools.scoring.output import rate_text
 
 ENCODER = "test_resnet"  # of the page
 SOURCE = "path/to/ds003949"
+pytestmark = pytest.mark.timeout(600)  # all stages on a busy machine
 SHOW = 'python() { printf "%q " "$@"; echo; }\n'  # in place of running it
 
 
