@@ -20,6 +20,7 @@ from tools import report
 from tools.pages import report_calibration, report_figures
 from tools.pages.render import templates
 from tools.pages.report_inputs import UID, Pooled, read_evaluations
+from tools.pages.report_weights import WeightsCheck, folds_text
 from tools.report import Config
 
 DRAWS = 30
@@ -27,8 +28,8 @@ NASTY = '<script>alert("x")</script>&\'b'
 
 
 def pooled_of(config: Config, evaluation: str) -> Pooled:
-    read = read_evaluations(DataFolder(config.data_dir), config.model_dir, config.encoder)
-    return read[evaluation]
+    data, check = DataFolder(config.data_dir), WeightsCheck()
+    return read_evaluations(data, config.model_dir, config.encoder, check)[evaluation]
 
 
 @pytest.fixture
@@ -254,10 +255,10 @@ def test_sections_without_content_are_left_out(quick):
 
 
 def test_folds_are_named():
-    assert report.folds_text([3]) == "fold 3"
-    assert report.folds_text([0, 1]) == "folds 0, 1"
-    assert report.folds_text([1, 2, 3]) == "folds 1 to 3"
-    assert report.folds_text([0, 1, 3]) == "folds 0, 1, 3"
+    assert folds_text([3]) == "fold 3"
+    assert folds_text([0, 1]) == "folds 0, 1"
+    assert folds_text([1, 2, 3]) == "folds 1 to 3"
+    assert folds_text([0, 1, 3]) == "folds 0, 1, 3"
 
 
 def test_cells_are_shown():

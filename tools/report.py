@@ -36,8 +36,10 @@ from src.progress import progress
 from src.script import run_script, versions
 from tools.pages import report_calibration, report_figures, report_scores
 from tools.pages.render import render
+from tools.pages.report_calibration import read_findings
 from tools.pages.report_figures import saved
 from tools.pages.report_inputs import Pooled, read_evaluations, read_histories
+from tools.pages.report_weights import WeightsCheck, folds_text
 
 
 @dataclass
@@ -52,7 +54,12 @@ class Config:
 def main(config: Config) -> Path:
     folder = EncoderFolder(config.model_dir, config.encoder)
     data = DataFolder(config.data_dir)
-    evaluations = read_evaluations(data, config.model_dir, config.encoder)
+    check = WeightsCheck()
+    evaluations = read_evaluations(data, config.model_dir, config.encoder, check)
+    found = read_findings(read_folds(data), config.model_dir, config.encoder, check)
+    check.require()
+    if check.line:
+        print(check.line)
     folds = sorted({fold for pooled in evaluations.values() for fold in pooled.folds})
     histories = read_histories(config.model_dir, config.encoder, folds)
     scores = {}
@@ -61,7 +68,6 @@ def main(config: Config) -> Path:
         scores[name] = report_scores.scores_of(pooled.table, draws)
     known = [name for name in ("end_to_end", "stage2") if name in evaluations]
     best_known = max(known, key=lambda name: len(evaluations[name].folds))
-    found = report_calibration.read_findings(read_folds(data), config.model_dir, config.encoder)
     judged, cells = evaluations[best_known], report_scores.cells_of(scores[best_known])
 
     parts = {
@@ -77,6 +83,7 @@ def main(config: Config) -> Path:
         "report.html",
         title=f"Aneurysm detection: {config.encoder}",
         judged=judged,
+        unchecked=check.line,
         folds=folds_text(judged.folds),
         headline=cells,
         positives=int(judged.table[report_scores.PRESENCE].sum()),
@@ -91,13 +98,6 @@ def main(config: Config) -> Path:
     print(score_report.score_table(scores[best_known], title))
     print(f"calibration: {folder.calibration}\nreport: {folder.report_page}")
     return folder.report_page
-
-
-def folds_text(folds: list[int]) -> str:
-    """Name each fold, or the first and the last if none between them is missing."""
-    if len(folds) > 2 and folds == list(range(folds[0], folds[-1] + 1)):
-        return f"folds {folds[0]} to {folds[-1]}"
-    return f"fold{'s' * (len(folds) > 1)} {', '.join(map(str, folds))}"
 
 
 def scores_section(

@@ -14,6 +14,7 @@ from src.sampling.folds import seeded_order
 from tools.pages import report_figures, report_scores
 from tools.pages.report_figures import saved
 from tools.pages.report_inputs import UID, Pooled
+from tools.pages.report_weights import WeightsCheck
 
 TOGETHER = "the 13 locations together"
 FINDINGS = f"a finding within {froc.HIT:.0f} mm of an aneurysm"
@@ -118,11 +119,14 @@ def crossfitted_findings(found: pd.DataFrame) -> list[np.ndarray]:
     return [hits, before, after]
 
 
-def read_findings(series: pd.DataFrame, model_dir: Path, encoder: str) -> pd.DataFrame:
+def read_findings(
+    series: pd.DataFrame, model_dir: Path, encoder: str, check: WeightsCheck
+) -> pd.DataFrame:
     """Return the findings of tools/measure_findings.py: UID, fold, probability and hit.
 
     hit: 0 or 1; NaN in a series with an aneurysm whose place nobody knows.
     Of each fold its own or that of --fold all, the newer of both. series: UID, fold and labels.
+    check: learns which weights made them.
     """
     tables = [pd.DataFrame(columns=[UID, "fold", "probability", "hit"], dtype=float)]
     for fold, held_out in series.groupby("fold"):
@@ -132,6 +136,8 @@ def read_findings(series: pd.DataFrame, model_dir: Path, encoder: str) -> pd.Dat
             table = _findings_of(path, series, held_out)
             if len(table):
                 tables.append(table)
+                run = RunFolder(model_dir, encoder, fold)
+                check.look(path, run, int(fold), "tools/measure_findings.py")
                 break
     return pd.concat([table for table in tables if len(table)] or tables, ignore_index=True)
 
