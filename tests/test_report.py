@@ -108,7 +108,7 @@ def test_the_page_holds_all_it_needs_and_escapes_what_it_is_given(whole):
         assert tag.tag not in ("script", "link", "iframe", "object")
         for name, value in tag.items():
             assert not name.startswith("on"), (tag, name)
-            picture = re.fullmatch(r"data:image/png;base64,[A-Za-z0-9+/=]+", value)
+            picture = re.fullmatch(r"data:image/(png|jpeg);base64,[A-Za-z0-9+/=]+", value)
             assert name not in ("src", "srcset") or picture
             assert name != "href" or value.startswith("#")
     anchors = {tag.get("id") for tag in page.root.iter("section")}

@@ -1,8 +1,9 @@
-"""One page that shows how good the trained networks are: scores, ROC curves, modalities and planes,
-calibration and training, over all evaluated folds.
+"""One page that shows how good the trained networks are: scores, ROC curves, operating points,
+groups of series, worst errors, calibration and training, over all evaluated folds.
 
 Every series is judged by the network that never saw it: the page pools the predictions of all folds
-that the eval scripts have scored, and names these folds.
+that the eval scripts have scored, and names these folds. Predictions of other weights than those
+that are there now are refused.
 
 Reads
   model/{encoder}/fold-{k}/predictions_{stage1,stage2,end_to_end}.csv  (else those of fold-all/)
@@ -11,7 +12,10 @@ Reads
   model/{encoder}/localisation.json  if it exists: {"rows": [{"name": .., "value": ..}]}
   data/train_{N}_folds.csv
   data/train_stage1_{N}_folds.csv
+  data/train_localizers.csv  if it exists: sizes of aneurysms (radius_mm or volume_mm3)
   data/label_dict.pkl
+  data/npy_sequence/         if it exists: pictures of the worst errors
+  model/{encoder}/fold-{k}/logits/  if they exist: which slice to show
 
 Writes
   model/{encoder}/report/report.html  needs no other file and loads nothing
@@ -28,13 +32,20 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from src.artifacts.files import atomic, read_json
-from src.artifacts.paths import DataFolder, EncoderFolder
+from src.artifacts.paths import DataFolder, EncoderFolder, RunFolder
 from src.artifacts.tables import read_folds
 from src.evaluation import score_report
 from src.labels import LABELS
 from src.progress import progress
-from src.script import run_script, versions
-from tools.pages import report_calibration, report_figures, report_scores
+from src.script import UserError, run_script, versions
+from tools.pages import (
+    report_calibration,
+    report_errors,
+    report_figures,
+    report_groups,
+    report_points,
+    report_scores,
+)
 from tools.pages.render import render
 from tools.pages.report_calibration import read_findings
 from tools.pages.report_figures import saved
@@ -48,10 +59,14 @@ class Config:
     model_dir: Path = Path("model")  # evaluated networks
     encoder: str = "convnext_base.dinov3_lvd1689m"  # as trained
 
+    dataset: str = ""  # name of the data, for the page; else their folder
+    errors: int = 6  # false alarms and misses to show, so many of each; the page holds pictures
     draws: int = 1000  # of the bootstrap
 
 
 def main(config: Config) -> Path:
+    if config.errors < 0 or config.draws < 1:
+        raise UserError("--errors must be at least 0, and --draws at least 1")
     folder = EncoderFolder(config.model_dir, config.encoder)
     data = DataFolder(config.data_dir)
     check = WeightsCheck()
@@ -70,10 +85,13 @@ def main(config: Config) -> Path:
     best_known = max(known, key=lambda name: len(evaluations[name].folds))
     judged, cells = evaluations[best_known], report_scores.cells_of(scores[best_known])
 
+    runs = {fold: RunFolder(config.model_dir, config.encoder, fold) for fold in judged.folds}
     parts = {
         "scores": lambda: scores_section(evaluations, scores, histories, folds),
         "roc": lambda: saved(folder, "roc", report_figures.draw_rocs, judged, cells, config.draws),
-        "groups": lambda: groups_section(folder, judged, config.draws),
+        "points": lambda: report_points.section(judged),
+        "groups": lambda: report_groups.section(folder, data, judged, config.draws),
+        "errors": lambda: report_errors.section(data, runs, judged, found, config.errors),
         "calibration": lambda: report_calibration.section(folder, judged, found),
         "training": lambda: training_picture(folder, histories),
         "localisation": lambda: localisation_rows(folder),
@@ -82,6 +100,7 @@ def main(config: Config) -> Path:
     page = render(
         "report.html",
         title=f"Aneurysm detection: {config.encoder}",
+        dataset=config.dataset or name_of(config.data_dir),
         judged=judged,
         unchecked=check.line,
         folds=folds_text(judged.folds),
@@ -120,13 +139,10 @@ def scores_section(
     }
 
 
-def groups_section(folder: EncoderFolder, judged: Pooled, draws: int) -> dict:
-    """Return the scores of each modality and each plane, as a picture and as tables."""
-    rows = {"Modality": [], "Plane": []}
-    for column, name in (("Modality", "Modality"), ("plane", "Plane")):
-        for value, table in judged.table.groupby(column):
-            rows[name].append(report_scores.group_row(str(value), table, draws))
-    return {"picture": saved(folder, "groups", report_figures.draw_groups, rows), "rows": rows}
+def name_of(data_dir: Path) -> str:
+    """Return what to call the data of a folder that nobody has named."""
+    drawn = (data_dir / "demo_settings.json").exists()
+    return f"synthetic series of tools/make_demo_data.py ({data_dir})" if drawn else str(data_dir)
 
 
 def training_picture(folder: EncoderFolder, histories: dict) -> str | None:
