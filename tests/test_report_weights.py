@@ -56,7 +56,7 @@ def refusal(config) -> str:
 def test_predictions_of_the_weights_in_the_folders_are_shown_without_a_word(evaluated, capsys):
     config, _ = evaluated
     page = report.main(config).read_text()
-    assert "Not known" not in page and "not known" not in capsys.readouterr().out
+    assert "be checked" not in page and "be checked" not in capsys.readouterr().out
 
 
 def test_after_a_new_training_all_that_is_to_run_is_named(evaluated):
@@ -114,9 +114,9 @@ def test_what_cannot_be_checked_is_said_in_one_line(evaluated, capsys):
         for name in NAMES:
             (RunFolder(config.model_dir, config.encoder, fold).root / name).unlink()
     page = report.main(config).read_text()
-    said = [line for line in capsys.readouterr().out.splitlines() if "not known" in line]
+    said = [line for line in capsys.readouterr().out.splitlines() if "be checked" in line]
     assert len(said) == 1 and "predictions_end_to_end.csv, predictions_stage1.csv" in said[0]
-    assert "Not known is by which weights" in page
+    assert "It cannot be checked which weights made" in page
 
 
 def test_a_mark_leads_to_no_file_elsewhere(evaluated):

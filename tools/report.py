@@ -142,7 +142,8 @@ def scores_section(
 def name_of(data_dir: Path) -> str:
     """Return what to call the data of a folder that nobody has named."""
     drawn = (data_dir / "demo_settings.json").exists()
-    return f"synthetic series of tools/make_demo_data.py ({data_dir})" if drawn else str(data_dir)
+    folder = "/".join(data_dir.parts[-2:])  # the rest may name a person
+    return f"synthetic series of tools/make_demo_data.py ({folder})" if drawn else folder
 
 
 def training_picture(folder: EncoderFolder, histories: dict) -> str | None:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from src.artifacts.files import atomic
 from src.artifacts.paths import ALL_DATA, EncoderFolder
 from src.evaluation import calibration, metrics
+from src.evaluation.scoring import FEWEST
 from src.labels import LABELS, PRESENT
 from tools.pages.render import data_uri
 from tools.pages.report_inputs import Pooled, best_epoch
@@ -72,8 +73,9 @@ def _draw_roc(panel: Axes, truth: np.ndarray, scores: np.ndarray, area: Cell, dr
     if area.value is not None:
         lines.insert(0, f"AUC {area.value:.3f}")
         grid = np.linspace(0, 1, 101)
-        band = metrics.roc_band(truth, scores, grid, draws)
-        panel.fill_between(grid, *band, color=BLUE, alpha=0.2, linewidth=0)
+        if min((truth == 1).sum(), (truth == 0).sum()) >= FEWEST:
+            band = metrics.roc_band(truth, scores, grid, draws)
+            panel.fill_between(grid, *band, color=BLUE, alpha=0.2, linewidth=0)
         panel.plot(*metrics.roc_points(truth, scores), color=BLUE, linewidth=1.5)
     corner = {"ha": "right", "va": "bottom", "transform": panel.transAxes}
     panel.text(0.98, 0.04, "\n".join(lines), fontsize=8, **corner)

@@ -4,7 +4,7 @@ import numpy as np
 
 from src.evaluation import calibration, metrics, scoring
 from src.evaluation.resampling import fraction_interval
-from src.labels import LABELS, PRESENT
+from src.labels import LOCATIONS, PRESENT
 from tools.pages.report_calibration import parts_of
 from tools.pages.report_inputs import Pooled
 from tools.pages.report_scores import Cell
@@ -21,37 +21,42 @@ GOALS = {  # name: (which of both must reach it, how much)
 
 
 def section(judged: Pooled) -> dict:
-    """Return the rows of presence at thresholds and goals, and of each label at YOUDEN."""
+    """Return the rows of presence at thresholds and goals, and of the locations at one threshold.
+
+    That is the YOUDEN of all locations together, because most of them are rare.
+    """
     truth, probabilities = judged.arrays()
     truth, patients = truth.astype(np.float64), judged.table.patient.to_numpy()
     parts = parts_of(judged.table)
     present = truth[:, PRESENT], probabilities[:, PRESENT]
-    rows, labels = [], []
+    rows, locations = [], []
     for threshold in THRESHOLDS:
         called = present[1] >= threshold
-        rows.append(["given", f"{threshold:g}", *cells_of(present[0], called, patients)])
+        rows.append(["given threshold", f"{threshold:g}", *cells_of(present[0], called, patients)])
     for goal in GOALS:
-        rows.append(goal_row(goal, *present, parts, patients, goal))
-    for k, label in enumerate(LABELS):
-        labels.append(goal_row(label, truth[:, k], probabilities[:, k], parts, patients, YOUDEN))
-    return {"rows": rows, "labels": labels, "goal": YOUDEN}
+        called = crossfitted(*present, parts, goal)
+        cells = [None] * 6 if called is None else cells_of(present[0], called, patients)
+        rows.append([goal, shown(*present, goal), *cells])
+    together = truth[:, :PRESENT].ravel(), probabilities[:, :PRESENT].ravel()
+    called = crossfitted(*together, np.repeat(parts, PRESENT))
+    if called is not None:
+        called = called.reshape(-1, PRESENT)
+        for k, label in enumerate(LOCATIONS):
+            locations.append([label, *cells_of(truth[:, k], called[:, k], patients)])
+    return {
+        "rows": rows,
+        "locations": locations,
+        "threshold": shown(*together, YOUDEN),
+        "goal": YOUDEN,
+    }
 
 
-def goal_row(
-    name: str,
-    truth: np.ndarray,
-    probabilities: np.ndarray,
-    parts: np.ndarray,
-    patients: np.ndarray,
-    goal: str,
-) -> list:
-    """Return name, threshold chosen on all rows, and `cells_of` thresholds of the other parts."""
-    called = crossfitted(truth, probabilities, parts, goal)
-    if called is None:
-        return [name, *[None] * 7]
+def shown(truth: np.ndarray, probabilities: np.ndarray, goal: str) -> str | None:
+    """Return the threshold that reaches a goal on all rows, for the page."""
+    if not calibration.can_fit(truth):
+        return None
     threshold = chosen(truth, probabilities, goal)
-    shown = f"{threshold:.3f}" if np.isfinite(threshold) else "above all"
-    return [name, shown, *cells_of(truth, called, patients)]
+    return f"{threshold:.3f}" if np.isfinite(threshold) else "above all"
 
 
 def crossfitted(
@@ -83,7 +88,7 @@ def chosen(truth: np.ndarray, probabilities: np.ndarray, goal: str) -> float:
     if of == "sensitivity":
         best = np.argmax(true >= least)  # the first, with the fewest false ones
     elif of == "specificity":
-        best = np.flatnonzero(1 - false >= least)[-1]
+        best = np.argmax(np.where(1 - false >= least, true, -1))
     else:
         best = np.argmax(true - false)
     return float(thresholds[best])

@@ -64,8 +64,8 @@ class WeightsCheck:
             return ""
         names = sorted({path.name for path in self.unknown})
         return (
-            f"not known is by which weights {', '.join(names)} were made: if the networks were "
-            "trained again since, evaluate again"
+            f"it cannot be checked which weights made {', '.join(names)}: evaluate again if the "
+            "networks were trained since"
         )
 
 
