@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from src.artifacts.atomic import unwritable
 from src.artifacts.files import read_json, write_json
 from src.artifacts.paths import ArtifactError, RunFolder, require
 from src.artifacts.tables import write_table
@@ -86,7 +87,10 @@ def write_predictions(
 
     weights: what `weights_of` returned of each fold before it predicted; None: unknown.
     """
-    path.with_suffix(MADE_BY).unlink(missing_ok=True)
+    try:
+        path.with_suffix(MADE_BY).unlink(missing_ok=True)  # of other predictions
+    except OSError as error:
+        raise unwritable(path, error) from error
     write_table(path, table)
     if weights:
         content = {str(fold): files for fold, files in weights.items()}
@@ -96,21 +100,24 @@ def write_predictions(
 def other_weights(
     path: Path, run: RunFolder, fold: int, fingerprint_of: Callable[[Path], str]
 ) -> list[Path] | None:
-    """Return which weights of a fold's folder are gone, or not those that made its predictions.
+    """Return which weights of a fold's folder are not those that made its predictions.
 
-    None: nobody can say. Predictions of older versions have no mark, or no weights are here.
+    Joined weights that are gone while others are there count: a new training deletes them.
+    None: nobody can say. Predictions of older versions have no mark, or their weights are not here.
     path: of the predictions. run: of the fold. fingerprint_of: `fingerprint`, or with a memory.
     """
     made = _made_by(path, fold)
     kept = [run.inference, run.best("stage1"), run.best("stage2")]
     if not made or not any(each.exists() for each in kept):
         return None
-    others = []
+    others, absent = [], False
     for name, expected in made.items():
         weights = run.root / name
-        if not weights.exists() or fingerprint_of(weights) != expected:
+        if not weights.exists() and weights != run.inference:
+            absent = True
+        elif not weights.exists() or fingerprint_of(weights) != expected:
             others.append(weights)
-    return others
+    return None if absent and not others else others
 
 
 def _made_by(path: Path, fold: int) -> dict[str, str]:
