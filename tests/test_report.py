@@ -64,10 +64,13 @@ class Page:
     def words(self, element) -> str:
         return " ".join(" ".join(element.itertext()).split())
 
-    def row(self, name: str, place: int = 0) -> list[str]:
-        """Return the cells behind the name of a row; place: which of several rows of a name."""
-        rows = [[self.words(cell) for cell in row] for row in self.root.iter("tr")]
-        return [row[1:] for row in rows if row[0] == name][place]
+    def row(self, name: str, section: str | None = None) -> list[str]:
+        """Return the cells behind the name of the first row with it, of a section or the page."""
+        sections = [each for each in self.root.iter("section") if each.get("id") == section]
+        rows = [
+            [self.words(cell) for cell in row] for row in (sections or [self.root])[0].iter("tr")
+        ]
+        return next(row[1:] for row in rows if row[0] == name)
 
 
 def test_the_scores_are_those_of_the_pooled_folds(whole):
@@ -91,6 +94,8 @@ def test_groups_and_folds_are_scored_alone(whole):
     config, _, page = whole
     table = pooled_of(config, "end_to_end").table
     groups = {"CTA": table[table.Modality == "CTA"], "axial": table[table.plane == "axial"]}
+    groups |= {"F": table[table.PatientSex == "F"], "unknown": table[table.PatientSex.isna()]}
+    groups["40 to 60 years"] = table[table.PatientAge.isin((40, 59))]
     for name, rows in groups.items():
         score = metrics.weighted_score(*metrics.label_arrays(rows))["score"]
         assert page.row(name)[:2] == [str(len(rows)), str(int(rows[LABELS[PRESENT]].sum()))]
@@ -143,7 +148,7 @@ def test_the_calibration_is_fitted_on_all_and_a_rare_label_follows_the_others(wh
     assert f"Of its own here: {', '.join(own)}." in page.text if own else "the same" in page.text
     for k, label in enumerate(LABELS):
         shown = [f"{saved.scales[k]:.3f}", f"{saved.offsets[k]:.3f}"]
-        assert page.row(label, 1)[1:3] == shown
+        assert page.row(label, "calibration")[1:3] == shown
 
 
 def test_calibration_after_is_crossfitted_by_fold(whole):
@@ -159,7 +164,7 @@ def test_calibration_after_is_crossfitted_by_fold(whole):
             losses.append(f"{calibration.log_loss(truth, each):.3f}")
             error = calibration.calibration_error(truth, calibration.sigmoid(each))
             errors.append(f"{error:.3f}")
-        assert page.row(name, int(chosen == PRESENT))[3:7] == [*losses, *errors]
+        assert page.row(name, "calibration")[3:7] == [*losses, *errors]
         assert losses[0] != losses[1]
     tops = [each[:, locations].argmax(axis=1) for each in (logits, after)]
     changed = (tops[0] != tops[1]).sum()
@@ -171,7 +176,7 @@ def test_with_one_fold_the_halves_are_crossfitted(quick):
     evaluate(config, series, 1)
     page = Page(report.main(config).read_text())
     assert "those of each half of the series are fitted on the other half" in page.text
-    row = page.row(LABELS[PRESENT], 1)
+    row = page.row(LABELS[PRESENT], "calibration")
     assert row[3] != row[4]
 
 
