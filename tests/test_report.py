@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 
 from src.artifacts.calibration import read_calibration
-from src.artifacts.files import read_json, write_json
+from src.artifacts.files import read_json, write_array, write_json
 from src.artifacts.paths import DataFolder, EncoderFolder, RunFolder
 from src.artifacts.tables import read_table, write_table
 from src.evaluation import calibration, metrics, platt
 from src.labels import LABELS, PRESENT
 from src.script import UserError
-from tests.evaluations import SERIES, evaluate, evaluate_spots, make_tables, percentiles
+from tests.evaluations import LENGTH, SERIES, evaluate, evaluate_spots, make_tables, percentiles
 from tools import report
 from tools.pages import report_calibration, report_figures
 from tools.pages.render import templates
@@ -44,11 +44,14 @@ def quick(tmp_path, monkeypatch):
 def whole(tmp_path_factory):
     """A whole report of folds 0 and 2, of a network with a nasty name: (settings, series, page)."""
     root = tmp_path_factory.mktemp("report")
-    config = Config(root / "data", root / "model", NASTY, DRAWS)
+    config = Config(root / "data", root / "model", NASTY, DRAWS, dataset=NASTY, errors=2)
     series = make_tables(DataFolder(config.data_dir))
     for fold in (0, 2):
         evaluate(config, series, fold)
         evaluate_spots(config, fold)
+    data = DataFolder(config.data_dir)
+    for uid in series[UID]:
+        write_array(data.sequence(uid), np.ones((LENGTH, 8, 8), np.float16))
     rows = [{"name": "within <5 mm", "value": "61 %"}, {"name": "mm", "value": 4.25}]
     write_json(EncoderFolder(config.model_dir, NASTY).localisation, {"rows": rows})
     return config, series, Page(report.main(config).read_text())
@@ -120,7 +123,9 @@ def test_the_page_holds_all_it_needs_and_escapes_what_it_is_given(whole):
     assert {tag.get("href")[1:] for tag in page.root.iter("a")} == anchors
     assert all(tag.get("alt") for tag in page.root.iter("img"))
     assert "url(" not in page.source and "@import" not in page.source
-    assert f"Aneurysm detection: {NASTY}" in page.text
+    assert f"Aneurysm detection: {NASTY} Data: {NASTY}." in page.text
+    boxes = [tag for tag in page.root.iter() if tag.get("class") == "box"]
+    assert all(tag.get("tabindex") == "0" for tag in boxes)  # a keyboard can scroll them
     assert page.row("within <5 mm") == ["61 %"] and page.row("mm") == ["4.250"]
 
 
@@ -130,7 +135,7 @@ def test_each_picture_lies_beside_the_page(whole):
     names = {"roc.png", "groups.png", "calibration.png", "training.png"}
     assert {path.name for path in folder.report.iterdir()} == names | {"report.html"}
     assert all((folder.report / name).read_bytes().startswith(b"\x89PNG") for name in names)
-    assert len(list(page.root.iter("img"))) == len(names)
+    assert len(list(page.root.iter("img"))) == len(names) + 2 * config.errors
 
 
 def test_the_calibration_is_fitted_on_all_and_a_rare_label_follows_the_others(whole):

@@ -59,9 +59,9 @@ class Config:
     model_dir: Path = Path("model")  # evaluated networks
     encoder: str = "convnext_base.dinov3_lvd1689m"  # as trained
 
+    draws: int = 1000  # of the bootstrap
     dataset: str = ""  # name of the data, for the page; else their folder
     errors: int = 6  # false alarms and misses to show, so many of each; the page holds pictures
-    draws: int = 1000  # of the bootstrap
 
 
 def main(config: Config) -> Path:
