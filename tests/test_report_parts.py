@@ -1,6 +1,7 @@
 """The report's operating points, groups by size, and worst errors, by slow definitions."""
 
 from base64 import b64decode
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -152,5 +153,8 @@ def test_data_are_named_by_their_folder(tmp_path):
     folder = tmp_path / "somebody" / "demo" / "data"
     folder.mkdir(parents=True)
     assert name_of(folder) == "demo/data"
+    assert (name_of(Path("data")), name_of(Path("/data")), name_of(Path())) == (
+        "data", "data", Path().resolve().name,
+    )  # fmt: skip
     (folder / "demo_settings.json").touch()
     assert name_of(folder) == "synthetic series of tools/make_demo_data.py (demo/data)"

@@ -29,6 +29,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from src.artifacts.files import atomic, read_json
@@ -69,12 +71,7 @@ def main(config: Config) -> Path:
         raise UserError("--errors must be at least 0, and --draws at least 1")
     folder = EncoderFolder(config.model_dir, config.encoder)
     data = DataFolder(config.data_dir)
-    check = WeightsCheck()
-    evaluations = read_evaluations(data, config.model_dir, config.encoder, check)
-    found = read_findings(read_folds(data), config.model_dir, config.encoder, check)
-    check.require()
-    if check.line:
-        print(check.line)
+    evaluations, found, unchecked = read_checked(config, data)
     folds = sorted({fold for pooled in evaluations.values() for fold in pooled.folds})
     histories = read_histories(config.model_dir, config.encoder, folds)
     scores = {}
@@ -102,7 +99,7 @@ def main(config: Config) -> Path:
         title=f"Aneurysm detection: {config.encoder}",
         dataset=config.dataset or name_of(config.data_dir),
         judged=judged,
-        unchecked=check.line,
+        unchecked=unchecked,
         folds=folds_text(judged.folds),
         headline=cells,
         positives=int(judged.table[report_scores.PRESENCE].sum()),
@@ -117,6 +114,20 @@ def main(config: Config) -> Path:
     print(score_report.score_table(scores[best_known], title))
     print(f"calibration: {folder.calibration}\nreport: {folder.report_page}")
     return folder.report_page
+
+
+def read_checked(config: Config, data: DataFolder) -> tuple[dict[str, Pooled], pd.DataFrame, str]:
+    """Return the evaluations, the findings, and a line if nobody knows which weights made them.
+
+    Raise ArtifactError if other weights made them than those that are there now.
+    """
+    check = WeightsCheck()
+    evaluations = read_evaluations(data, config.model_dir, config.encoder, check)
+    found = read_findings(read_folds(data), config.model_dir, config.encoder, check)
+    check.require()
+    if check.line:
+        print(check.line)
+    return evaluations, found, check.line
 
 
 def scores_section(
@@ -142,7 +153,8 @@ def scores_section(
 def name_of(data_dir: Path) -> str:
     """Return what to call the data of a folder that nobody has named."""
     drawn = (data_dir / "demo_settings.json").exists()
-    folder = "/".join(data_dir.parts[-2:])  # the rest may name a person
+    below = data_dir.relative_to(data_dir.anchor).parts or (data_dir.resolve().name,)
+    folder = "/".join(below[-2:])  # the rest may name a person
     return f"synthetic series of tools/make_demo_data.py ({folder})" if drawn else folder
 
 
