@@ -91,6 +91,7 @@ def test_the_scores_are_those_of_the_pooled_folds(whole):
         assert page.row(label)[-1].startswith(f"{scores['locations'][label]:.3f} ")
     assert "80 series of folds 0, 2" in page.text and "2 of 3" in page.text
     assert "chosen on the held-out folds" in page.text
+    assert "It cannot be checked which weights made predictions_end_to_end.csv" in page.text
 
 
 def test_groups_and_folds_are_scored_alone(whole):
