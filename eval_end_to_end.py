@@ -22,6 +22,7 @@ import torch
 
 from src.artifacts.checkpoints import ELSEWHERE
 from src.artifacts.paths import DataFolder, RunFolder
+from src.artifacts.provenance import weights_of
 from src.artifacts.tables import folds_of, read_fold, require_held_out, write_table
 from src.device import choose_device, use_compiler
 from src.dicom import open_series
@@ -65,6 +66,8 @@ def main(config: Config) -> tuple[dict, pd.DataFrame]:
     data = DataFolder(config.data_dir)
     clock = Clock()
     folds = folds_of(data, config.fold)
+    runs = {fold: RunFolder(config.model_dir, config.encoder, fold) for fold in folds}
+    weights = {fold: weights_of(run, "end_to_end", config.select) for fold, run in runs.items()}
     chosen = chosen_pairs(config.model_dir, config.encoder, folds, config.select)
     tables = [predict_fold(config, data, fold, chosen[fold].pair, device, clock) for fold in folds]
     truth, predictions, failed = (
@@ -82,7 +85,7 @@ def main(config: Config) -> tuple[dict, pd.DataFrame]:
     read = truth[truth.SeriesInstanceUID.isin(predictions.SeriesInstanceUID)]
     ways = ", both steps" * config.both_steps + ", mirrored" * config.mirror
     title = title_of(config, f"end to end{ways}", chosen)
-    return report_series(run, "end_to_end", read, predictions, title, chosen), failed
+    return report_series(run, "end_to_end", read, predictions, title, chosen, weights), failed
 
 
 def predict_fold(

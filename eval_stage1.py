@@ -16,6 +16,7 @@ import torch
 
 from src.artifacts.checkpoints import read_trained
 from src.artifacts.paths import DataFolder, RunFolder
+from src.artifacts.provenance import weights_of
 from src.artifacts.tables import read_fold, require_held_out
 from src.device import choose_device
 from src.evaluation.score_report import report_spots
@@ -45,6 +46,7 @@ def main(config: Config) -> dict:
     device = choose_device(config.device)
     data = DataFolder(config.data_dir)
     run = RunFolder(config.model_dir, config.encoder, config.fold)
+    weights = weights_of(run, "stage1")
     checkpoint = read_trained(run, "stage1", "best")
     settings = checkpoint["settings"]
     model = build_slice_cnn(settings, checkpoint["weights"], device)
@@ -71,7 +73,7 @@ def main(config: Config) -> dict:
     predictions = pd.DataFrame(predictions, columns=list(LABELS))
     predictions = pd.concat([truth[["SeriesInstanceUID", "slice"]], predictions], axis=1)
     title = f"stage 1, fold {config.fold}, epoch {checkpoint['epoch']} (chosen on this fold), spots"
-    return report_spots(run, truth, predictions, title)
+    return report_spots(run, truth, predictions, title, {config.fold: weights})
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import torch
 from src.artifacts.checkpoints import read_trained
 from src.artifacts.paths import ArtifactError, DataFolder, RunFolder
 from src.artifacts.plausible import read_geometry
-from src.artifacts.provenance import fingerprint, require_features_of
+from src.artifacts.provenance import fingerprint, require_features_of, weights_of
 from src.artifacts.tables import folds_of, read_fold, require_held_out
 from src.device import choose_device
 from src.evaluation import choice
@@ -52,6 +52,8 @@ def main(config: Config) -> dict:
     device = choose_device(config.device)
     data = DataFolder(config.data_dir)
     folds = folds_of(data, config.fold)
+    runs = {fold: RunFolder(config.model_dir, config.encoder, fold) for fold in folds}
+    weights = {fold: weights_of(run, "stage2", config.select) for fold, run in runs.items()}
     chosen = chosen_pairs(config, folds)
     truths, predictions = [], []
     for fold in folds:
@@ -60,7 +62,8 @@ def main(config: Config) -> dict:
         predictions.append(probabilities)
     truth, table = pd.concat(truths, ignore_index=True), pd.concat(predictions, ignore_index=True)
     run = RunFolder(config.model_dir, config.encoder, config.fold)
-    return report_series(run, "stage2", truth, table, title_of(config, "stage 2"), chosen)
+    title = title_of(config, "stage 2")
+    return report_series(run, "stage2", truth, table, title, chosen, weights)
 
 
 def chosen_pairs(config: Config, folds: list[int]) -> dict[int, Chosen]:

@@ -29,6 +29,8 @@ def make_tables(data: DataFolder) -> pd.DataFrame:
     series["fold"] = np.arange(SERIES) % 3
     series["length"] = LENGTH
     series["Modality"] = ["CTA", "MRA"] * (SERIES // 2)
+    series["PatientSex"] = ["F", "F", None] * (SERIES // 3)
+    series["PatientAge"] = [35, 40, 59.0, 70] * (SERIES // 4)
     series["plane"] = ["coronal"] * 10 + ["axial"] * (SERIES - 10)
     write_table(data.folds(3), series)
 

@@ -58,6 +58,9 @@ def test_folds_together_are_each_judged_with_the_others_choice(
 ):
     pooled = predictions(evaluation, tiny, model_dir, "all")
     scores = json.loads(RunFolder(model_dir, ENCODER, "all").scores(evaluation[1]).read_text())
+    mark = RunFolder(model_dir, ENCODER, "all").root / f"predictions_{evaluation[1]}.weights.json"
+    weights = json.loads(mark.read_text())["weights"]
+    assert len(weights) == len({str(made_by) for made_by in weights.values()}) == FOLDS
     shutil.copytree(model_dir, tmp_path / "model")
     for fold in range(FOLDS):
         chosen = scores["chosen"][str(fold)]

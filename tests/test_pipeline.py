@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from hashlib import sha256
 
 import numpy as np
 import pandas as pd
@@ -116,6 +117,16 @@ def test_scores_and_predictions_have_the_promised_form(walked, evaluation):
     keys = ["SeriesInstanceUID", "slice"] if spots else ["SeriesInstanceUID"]
     assert list(predictions.columns) == [*keys, *LABELS]
     assert predictions[list(LABELS)].stack().between(0, 1).all()
+    files = {
+        "stage1": ["best_stage1.pth"],
+        "stage2": ["best_stage1.pth", "best_stage2.pth"],
+        "end_to_end": ["weights_inference.pth"],
+    }
+    made_by = {}
+    for name in files[evaluation]:
+        made_by[name] = sha256((run_folder.root / name).read_bytes()).hexdigest()
+    mark = (run_folder.root / f"predictions_{evaluation}.weights.json").read_text()
+    assert json.loads(mark) == {"weights": {"0": made_by}}
     printed = results[f"eval_{evaluation}"].stdout
     assert f"{scores['score']:.3f}" in printed.splitlines()[-1]
     for label in LABELS:

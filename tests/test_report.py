@@ -9,17 +9,18 @@ import pandas as pd
 import pytest
 
 from src.artifacts.calibration import read_calibration
-from src.artifacts.files import read_json, write_json
+from src.artifacts.files import read_json, write_array, write_json
 from src.artifacts.paths import DataFolder, EncoderFolder, RunFolder
 from src.artifacts.tables import read_table, write_table
 from src.evaluation import calibration, metrics, platt
 from src.labels import LABELS, PRESENT
 from src.script import UserError
-from tests.evaluations import SERIES, evaluate, evaluate_spots, make_tables, percentiles
+from tests.evaluations import LENGTH, SERIES, evaluate, evaluate_spots, make_tables, percentiles
 from tools import report
 from tools.pages import report_calibration, report_figures
 from tools.pages.render import templates
 from tools.pages.report_inputs import UID, Pooled, read_evaluations
+from tools.pages.report_weights import WeightsCheck, folds_text
 from tools.report import Config
 
 DRAWS = 30
@@ -27,8 +28,8 @@ NASTY = '<script>alert("x")</script>&\'b'
 
 
 def pooled_of(config: Config, evaluation: str) -> Pooled:
-    read = read_evaluations(DataFolder(config.data_dir), config.model_dir, config.encoder)
-    return read[evaluation]
+    data, check = DataFolder(config.data_dir), WeightsCheck()
+    return read_evaluations(data, config.model_dir, config.encoder, check)[evaluation]
 
 
 @pytest.fixture
@@ -43,11 +44,14 @@ def quick(tmp_path, monkeypatch):
 def whole(tmp_path_factory):
     """A whole report of folds 0 and 2, of a network with a nasty name: (settings, series, page)."""
     root = tmp_path_factory.mktemp("report")
-    config = Config(root / "data", root / "model", NASTY, DRAWS)
+    config = Config(root / "data", root / "model", NASTY, DRAWS, dataset=NASTY, errors=2)
     series = make_tables(DataFolder(config.data_dir))
     for fold in (0, 2):
         evaluate(config, series, fold)
         evaluate_spots(config, fold)
+    data = DataFolder(config.data_dir)
+    for uid in series[UID]:
+        write_array(data.sequence(uid), np.ones((LENGTH, 8, 8), np.float16))
     rows = [{"name": "within <5 mm", "value": "61 %"}, {"name": "mm", "value": 4.25}]
     write_json(EncoderFolder(config.model_dir, NASTY).localisation, {"rows": rows})
     return config, series, Page(report.main(config).read_text())
@@ -63,10 +67,13 @@ class Page:
     def words(self, element) -> str:
         return " ".join(" ".join(element.itertext()).split())
 
-    def row(self, name: str, place: int = 0) -> list[str]:
-        """Return the cells behind the name of a row; place: which of several rows of a name."""
-        rows = [[self.words(cell) for cell in row] for row in self.root.iter("tr")]
-        return [row[1:] for row in rows if row[0] == name][place]
+    def row(self, name: str, section: str | None = None) -> list[str]:
+        """Return the cells behind the name of the first row with it, of a section or the page."""
+        sections = [each for each in self.root.iter("section") if each.get("id") == section]
+        rows = [
+            [self.words(cell) for cell in row] for row in (sections or [self.root])[0].iter("tr")
+        ]
+        return next(row[1:] for row in rows if row[0] == name)
 
 
 def test_the_scores_are_those_of_the_pooled_folds(whole):
@@ -84,12 +91,15 @@ def test_the_scores_are_those_of_the_pooled_folds(whole):
         assert page.row(label)[-1].startswith(f"{scores['locations'][label]:.3f} ")
     assert "80 series of folds 0, 2" in page.text and "2 of 3" in page.text
     assert "chosen on the held-out folds" in page.text
+    assert "It cannot be checked which weights made predictions_end_to_end.csv" in page.text
 
 
 def test_groups_and_folds_are_scored_alone(whole):
     config, _, page = whole
     table = pooled_of(config, "end_to_end").table
     groups = {"CTA": table[table.Modality == "CTA"], "axial": table[table.plane == "axial"]}
+    groups |= {"F": table[table.PatientSex == "F"], "unknown": table[table.PatientSex.isna()]}
+    groups["40 to 60 years"] = table[table.PatientAge.isin((40, 59))]
     for name, rows in groups.items():
         score = metrics.weighted_score(*metrics.label_arrays(rows))["score"]
         assert page.row(name)[:2] == [str(len(rows)), str(int(rows[LABELS[PRESENT]].sum()))]
@@ -107,14 +117,16 @@ def test_the_page_holds_all_it_needs_and_escapes_what_it_is_given(whole):
         assert tag.tag not in ("script", "link", "iframe", "object")
         for name, value in tag.items():
             assert not name.startswith("on"), (tag, name)
-            picture = re.fullmatch(r"data:image/png;base64,[A-Za-z0-9+/=]+", value)
+            picture = re.fullmatch(r"data:image/(png|jpeg);base64,[A-Za-z0-9+/=]+", value)
             assert name not in ("src", "srcset") or picture
             assert name != "href" or value.startswith("#")
     anchors = {tag.get("id") for tag in page.root.iter("section")}
     assert {tag.get("href")[1:] for tag in page.root.iter("a")} == anchors
     assert all(tag.get("alt") for tag in page.root.iter("img"))
     assert "url(" not in page.source and "@import" not in page.source
-    assert f"Aneurysm detection: {NASTY}" in page.text
+    assert f"Aneurysm detection: {NASTY} Data: {NASTY}." in page.text
+    boxes = [tag for tag in page.root.iter() if tag.get("class") == "box"]
+    assert all(tag.get("tabindex") == "0" for tag in boxes)  # a keyboard can scroll them
     assert page.row("within <5 mm") == ["61 %"] and page.row("mm") == ["4.250"]
 
 
@@ -124,7 +136,7 @@ def test_each_picture_lies_beside_the_page(whole):
     names = {"roc.png", "groups.png", "calibration.png", "training.png"}
     assert {path.name for path in folder.report.iterdir()} == names | {"report.html"}
     assert all((folder.report / name).read_bytes().startswith(b"\x89PNG") for name in names)
-    assert len(list(page.root.iter("img"))) == len(names)
+    assert len(list(page.root.iter("img"))) == len(names) + 2 * config.errors
 
 
 def test_the_calibration_is_fitted_on_all_and_a_rare_label_follows_the_others(whole):
@@ -142,7 +154,7 @@ def test_the_calibration_is_fitted_on_all_and_a_rare_label_follows_the_others(wh
     assert f"Of its own here: {', '.join(own)}." in page.text if own else "the same" in page.text
     for k, label in enumerate(LABELS):
         shown = [f"{saved.scales[k]:.3f}", f"{saved.offsets[k]:.3f}"]
-        assert page.row(label, 1)[1:3] == shown
+        assert page.row(label, "calibration")[1:3] == shown
 
 
 def test_calibration_after_is_crossfitted_by_fold(whole):
@@ -158,7 +170,7 @@ def test_calibration_after_is_crossfitted_by_fold(whole):
             losses.append(f"{calibration.log_loss(truth, each):.3f}")
             error = calibration.calibration_error(truth, calibration.sigmoid(each))
             errors.append(f"{error:.3f}")
-        assert page.row(name, int(chosen == PRESENT))[3:7] == [*losses, *errors]
+        assert page.row(name, "calibration")[3:7] == [*losses, *errors]
         assert losses[0] != losses[1]
     tops = [each[:, locations].argmax(axis=1) for each in (logits, after)]
     changed = (tops[0] != tops[1]).sum()
@@ -170,7 +182,7 @@ def test_with_one_fold_the_halves_are_crossfitted(quick):
     evaluate(config, series, 1)
     page = Page(report.main(config).read_text())
     assert "those of each half of the series are fitted on the other half" in page.text
-    row = page.row(LABELS[PRESENT], 1)
+    row = page.row(LABELS[PRESENT], "calibration")
     assert row[3] != row[4]
 
 
@@ -254,10 +266,10 @@ def test_sections_without_content_are_left_out(quick):
 
 
 def test_folds_are_named():
-    assert report.folds_text([3]) == "fold 3"
-    assert report.folds_text([0, 1]) == "folds 0, 1"
-    assert report.folds_text([1, 2, 3]) == "folds 1 to 3"
-    assert report.folds_text([0, 1, 3]) == "folds 0, 1, 3"
+    assert folds_text([3]) == "fold 3"
+    assert folds_text([0, 1]) == "folds 0, 1"
+    assert folds_text([1, 2, 3]) == "folds 1 to 3"
+    assert folds_text([0, 1, 3]) == "folds 0, 1, 3"
 
 
 def test_cells_are_shown():

@@ -15,6 +15,7 @@ from tests.evaluations import evaluate, make_tables
 from tools import report
 from tools.pages import report_calibration, report_figures
 from tools.pages.report_inputs import UID
+from tools.pages.report_weights import WeightsCheck
 
 DRAWS = 30
 
@@ -42,7 +43,8 @@ def write_findings(config, series, fold, seed=0) -> pd.DataFrame:
 
 def read(config) -> pd.DataFrame:
     folds = read_folds(DataFolder(config.data_dir))
-    return report_calibration.read_findings(folds, config.model_dir, config.encoder)
+    check = WeightsCheck()
+    return report_calibration.read_findings(folds, config.model_dir, config.encoder, check)
 
 
 def test_findings_are_fitted_on_hits_and_the_page_has_a_row(quick):

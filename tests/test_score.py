@@ -19,6 +19,7 @@ from tests.evaluations import evaluate, make_tables
 from tools import report, score
 from tools.pages import report_scores
 from tools.pages.report_inputs import read_evaluations
+from tools.pages.report_weights import WeightsCheck
 from tools.scoring import cases, output
 from tools.scoring.tables import UID
 
@@ -53,7 +54,7 @@ def test_scores_and_intervals_are_those_of_the_report(made, tmp_path, capsys):
     predictions = predictions_of(config, tmp_path)
     found = score.main(score.Config(truth, predictions, draws=DRAWS, out=tmp_path / "scores.json"))
     (pooled,) = read_evaluations(
-        DataFolder(config.data_dir), config.model_dir, config.encoder
+        DataFolder(config.data_dir), config.model_dir, config.encoder, WeightsCheck()
     ).values()
     expected = report_scores.scores_of(pooled.table, DRAWS)
     assert found["intervals"] == expected["intervals"]
@@ -83,7 +84,7 @@ def test_the_report_draws_patients(made):
     """Two series a patient: without patients the same table has other intervals."""
     config, _ = made
     (pooled,) = read_evaluations(
-        DataFolder(config.data_dir), config.model_dir, config.encoder
+        DataFolder(config.data_dir), config.model_dir, config.encoder, WeightsCheck()
     ).values()
     assert pooled.table.patient.nunique() == 60
     by_series = pooled.table.assign(patient=np.arange(120))

@@ -36,7 +36,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from src.artifacts.csv_cells import read_cells
 from src.artifacts.files import write_json
 from src.artifacts.paths import ArtifactError, DataFolder, EncoderFolder, RunFolder
-from src.artifacts.tables import LOCALIZER_COLUMNS, folds_of, read_fold, read_spots, write_table
+from src.artifacts.provenance import weights_of, write_predictions
+from src.artifacts.tables import LOCALIZER_COLUMNS, folds_of, read_fold, read_spots
 from src.device import choose_device
 from src.dicom import Series, open_series
 from src.evaluation.choice import Choice
@@ -87,6 +88,8 @@ class Config:
 def main(config: Config) -> pd.DataFrame:
     data = DataFolder(config.data_dir)
     folds = folds_of(data, config.fold)
+    runs = {fold: RunFolder(config.model_dir, config.encoder, fold) for fold in folds}
+    weights = {fold: weights_of(run, "end_to_end") for fold, run in runs.items()}
     chosen = chosen_pairs(config.model_dir, config.encoder, folds)
     judged = [judge_fold(config, data, fold, chosen[fold].pair) for fold in folds]
     tables = [pd.concat(parts, ignore_index=True) for parts in zip(*judged, strict=True)]
@@ -99,7 +102,7 @@ def main(config: Config) -> pd.DataFrame:
     folds = {"name": "held-out folds", "value": str(config.fold)}
     rows = [folds, *summary(*tables)]
     run = RunFolder(config.model_dir, config.encoder, config.fold)
-    write_table(run.findings, found[FOUND_COLUMNS])
+    write_predictions(run.findings, found[FOUND_COLUMNS], weights)
     write_json(EncoderFolder(config.model_dir, config.encoder).localisation, {"rows": rows})
     width = max(len(row["name"]) for row in rows)
     for row in rows:

@@ -1,8 +1,9 @@
-"""One page that shows how good the trained networks are: scores, ROC curves, modalities and planes,
-calibration and training, over all evaluated folds.
+"""One page that shows how good the trained networks are: scores, ROC curves, operating points,
+groups of series, worst errors, calibration and training, over all evaluated folds.
 
 Every series is judged by the network that never saw it: the page pools the predictions of all folds
-that the eval scripts have scored, and names these folds.
+that the eval scripts have scored, and names these folds. Predictions of other weights than those
+that are there now are refused.
 
 Reads
   model/{encoder}/fold-{k}/predictions_{stage1,stage2,end_to_end}.csv  (else those of fold-all/)
@@ -11,7 +12,10 @@ Reads
   model/{encoder}/localisation.json  if it exists: {"rows": [{"name": .., "value": ..}]}
   data/train_{N}_folds.csv
   data/train_stage1_{N}_folds.csv
+  data/train_localizers.csv  if it exists: sizes of aneurysms (radius_mm or volume_mm3)
   data/label_dict.pkl
+  data/npy_sequence/         if it exists: pictures of the worst errors
+  model/{encoder}/fold-{k}/logits/  if they exist: which slice to show
 
 Writes
   model/{encoder}/report/report.html  needs no other file and loads nothing
@@ -25,19 +29,30 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from src.artifacts.files import atomic, read_json
-from src.artifacts.paths import DataFolder, EncoderFolder
+from src.artifacts.paths import DataFolder, EncoderFolder, RunFolder
 from src.artifacts.tables import read_folds
 from src.evaluation import score_report
 from src.labels import LABELS
 from src.progress import progress
-from src.script import run_script, versions
-from tools.pages import report_calibration, report_figures, report_scores
+from src.script import UserError, run_script, versions
+from tools.pages import (
+    report_calibration,
+    report_errors,
+    report_figures,
+    report_groups,
+    report_points,
+    report_scores,
+)
 from tools.pages.render import render
+from tools.pages.report_calibration import read_findings
 from tools.pages.report_figures import saved
 from tools.pages.report_inputs import Pooled, read_evaluations, read_histories
+from tools.pages.report_weights import WeightsCheck, folds_text
 
 
 @dataclass
@@ -47,12 +62,16 @@ class Config:
     encoder: str = "convnext_base.dinov3_lvd1689m"  # as trained
 
     draws: int = 1000  # of the bootstrap
+    dataset: str = ""  # name of the data, for the page; else their folder
+    errors: int = 6  # false alarms and misses to show, so many of each; the page holds pictures
 
 
 def main(config: Config) -> Path:
+    if config.errors < 0 or config.draws < 1:
+        raise UserError("--errors must be at least 0, and --draws at least 1")
     folder = EncoderFolder(config.model_dir, config.encoder)
     data = DataFolder(config.data_dir)
-    evaluations = read_evaluations(data, config.model_dir, config.encoder)
+    evaluations, found, unchecked = read_checked(config, data)
     folds = sorted({fold for pooled in evaluations.values() for fold in pooled.folds})
     histories = read_histories(config.model_dir, config.encoder, folds)
     scores = {}
@@ -61,13 +80,15 @@ def main(config: Config) -> Path:
         scores[name] = report_scores.scores_of(pooled.table, draws)
     known = [name for name in ("end_to_end", "stage2") if name in evaluations]
     best_known = max(known, key=lambda name: len(evaluations[name].folds))
-    found = report_calibration.read_findings(read_folds(data), config.model_dir, config.encoder)
     judged, cells = evaluations[best_known], report_scores.cells_of(scores[best_known])
 
+    runs = {fold: RunFolder(config.model_dir, config.encoder, fold) for fold in judged.folds}
     parts = {
         "scores": lambda: scores_section(evaluations, scores, histories, folds),
         "roc": lambda: saved(folder, "roc", report_figures.draw_rocs, judged, cells, config.draws),
-        "groups": lambda: groups_section(folder, judged, config.draws),
+        "points": lambda: report_points.section(judged),
+        "groups": lambda: report_groups.section(folder, data, judged, config.draws),
+        "errors": lambda: report_errors.section(data, runs, judged, found, config.errors),
         "calibration": lambda: report_calibration.section(folder, judged, found),
         "training": lambda: training_picture(folder, histories),
         "localisation": lambda: localisation_rows(folder),
@@ -76,7 +97,9 @@ def main(config: Config) -> Path:
     page = render(
         "report.html",
         title=f"Aneurysm detection: {config.encoder}",
+        dataset=config.dataset or name_of(config.data_dir),
         judged=judged,
+        unchecked=unchecked,
         folds=folds_text(judged.folds),
         headline=cells,
         positives=int(judged.table[report_scores.PRESENCE].sum()),
@@ -93,11 +116,18 @@ def main(config: Config) -> Path:
     return folder.report_page
 
 
-def folds_text(folds: list[int]) -> str:
-    """Name each fold, or the first and the last if none between them is missing."""
-    if len(folds) > 2 and folds == list(range(folds[0], folds[-1] + 1)):
-        return f"folds {folds[0]} to {folds[-1]}"
-    return f"fold{'s' * (len(folds) > 1)} {', '.join(map(str, folds))}"
+def read_checked(config: Config, data: DataFolder) -> tuple[dict[str, Pooled], pd.DataFrame, str]:
+    """Return the evaluations, the findings, and a line if nobody knows which weights made them.
+
+    Raise ArtifactError if other weights made them than those that are there now.
+    """
+    check = WeightsCheck()
+    evaluations = read_evaluations(data, config.model_dir, config.encoder, check)
+    found = read_findings(read_folds(data), config.model_dir, config.encoder, check)
+    check.require()
+    if check.line:
+        print(check.line)
+    return evaluations, found, check.line
 
 
 def scores_section(
@@ -120,13 +150,12 @@ def scores_section(
     }
 
 
-def groups_section(folder: EncoderFolder, judged: Pooled, draws: int) -> dict:
-    """Return the scores of each modality and each plane, as a picture and as tables."""
-    rows = {"Modality": [], "Plane": []}
-    for column, name in (("Modality", "Modality"), ("plane", "Plane")):
-        for value, table in judged.table.groupby(column):
-            rows[name].append(report_scores.group_row(str(value), table, draws))
-    return {"picture": saved(folder, "groups", report_figures.draw_groups, rows), "rows": rows}
+def name_of(data_dir: Path) -> str:
+    """Return what to call the data of a folder that nobody has named."""
+    drawn = (data_dir / "demo_settings.json").exists()
+    below = data_dir.relative_to(data_dir.anchor).parts or (data_dir.resolve().name,)
+    folder = "/".join(below[-2:])  # the rest may name a person
+    return f"synthetic series of tools/make_demo_data.py ({folder})" if drawn else folder
 
 
 def training_picture(folder: EncoderFolder, histories: dict) -> str | None:

@@ -6,7 +6,7 @@ import pandas as pd
 
 from src.artifacts.files import write_json
 from src.artifacts.paths import RunFolder
-from src.artifacts.tables import write_table
+from src.artifacts.provenance import write_predictions
 from src.evaluation import metrics, scoring
 from src.evaluation.choice import Chosen
 from src.evaluation.resampling import patient_numbers
@@ -18,10 +18,17 @@ GROUPS = ("Modality", "plane")  # columns; the series of each of their values ar
 
 
 def report_spots(
-    run: RunFolder, truth: pd.DataFrame, predictions: pd.DataFrame, title: str
+    run: RunFolder,
+    truth: pd.DataFrame,
+    predictions: pd.DataFrame,
+    title: str,
+    weights: dict[int, dict[str, str]] | None = None,
 ) -> dict:
-    """Score spots, print the table and write predictions_stage1.csv and scores_stage1.json."""
-    write_table(run.predictions("stage1"), predictions)
+    """Score spots, print the table and write predictions_stage1.csv and scores_stage1.json.
+
+    weights: what made them, as `provenance.write_predictions` takes it.
+    """
+    write_predictions(run.predictions("stage1"), predictions, weights)
     scores, _ = scored(truth, predictions, ["SeriesInstanceUID", "slice"])
     write_json(run.scores("stage1"), scores)
     print(score_table(scores, f"{title}: {len(truth)} rows of {scores['n_series']} series"))
@@ -35,12 +42,13 @@ def report_series(
     predictions: pd.DataFrame,
     title: str,
     chosen: dict[int, Chosen] | None = None,
+    weights: dict[int, dict[str, str]] | None = None,
 ) -> dict:
     """Do the same for series, with 95 % intervals and the scores of each modality and plane.
 
     chosen: step and weight of stage 1 that were used, of each fold, if the caller has any.
     """
-    write_table(run.predictions(evaluation), predictions)
+    write_predictions(run.predictions(evaluation), predictions, weights)
     scores, both = scored(truth, predictions, ["SeriesInstanceUID"])
     patients = patient_numbers(both.get("patient_id", [""] * len(both)))
     scores["intervals"] = scoring.intervals(*metrics.label_arrays(both), patients, DRAWS)

@@ -14,7 +14,9 @@ from src.sampling.folds import seeded_order
 from tools.pages import report_figures, report_scores
 from tools.pages.report_figures import saved
 from tools.pages.report_inputs import UID, Pooled
+from tools.pages.report_weights import WeightsCheck
 
+PLACE = ["slice", "column", "row"]  # of a finding, in the stored image
 TOGETHER = "the 13 locations together"
 FINDINGS = f"a finding within {froc.HIT:.0f} mm of an aneurysm"
 
@@ -118,13 +120,18 @@ def crossfitted_findings(found: pd.DataFrame) -> list[np.ndarray]:
     return [hits, before, after]
 
 
-def read_findings(series: pd.DataFrame, model_dir: Path, encoder: str) -> pd.DataFrame:
-    """Return the findings of tools/measure_findings.py: UID, fold, probability and hit.
+def read_findings(
+    series: pd.DataFrame, model_dir: Path, encoder: str, check: WeightsCheck
+) -> pd.DataFrame:
+    """Return the findings of tools/measure_findings.py: UID, fold, probability, hit and PLACE.
 
     hit: 0 or 1; NaN in a series with an aneurysm whose place nobody knows.
+    PLACE: NaN in files of older versions.
     Of each fold its own or that of --fold all, the newer of both. series: UID, fold and labels.
+    check: learns which weights made them.
     """
-    tables = [pd.DataFrame(columns=[UID, "fold", "probability", "hit"], dtype=float)]
+    columns = [UID, "fold", "probability", "hit", *PLACE]
+    tables = [pd.DataFrame(columns=columns, dtype=float)]
     for fold, held_out in series.groupby("fold"):
         paths = [RunFolder(model_dir, encoder, name).findings for name in ("all", fold)]
         paths = [path for path in paths if path.exists()]
@@ -132,12 +139,15 @@ def read_findings(series: pd.DataFrame, model_dir: Path, encoder: str) -> pd.Dat
             table = _findings_of(path, series, held_out)
             if len(table):
                 tables.append(table)
+                run = RunFolder(model_dir, encoder, fold)
+                check.look(path, run, int(fold), "tools/measure_findings.py")
                 break
     return pd.concat([table for table in tables if len(table)] or tables, ignore_index=True)
 
 
 def _findings_of(path: Path, series: pd.DataFrame, held_out: pd.DataFrame) -> pd.DataFrame:
-    table = read_table(path, [UID, "probability", "mm"])[[UID, "probability", "mm"]]
+    table = read_table(path, [UID, "probability", "mm"])
+    table = table.reindex(columns=[UID, "probability", "mm", *PLACE])
     if not table.probability.between(0, 1).all() or not (table.mm >= 0).all():
         raise ArtifactError(f"{path} holds no findings: run tools/measure_findings.py again")
     strangers = set(table[UID]) - set(series[UID])
@@ -149,4 +159,4 @@ def _findings_of(path: Path, series: pd.DataFrame, held_out: pd.DataFrame) -> pd
     table = table.merge(held_out[[UID, "fold", LABELS[PRESENT]]], on=UID)
     unplaced = np.isinf(table.mm) & (table[LABELS[PRESENT]] != 0)
     hits = (table.mm <= froc.HIT).astype(float).mask(unplaced)
-    return table[[UID, "fold", "probability"]].assign(hit=hits)
+    return table[[UID, "fold", "probability", *PLACE]].assign(hit=hits)

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from src.artifacts.files import atomic
 from src.artifacts.paths import ALL_DATA, EncoderFolder
 from src.evaluation import calibration, metrics
+from src.evaluation.scoring import FEWEST
 from src.labels import LABELS, PRESENT
 from tools.pages.render import data_uri
 from tools.pages.report_inputs import Pooled, best_epoch
@@ -72,8 +73,9 @@ def _draw_roc(panel: Axes, truth: np.ndarray, scores: np.ndarray, area: Cell, dr
     if area.value is not None:
         lines.insert(0, f"AUC {area.value:.3f}")
         grid = np.linspace(0, 1, 101)
-        band = metrics.roc_band(truth, scores, grid, draws)
-        panel.fill_between(grid, *band, color=BLUE, alpha=0.2, linewidth=0)
+        if min((truth == 1).sum(), (truth == 0).sum()) >= FEWEST:
+            band = metrics.roc_band(truth, scores, grid, draws)
+            panel.fill_between(grid, *band, color=BLUE, alpha=0.2, linewidth=0)
         panel.plot(*metrics.roc_points(truth, scores), color=BLUE, linewidth=1.5)
     corner = {"ha": "right", "va": "bottom", "transform": panel.transAxes}
     panel.text(0.98, 0.04, "\n".join(lines), fontsize=8, **corner)
@@ -83,12 +85,17 @@ def _draw_roc(panel: Axes, truth: np.ndarray, scores: np.ndarray, area: Cell, dr
 
 def draw_groups(columns: dict[str, list[list]]) -> Figure:
     """Draw two scores of each group of series; a panel a column; {column: `group_row` of each}."""
-    columns = {column: groups for column, groups in columns.items() if groups}
-    figure = new_figure(0.42 * max(map(len, columns.values()), default=0) + 1.2)
     if not columns:
-        return figure
-    panels = figure.subplots(1, len(columns), sharex=True, squeeze=False)[0]
-    for panel, (column, groups) in zip(panels, columns.items(), strict=True):
+        return new_figure(1)
+    heights = []
+    for place in range(0, len(columns), 2):  # two panels beside each other
+        heights.append(max(map(len, list(columns.values())[place : place + 2])) + 1.8)
+    figure = new_figure(0.42 * sum(heights) + 0.3)
+    grid = {"height_ratios": heights, "sharex": True, "squeeze": False}
+    panels = figure.subplots(len(heights), min(len(columns), 2), **grid).ravel()
+    for panel in panels[len(columns) :]:
+        panel.axis("off")
+    for panel, (column, groups) in zip(panels, columns.items(), strict=False):
         names, series, _, scores, presences, *_ = zip(*groups, strict=True)
         _draw_marks(panel, scores, -0.13, label=SCORE, color=BLUE, marker="o")
         _draw_marks(panel, presences, 0.13, label=PRESENCE, color=ORANGE, marker="D")
@@ -99,7 +106,8 @@ def draw_groups(columns: dict[str, list[list]]) -> Figure:
         panel.set_xlabel("AUC (number of series in brackets)")
         panel.grid(axis="x", alpha=0.3)
         panel.tick_params(axis="y", length=0, labelsize=9)
-    handles = panels[-1].get_legend_handles_labels()
+        panel.tick_params(axis="x", labelbottom=True)
+    handles = panels[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside upper right", ncols=2, frameon=False)
     return figure
 

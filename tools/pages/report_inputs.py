@@ -16,6 +16,7 @@ from src.sampling.slices import step_counts
 from src.sampling.spot_dataset import held_out_rows
 from src.sampling.spots import window_labels, with_nan
 from src.script import UserError
+from tools.pages.report_weights import WeightsCheck
 
 UID = "SeriesInstanceUID"
 # Evaluation: its name on the page, what a row is, its key.
@@ -24,6 +25,9 @@ EVALUATIONS = {
     "stage2": ("stage 2", "series", [UID]),
     "end_to_end": ("end to end", "series", [UID]),
 }
+# What else is known of a series, for groups and for the list of errors.
+ABOUT = [UID, "Modality", "plane", "patient_id", "PatientSex", "PatientAge", "length", "h", "w"]
+ABOUT += ["orientation", "row_spacing", "column_spacing"]
 
 
 @dataclass
@@ -49,13 +53,18 @@ class Pooled:
         return metrics.label_arrays(self.table)
 
 
-def read_evaluations(data: DataFolder, model_dir: Path, encoder: str) -> dict[str, Pooled]:
-    """Return the evaluations with predictions; raise UserError if none of them is of series."""
+def read_evaluations(
+    data: DataFolder, model_dir: Path, encoder: str, check: WeightsCheck
+) -> dict[str, Pooled]:
+    """Return the evaluations with predictions; raise UserError if none of them is of series.
+
+    check: learns which weights made them.
+    """
     found = {}
     series = read_folds(data)
     fold_of = series.set_index(UID).fold
     for evaluation, (name, unit, keys) in EVALUATIONS.items():
-        predictions = _read_predictions(evaluation, keys, fold_of, model_dir, encoder)
+        predictions = _read_predictions(evaluation, keys, fold_of, model_dir, encoder, check)
         if predictions.empty:
             continue
         folds = predictions[UID].map(fold_of).unique()
@@ -63,7 +72,7 @@ def read_evaluations(data: DataFolder, model_dir: Path, encoder: str) -> dict[st
         if evaluation == "stage1":
             truth = _spot_truth(data, series, folds, model_dir, encoder)
         else:
-            known = series.columns.intersection([UID, "Modality", "plane", "patient_id", *LABELS])
+            known = series.columns.intersection([*ABOUT, *LABELS])
             expected = series.loc[series.fold.isin(folds), known]
             truth = expected[expected[UID].isin(predictions[UID])]  # the others were not readable
             left_out = len(expected) - len(truth)
@@ -82,7 +91,12 @@ def read_evaluations(data: DataFolder, model_dir: Path, encoder: str) -> dict[st
 
 
 def _read_predictions(
-    evaluation: str, keys: list[str], fold_of: pd.Series, model_dir: Path, encoder: str
+    evaluation: str,
+    keys: list[str],
+    fold_of: pd.Series,
+    model_dir: Path,
+    encoder: str,
+    check: WeightsCheck,
 ) -> pd.DataFrame:
     """Return each fold's part of the predictions of --fold all or of its own, the newer of both.
 
@@ -110,6 +124,8 @@ def _read_predictions(
             table = table[table[UID].isin(held_out)]
             if len(table):
                 tables.append(table)
+                run = RunFolder(model_dir, encoder, fold)
+                check.look(path, run, int(fold), f"eval_{evaluation}.py")
                 break
     return pd.concat(tables) if tables else pd.DataFrame(columns=columns)
 
