@@ -21,6 +21,7 @@ from src.inference.both_stages import BothStages
 from src.inference.findings import Finding, FindingRules, find
 from src.inference.probabilities import BROKEN_WEIGHTS, NotFinite
 from src.inference.sources import from_bundle, from_folder
+from src.labels import PRESENT
 from src.preprocess.images import PreparedSeries, prepare
 from src.progress import Clock
 from src.sampling.view import View
@@ -95,6 +96,16 @@ class Predictor:
         self.calibration = None
         if calibrate:
             self.calibration = source.calibration()
+            self.names = self._with_calibrated_thresholds(source.names)
+
+    def _with_calibrated_thresholds(self, names: dict) -> dict:
+        """Return the names; thresholds of an aneurysm become those of calibrated probabilities."""
+        scale, offset = self.calibration.scales[PRESENT], self.calibration.offsets[PRESENT]
+        points = []
+        for point in names["operating_points"]:
+            threshold = calibration.apply_one(point["threshold"], scale, offset)
+            points.append(point | {"threshold": threshold})
+        return names | {"operating_points": points}
 
     def _require_one_training(self) -> None:
         for name in ONE_TRAINING:
