@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from src.artifacts.calibration import operating_points_of
 from src.artifacts.tables import read_fold
 from src.dicom import open_series
 from src.inference.ensemble import Prediction, Predictor
@@ -95,6 +96,16 @@ def test_the_page_says_which_networks_and_what_they_are_worth(prepared, tmp_path
     text = text_of(tmp_path / "1.2.html")
     assert f"fold-0, all of the bundle {'a' * 12}" in text
     assert "Sensitivity and specificity at a threshold are not known" in text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"threshold": 1.5}, {"sensitivity": None}, {"positives": "40"}, {"specificity_interval": [1]}],
+)
+def test_operating_points_that_are_none_are_not_shown(change):
+    assert operating_points_of([POINT]) == [POINT]
+    assert operating_points_of([POINT, POINT | change]) == []
+    assert operating_points_of(None) == operating_points_of(POINT) == []
 
 
 def test_without_maps_the_page_says_so(prepared, tmp_path):
