@@ -16,6 +16,7 @@ from src.artifacts.files import write_json
 from src.artifacts.paths import ArtifactError, EncoderFolder, RunFolder
 from src.artifacts.tables import read_folds
 from src.dicom import open_series
+from src.inference.sources import from_bundle, from_folder
 from src.labels import LABELS, LOCATIONS, PRESENT
 from src.progress import Clock
 from src.script import UserError
@@ -191,3 +192,11 @@ def test_figures_of_a_test_set_stand_in_the_card(tiny, networks, tmp_path):
     with zipfile.ZipFile(out) as archive:
         card = archive.read("MODEL_CARD.md").decode()
     assert "Aneurysm Present from   sensitivity" in card and "\n0.35 " in card
+    names = from_bundle(out).names
+    [point] = names["operating_points"]
+    assert point["threshold"] == 0.35 and point["sensitivity"] == 1.0  # as the guesses are
+    assert names["data"] == "synthetic | series" and names["date"] == export_bundle.day_of(
+        [RunFolder(networks, ENCODER, fold) for fold in (0, 1)]
+    )
+    names = from_folder(networks, ENCODER, (0,)).names
+    assert names["data"] == "data" and names["operating_points"] == []  # no path of a person

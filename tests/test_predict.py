@@ -22,6 +22,7 @@ from src.labels import LABELS, MIRROR, PRESENT
 from src.progress import Clock
 from src.script import UserError
 from tests.networks import ENCODER, write_both
+from tests.test_predict_page import POINT
 from tools import export_onnx, predict
 
 
@@ -107,7 +108,8 @@ def test_calibrated_probabilities_are_those_of_scaled_and_moved_logits(
 ):
     made = Calibration(0.5 + np.arange(14), np.linspace(-1, 1, 14), (0.5, 1.0))
     shutil.copytree(networks, tmp_path / "model")
-    write_calibration(EncoderFolder(tmp_path / "model", ENCODER), made, {})
+    points = {"operating_points": [POINT]}
+    write_calibration(EncoderFolder(tmp_path / "model", ENCODER), made, points)
     tables, pages = [], []
     for calibrate in (False, True):
         out = tmp_path / str(calibrate)
@@ -132,6 +134,10 @@ def test_calibrated_probabilities_are_those_of_scaled_and_moved_logits(
         assert second["probability"] == pytest.approx(1 / (1 + np.exp(-0.5 * logit - 1)))
         assert first["sop_uid"] == second["sop_uid"]  # in the same order
     assert [page["calibrated"] for page in pages] == [[], ["series", "findings"]]
+    # A series that reaches the threshold before reaches the other one after.
+    thresholds = [page["networks"]["operating_points"][0]["threshold"] for page in pages]
+    logit = made.scales[PRESENT] * np.log(0.25 / 0.75) + made.offsets[PRESENT]
+    assert thresholds == pytest.approx([0.25, 1 / (1 + np.exp(-logit))])
 
 
 def test_a_missing_calibration_is_asked_for_in_one_sentence(networks, held_out, tmp_path):
@@ -211,7 +217,8 @@ def test_hostile_text_does_nothing_and_the_patient_stays_unnamed(networks, nasty
             "&lt;script&gt;alert(1)&lt;/script&gt; &#34;TOF&#34; &amp; more" in written
         ) == descriptions
         assert "1 (not_dicom)" in written
-        for secret in ("<script", "<img src=x", "Roe", "Jane", "19610203", "SECRET7"):
+        assert written.count("<script") == 1  # the page's own
+        for secret in ("<img src=x", "Roe", "Jane", "19610203", "SECRET7"):
             assert secret not in written
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src.artifacts.calibration import read_calibration
+from src.artifacts.calibration import read_calibration, read_operating_points
 from src.artifacts.files import read_json, write_array, write_json
 from src.artifacts.paths import DataFolder, EncoderFolder, RunFolder
 from src.artifacts.tables import read_table, write_table
@@ -150,6 +150,12 @@ def test_the_calibration_is_fitted_on_all_and_a_rare_label_follows_the_others(wh
     assert saved.findings is None and "Findings are not calibrated" in page.text
     assert content["folds"] == [0, 2] and content["n_series"] == 80
     assert labels[:, 0].sum() < calibration.FEWEST and expected.groups[0] == platt.SHARED
+    points = read_operating_points(folder)
+    assert [point["threshold"] for point in points] == [0.1, 0.25, 0.5]
+    of_positives = probabilities[labels[:, PRESENT] == 1, PRESENT]
+    for point in points:
+        assert point["sensitivity"] == np.mean(of_positives >= point["threshold"])
+        assert point["positives"] == len(of_positives)
     own = [label for label, group in zip(LABELS, expected.groups, strict=True) if group]
     assert f"Of its own here: {', '.join(own)}." in page.text if own else "the same" in page.text
     for k, label in enumerate(LABELS):

@@ -19,7 +19,7 @@ Writes  --out
 
 import sys
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -33,6 +33,7 @@ from src.artifacts.checkpoints import read_joined
 from src.artifacts.files import read_json
 from src.artifacts.paths import ALL_DATA, DataFolder, EncoderFolder, RunFolder
 from src.artifacts.tables import read_fold
+from src.inference.sources import day_of
 from src.labels import LABELS, PRESENT
 from src.script import UserError, run_script, versions
 from tools.pages import model_card
@@ -114,12 +115,6 @@ def counts(data: DataFolder, fold: int | str, trained: dict) -> dict:
         "modalities": {str(name): int(n) for name, n in modalities.value_counts().items()},
         "positives": {label: int((outside[label] == 1).sum()) for label in LABELS},
     }
-
-
-def day_of(runs: list[RunFolder]) -> str:
-    """Return the day, in UTC, on which the newest weights were written."""
-    newest = max(run.inference.stat().st_mtime for run in runs)
-    return datetime.fromtimestamp(newest, UTC).date().isoformat()
 
 
 def fitted_calibration(config: Config) -> Calibration | None:

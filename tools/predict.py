@@ -30,6 +30,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -56,6 +57,7 @@ from src.text import printable
 from src.worker_pool import Failure, attempt
 from tools.outputs.write import KINDS, require_packages, write_outputs
 from tools.pages import predict_page
+from tools.pages.cautions import cautions_of
 
 LONGEST_PATH = 4096  # characters
 
@@ -169,7 +171,9 @@ def predict_one(
     name = file_name(prepared.series, taken)
     content = as_json(config, predictor.names, prepared, prediction)
     write_json(config.out / f"{name}.json", content, sync=False)
-    page = predict_page.write_page(config.out, name, prepared, prediction, config.descriptions)
+    page = predict_page.write_page(
+        config.out, name, prepared, prediction, content, config.descriptions
+    )
     why = write_outputs(config.output, config.out, name, prepared, prediction)
     refused += [Failed(name, f"no_{kind}", sentence) for kind, sentence in why.items()]
     return page
@@ -207,7 +211,7 @@ def as_json(config: Config, names: dict, prepared: PreparedSeries, prediction: P
     if prediction.slices is not None:
         curve = dict(zip(LABELS, prediction.slices.T.round(5).tolist(), strict=True))
     positions = None if series.positions is None else series.positions[prediction.tokens].tolist()
-    options = ("both_steps", "mirror", "onnx", "calibrate")
+    options = ("both_steps", "mirror", "onnx", "calibrate", "threshold", "peaks", "reach")
     return {
         "series_uid": series.slices[0].file.series_uid,
         "probabilities": dict(zip(LABELS, prediction.probabilities.tolist(), strict=True)),
@@ -225,7 +229,9 @@ def as_json(config: Config, names: dict, prepared: PreparedSeries, prediction: P
         "spacing": series.spacing,
         "dropped": dict(Counter(reason for _, reason in series.dropped)),
         "warnings": series.warnings,
+        "cautions": cautions_of(prepared),
         "networks": names | {name: getattr(config, name) for name in options},
+        "predicted": datetime.now().date().isoformat(),
         "versions": versions(),
     }
 

@@ -45,6 +45,7 @@ class Bundle(NamedTuple):
     networks: dict[str, dict]  # {"fold-0": content as of weights_inference.pth}
     calibration: Calibration | None  # None if none was fitted
     seal: str  # SHA-256, which tells it from all others
+    about: dict  # plain values that no program needs, unchecked
 
 
 def write_bundle(
@@ -118,7 +119,7 @@ def read_bundle(path: Path) -> Bundle:
         calibration = manifest["calibration"]
         if calibration is not None:
             calibration = calibration_of(path, calibration)
-    return Bundle(networks, calibration, seal)
+    return Bundle(networks, calibration, seal, manifest["about"])
 
 
 def _described(joined: dict) -> dict:

@@ -10,6 +10,8 @@ from src.artifacts.paths import ArtifactError, EncoderFolder, remedy, require
 from src.labels import LABELS
 
 MOST = 1e6  # of a scale and of an offset's size
+FRACTIONS = {"sensitivity": "positives", "specificity": "negatives"}  # and what they are of
+PAIR = [True, True]
 
 
 class Calibration(NamedTuple):
@@ -29,6 +31,28 @@ def read_calibration(folder: EncoderFolder) -> Calibration:
     """Return what tools/report.py fitted; raise ArtifactError if that is missing or impossible."""
     path = require(folder.calibration)
     return calibration_of(path, read_json(path))
+
+
+def read_operating_points(folder: EncoderFolder) -> list[dict]:
+    """Return what `operating_points_of` finds beside the calibration; none if it is missing."""
+    if not folder.calibration.exists():
+        return []
+    return operating_points_of(read_json(folder.calibration).get("operating_points"))
+
+
+def operating_points_of(rows: Any) -> list[dict]:
+    """Return rows as `src.evaluation.scoring.at_threshold` makes them; none if one is not."""
+    if type(rows) is not list or not all(type(row) is dict for row in rows):
+        return []
+    for row in rows:
+        if not all(map(_is_fraction, (row.get("threshold"), *map(row.get, FRACTIONS)))):
+            return []
+        if not all(type(row.get(count)) is int for count in FRACTIONS.values()):
+            return []
+        ends = [row.get(f"{name}_interval") for name in FRACTIONS]
+        if not all(type(pair) is list and list(map(_is_fraction, pair)) == PAIR for pair in ends):
+            return []
+    return rows
 
 
 def content_of(calibration: Calibration) -> dict:
@@ -62,3 +86,7 @@ def _map_of(path: Path, content: Any, name: str) -> tuple[float, float]:
 
 def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and -MOST <= value <= MOST
+
+
+def _is_fraction(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value <= 1

@@ -52,7 +52,7 @@ TEXTS = (
     "InstanceNumber", "TemporalPositionIdentifier", "EchoNumbers", "ImagePositionPatient",
     "ImageOrientationPatient", "PixelSpacing", "ImagerPixelSpacing", "SliceThickness",
     "SpacingBetweenSlices", "PhotometricInterpretation", "NumberOfFrames", "RescaleSlope",
-    "RescaleIntercept", "RescaleType",
+    "RescaleIntercept", "RescaleType", "BodyPartExamined",
 )  # fmt: skip
 NAMES = (*TEXTS, *SHORTS, *RAW, *TABLES, *TRAITS, *SEQUENCES)
 WANTED = {tag_for_keyword(name): name for name in NAMES} | PRIVATE_TRAITS

@@ -96,6 +96,16 @@ class Predictor:
         self.calibration = None
         if calibrate:
             self.calibration = source.calibration()
+            self.names = self._with_calibrated_thresholds(source.names)
+
+    def _with_calibrated_thresholds(self, names: dict) -> dict:
+        """Return the names; thresholds of an aneurysm become those of calibrated probabilities."""
+        scale, offset = self.calibration.scales[PRESENT], self.calibration.offsets[PRESENT]
+        points = []
+        for point in names["operating_points"]:
+            threshold = calibration.apply_one(point["threshold"], scale, offset)
+            points.append(point | {"threshold": threshold})
+        return names | {"operating_points": points}
 
     def _require_one_training(self) -> None:
         for name in ONE_TRAINING:

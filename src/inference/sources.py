@@ -2,15 +2,22 @@
 
 from collections.abc import Callable
 from dataclasses import fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from src.artifacts.bundle import read_bundle
-from src.artifacts.calibration import Calibration, read_calibration
+from src.artifacts.calibration import (
+    Calibration,
+    operating_points_of,
+    read_calibration,
+    read_operating_points,
+)
 from src.artifacts.checkpoints import read_joined, read_trained
 from src.artifacts.paths import ALL_DATA, ArtifactError, EncoderFolder, RunFolder
 from src.evaluation import choice
 from src.evaluation.choice import Chosen
+from src.labels import LABELS, PRESENT
 from src.script import UserError
 
 IN_A_BUNDLE = ("model_dir", "encoder", "folds", "train_on_all", "onnx")  # flags of the tools
@@ -31,13 +38,19 @@ def from_folder(
 ) -> Source:
     """Return the networks of `folds`. select: "best" or "last" epoch of stage 2."""
     runs = [RunFolder(model_dir, encoder, fold) for fold in folds]
-    return Source(
-        [joined_weights(run, select) for run in runs],
-        [str(run.root) for run in runs],
-        list(runs),
-        lambda: read_calibration(EncoderFolder(model_dir, encoder)),
-        {"encoder": encoder, "folds": folds, "train_on_all": ALL_DATA in folds},
-    )
+    joined = [joined_weights(run, select) for run in runs]
+    folder = EncoderFolder(model_dir, encoder)
+    names = {
+        "encoder": encoder,
+        "folds": folds,
+        "train_on_all": ALL_DATA in folds,
+        "data": _data_of(joined[0]),
+        "date": day_of(runs),
+        "image_size": joined[0]["stage1_settings"]["image_size"],
+        "operating_points": read_operating_points(folder),
+    }
+    places = [str(run.root) for run in runs]
+    return Source(joined, places, list(runs), lambda: read_calibration(folder), names)
 
 
 def from_bundle(path: Path) -> Source:
@@ -52,13 +65,38 @@ def from_bundle(path: Path) -> Source:
         return bundle.calibration
 
     joined = list(bundle.networks.values())
+    settings, about = joined[0]["stage1_settings"], bundle.about
     names = {
         "bundle": bundle.seal,
-        "encoder": joined[0]["stage1_settings"]["encoder"],
+        "encoder": settings["encoder"],
         "networks": list(bundle.networks),
+        "data": about.get("dataset"),
+        "date": about.get("date"),
+        "image_size": settings["image_size"],
+        "operating_points": _points_on_test_set(about.get("test_set")),
     }
     places = [f"{path}, {name}" for name in bundle.networks]
     return Source(joined, places, [None] * len(joined), calibration, names)
+
+
+def _data_of(joined: dict) -> str | None:
+    """Return the folder of the training's data as it was given, of an absolute one the name."""
+    path = joined["stage1_settings"].get("data_dir")
+    if not isinstance(path, str):
+        return None
+    return Path(path).name if Path(path).is_absolute() else path
+
+
+def day_of(runs: list[RunFolder]) -> str:
+    """Return the day, in UTC, on which the newest weights were written."""
+    newest = max(run.inference.stat().st_mtime for run in runs)
+    return datetime.fromtimestamp(newest, UTC).date().isoformat()
+
+
+def _points_on_test_set(figures: Any) -> list[dict]:
+    """Return the operating points in figures of tools/score.py, none if there are none."""
+    by_label = figures.get("thresholds") if type(figures) is dict else None
+    return operating_points_of(by_label.get(LABELS[PRESENT]) if type(by_label) is dict else None)
 
 
 def require_no_other(config: Any) -> None:

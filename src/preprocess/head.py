@@ -60,6 +60,20 @@ def find_head(
     images: prepared (S, S), of the slices `numbers` (k,) that `sample_slices` names.
     metadata: what `metadata_of` returns.
     """
+    small, positions, size = _small(images, numbers, metadata)
+    return head_centre(small, positions, metadata["plane"], metadata["mod"], size)
+
+
+def shows_head(images: Iterable[np.ndarray], numbers: np.ndarray, metadata: dict) -> bool:
+    """Return whether anything in the images is as large as a head; arguments as of `find_head`."""
+    small, positions, size = _small(images, numbers, metadata)
+    return _skin(small, positions, metadata["mod"], np.array(size[::-1]) / SIDE) is not None
+
+
+def _small(
+    images: Iterable[np.ndarray], numbers: np.ndarray, metadata: dict
+) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
+    """Return images (k, SIDE, SIDE), positions (k,) and height and width in mm."""
     between, row, column = spacing_or_default(
         (metadata["slice_spacing"], metadata["row_spacing"], metadata["column_spacing"])
     )
@@ -68,8 +82,7 @@ def find_head(
         positions = np.array(metadata["positions"])[numbers]
     shape = (metadata["h"], metadata["w"])
     across, down = extent_mm(shape, (row, column), metadata["orientation"])
-    small = np.stack([shrunk(image) for image in images])
-    return head_centre(small, positions, metadata["plane"], metadata["mod"], (down, across))
+    return np.stack([shrunk(image) for image in images]), positions, (down, across)
 
 
 def head_centre(
@@ -79,7 +92,9 @@ def head_centre(
     modality: str,
     size: tuple[float, float],
 ) -> tuple[float, float] | None:
-    """Return x and y of the head's centre as fractions of the image, or None if there is no head.
+    """Return x and y of the head's centre as fractions of the image, or None.
+
+    There is none without a head, or where all of the image is inside the head.
 
     images: (k, SIDE, SIDE) canonical prepared images, 0..5.
     positions: (k,) mm along the normal, ascending.

@@ -55,9 +55,9 @@ class Canvas:
         return self.series.patient_point(number, x, y)
 
 
-def canvas_of(series: Series) -> Canvas:
+def canvas_of(series: Series, long_side: int = LONG_SIDE) -> Canvas:
     across, down = extent_mm(series.shape[1:], series.spacing[1:], series.orientation)
-    pixel = max(across, down) / LONG_SIDE
+    pixel = max(across, down) / long_side
     width, height = max(1, round(across / pixel)), max(1, round(down / pixel))
     return Canvas(series, width, height, (float(across / width), float(down / height)))
 
@@ -67,9 +67,8 @@ def draw(
 ) -> np.ndarray:
     """Return the picture (H, W, 3) uint8 RGB of a slice that the networks looked at."""
     image = prepared.images[np.searchsorted(prepared.numbers, number)]  # (S, S)
-    size = (canvas.width, canvas.height)
-    grey = cv2.resize(image.astype(np.float32) * (255 / TOP), size, interpolation=cv2.INTER_CUBIC)
-    picture = np.repeat(grey.clip(0, 255)[..., None], 3, axis=2)  # (H, W, 3)
+    grey = grey_picture(image, (canvas.width, canvas.height))
+    picture = np.repeat(grey[..., None], 3, axis=2)  # (H, W, 3)
     if prediction.heat is not None:
         opacity = OPACITY * heat_on(canvas, len(image), prediction, number)[..., None]
         picture = picture * (1 - opacity) + np.array(HEAT) * opacity
@@ -82,6 +81,12 @@ def draw(
     for _, finding in here:
         _ring(canvas, picture, canvas.of_stored(finding.x, finding.y))
     return _with_texts(canvas, picture, here, image_name(canvas.series.slices[number]))
+
+
+def grey_picture(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return a prepared image (S, S) as (H, W) float32 in 0..255. size: W and H."""
+    grey = cv2.resize(image.astype(np.float32) * (255 / TOP), size, interpolation=cv2.INTER_CUBIC)
+    return grey.clip(0, 255)
 
 
 def heat_on(canvas: Canvas, side: int, prediction: Prediction, number: int) -> np.ndarray:
@@ -102,13 +107,14 @@ def heat_on(canvas: Canvas, side: int, prediction: Prediction, number: int) -> n
     return (shown * prediction.slices[token, PRESENT]).clip(0, 1)
 
 
-def _radius(canvas: Canvas) -> int:
+def ring_radius(canvas: Canvas) -> int:
+    """Return the radius of a ring around a finding, in pixels."""
     return max(6, round(RING_MM / max(canvas.pixel_mm)))
 
 
 def _ring(canvas: Canvas, picture: np.ndarray, centre: tuple[float, float]) -> None:
     at = [round(16 * value) for value in centre]  # in 16ths of a pixel
-    cv2.circle(picture, at, 16 * _radius(canvas), RING, 2, cv2.LINE_AA, shift=4)
+    cv2.circle(picture, at, 16 * ring_radius(canvas), RING, 2, cv2.LINE_AA, shift=4)
 
 
 def _with_texts(
@@ -130,7 +136,7 @@ def _with_texts(
         _write(image, letter, place, anchor, LETTERS)
     for rank, finding in findings:
         x, y = canvas.of_stored(finding.x, finding.y)
-        beside = _radius(canvas) * 0.75
+        beside = ring_radius(canvas) * 0.75
         _write(image, str(rank), (min(x + beside, width - 6), max(y - beside, 6)), "ld", RING)
     return np.asarray(image)
 

@@ -5,6 +5,7 @@ which is how the tests read them.
 """
 
 from base64 import b64encode
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from markupsafe import Markup
 
 from src.text import printable
 
+FOLDER = Path(__file__).parent
 LONGEST = 2000  # characters of a line that holds what does not print
 
 
@@ -25,13 +27,27 @@ def shown(value: Any) -> Any:
 
 
 templates = Environment(
-    loader=FileSystemLoader(Path(__file__).parent),
+    loader=FileSystemLoader(FOLDER),
     autoescape=True,
     finalize=shown,
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
 )
+
+
+def script(name: str) -> Markup:
+    """Return a script of this folder as it is."""
+    return Markup((FOLDER / name).read_text())
+
+
+def allowed(name: str) -> Markup:
+    """Return what the Content Security Policy calls this script, and no other."""
+    digest = sha256(script(name).encode()).digest()
+    return Markup(f"'sha256-{b64encode(digest).decode()}'")
+
+
+templates.globals |= {"script": script, "allowed": allowed}
 
 
 def render(template: str, **content) -> bytes:

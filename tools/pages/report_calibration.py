@@ -8,7 +8,7 @@ import pandas as pd
 from src.artifacts.calibration import Calibration, write_calibration
 from src.artifacts.paths import ArtifactError, EncoderFolder, RunFolder
 from src.artifacts.tables import read_table
-from src.evaluation import calibration, froc, platt
+from src.evaluation import calibration, froc, platt, scoring
 from src.labels import LABELS, LOCATIONS, PRESENT
 from src.sampling.folds import seeded_order
 from tools.pages import report_figures, report_scores
@@ -18,6 +18,7 @@ from tools.pages.report_weights import WeightsCheck
 
 PLACE = ["slice", "column", "row"]  # of a finding, in the stored image
 TOGETHER = "the 13 locations together"
+THRESHOLDS = (0.1, 0.25, 0.5)  # that nobody chose on these series; as tools/score.py
 FINDINGS = f"a finding within {froc.HIT:.0f} mm of an aneurysm"
 
 
@@ -31,6 +32,7 @@ def section(folder: EncoderFolder, judged: Pooled, found: pd.DataFrame) -> dict:
     of_findings = platt.fit_one(hits, calibration.logit(found.probability.to_numpy()))
     made_of = {"folds": judged.folds, "n_series": judged.series, "evaluation": judged.name}
     made_of["n_findings"] = int((~np.isnan(hits)).sum())
+    made_of["operating_points"] = operating_points(judged)
     made = Calibration(maps.scales, maps.offsets, of_findings)
     write_calibration(folder, made, made_of)
 
@@ -58,6 +60,14 @@ def section(folder: EncoderFolder, judged: Pooled, found: pd.DataFrame) -> dict:
         "findings": of_findings is not None,
         "moved": moved(logits, after),
     }
+
+
+def operating_points(judged: Pooled) -> list[dict]:
+    """Return sensitivity and specificity of the presence, not calibrated, at THRESHOLDS."""
+    truth, probabilities = judged.arrays()
+    present = truth[:, PRESENT].astype(np.float64), probabilities[:, PRESENT]
+    patients = judged.table.patient.to_numpy()
+    return [scoring.at_threshold(*present, threshold, patients) for threshold in THRESHOLDS]
 
 
 def own_maps(groups: np.ndarray) -> list[str]:
