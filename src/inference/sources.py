@@ -8,7 +8,14 @@ from typing import Any, NamedTuple
 from src.artifacts.bundle import read_bundle
 from src.artifacts.calibration import Calibration, read_calibration
 from src.artifacts.checkpoints import read_joined, read_trained
-from src.artifacts.paths import ALL_DATA, ArtifactError, EncoderFolder, RunFolder
+from src.artifacts.paths import (
+    ALL_DATA,
+    ArtifactError,
+    EncoderFolder,
+    RunFolder,
+    remedy,
+    trained_networks,
+)
 from src.evaluation import choice
 from src.evaluation.choice import Chosen
 from src.script import UserError
@@ -30,6 +37,7 @@ def from_folder(
     model_dir: Path, encoder: str, folds: tuple[int | str, ...], select: str = "best"
 ) -> Source:
     """Return the networks of `folds`. select: "best" or "last" epoch of stage 2."""
+    require_trained(model_dir, encoder, folds)
     runs = [RunFolder(model_dir, encoder, fold) for fold in folds]
     return Source(
         [joined_weights(run, select) for run in runs],
@@ -38,6 +46,21 @@ def from_folder(
         lambda: read_calibration(EncoderFolder(model_dir, encoder)),
         {"encoder": encoder, "folds": folds, "train_on_all": ALL_DATA in folds},
     )
+
+
+def require_trained(model_dir: Path, encoder: str, folds: tuple[int | str, ...]) -> None:
+    """Raise ArtifactError, which names those that there are, if networks of `folds` are missing."""
+    if not folds:
+        raise ArtifactError(
+            f"--folds needs at least one number, as in --folds 0: {trained_networks(model_dir)}"
+        )
+    for fold in folds:
+        path = RunFolder(model_dir, encoder, fold).inference
+        if not path.exists():
+            raise ArtifactError(
+                f"{path} is missing: {remedy(path)} or name another network; "
+                f"{trained_networks(model_dir)}"
+            )
 
 
 def from_bundle(path: Path) -> Source:

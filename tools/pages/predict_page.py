@@ -1,6 +1,7 @@
 """The page of one predicted series, and the page that lists them all."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,12 +82,24 @@ def curve_of(prediction: Prediction) -> dict[int, float]:
     return dict(zip(prediction.tokens.tolist(), prediction.slices[:, PRESENT], strict=True))
 
 
-def write_index(out: Path, pages: list[Page], failed: list) -> None:
-    """Write {out}/index.html: the most suspicious series first, then what failed."""
+def write_index(out: Path, pages: list[Page], failed: list, studies: Sequence[dict] = ()) -> None:
+    """Write {out}/index.html: the most suspicious series first, then studies, then what failed.
+
+    studies: rows of studies.csv, shown if one has several series
+    """
     pages = sorted(pages, key=lambda page: -page.present)
     calibrated = any(page.calibrated for page in pages)  # all, or none
     title = "Predicted series"
-    content = render("index.html", title=title, pages=pages, failed=failed, calibrated=calibrated)
+    shown = studies if any(study["series"] > 1 for study in studies) else ()
+    content = render(
+        "index.html",
+        title=title,
+        pages=pages,
+        failed=failed,
+        calibrated=calibrated,
+        studies=shown,
+        present=LABELS[PRESENT],
+    )
     with atomic(out / "index.html", sync=False) as file:
         file.write(content)
 
