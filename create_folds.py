@@ -24,6 +24,7 @@ from src.artifacts.paths import ArtifactError, DataFolder
 from src.artifacts.plausible import read_geometry
 from src.artifacts.tables import read_localizers, read_meta, remove_fold_tables, write_table
 from src.labels import LABELS, LOCATIONS, NEGATIVE, PRESENT
+from src.next_stage import after
 from src.sampling import folds, overrides, spots, table_check
 from src.script import run_script
 
@@ -61,6 +62,7 @@ def main(config: Config) -> pd.DataFrame:
     write_table(data.spots(config.folds), table)
     write_table(data.folds(config.folds), meta)
     describe(meta, table, pd.concat([dropped, overridden]))
+    print(f"wrote {data.folds(config.folds)} and {data.spots(config.folds).name}")
     return table
 
 
@@ -156,4 +158,4 @@ def dropped_lines(dropped: pd.DataFrame) -> list[str]:
 
 
 if __name__ == "__main__":
-    run_script(main, Config, __doc__)
+    run_script(main, Config, __doc__, following=after(__file__))

@@ -31,6 +31,7 @@ from src.inference.ensemble import Predictor
 from src.inference.probabilities import BROKEN_WEIGHTS
 from src.inference.sources import chosen_pairs
 from src.labels import LABELS
+from src.next_stage import after
 from src.preprocess.images import PreparedSeries
 from src.progress import Clock, in_thread, progress
 from src.script import OK, SOME_FAILED, UserError, run_script
@@ -171,5 +172,5 @@ def time_line(clock: Clock, count: int) -> str:
 
 
 if __name__ == "__main__":
-    _, failed_series = run_script(main, Config, __doc__)
+    _, failed_series = run_script(main, Config, __doc__, following=after(__file__))
     sys.exit(SOME_FAILED if len(failed_series) else OK)

@@ -22,6 +22,7 @@ from src.evaluation.score_report import report_spots
 from src.inference.probabilities import predict, predict_spots
 from src.labels import LABELS
 from src.networks.slice_cnn import build_slice_cnn
+from src.next_stage import after
 from src.sampling.loader import make_loader
 from src.sampling.spot_dataset import SpotDataset, held_out_rows, read_spot_tables
 from src.script import run_script
@@ -75,4 +76,4 @@ def main(config: Config) -> dict:
 
 
 if __name__ == "__main__":
-    run_script(main, Config, __doc__)
+    run_script(main, Config, __doc__, following=after(__file__))

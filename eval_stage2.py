@@ -29,6 +29,7 @@ from src.evaluation.score_report import report_series, title_of
 from src.inference.probabilities import predict, predict_series
 from src.labels import LABELS
 from src.networks.sequence_transformer import build_transformer
+from src.next_stage import after
 from src.sampling.loader import make_loader
 from src.sampling.sequence_dataset import SequenceDataset, pad_sequences
 from src.script import run_script
@@ -116,4 +117,4 @@ def predict_fold(
 
 
 if __name__ == "__main__":
-    run_script(main, Config, __doc__)
+    run_script(main, Config, __doc__, following=after(__file__))

@@ -32,6 +32,7 @@ from src.device import choose_device, precision, use_compiler
 from src.inference.encode import as_volume, encode_series
 from src.inference.probabilities import BROKEN_WEIGHTS, NotFinite
 from src.networks.slice_cnn import SliceCNN, build_slice_cnn
+from src.next_stage import after
 from src.progress import in_thread, progress
 from src.sampling.slices import STEPS, neighbours, step_counts
 from src.sampling.view import require_heads, view_of_row
@@ -84,6 +85,8 @@ def main(config: Config) -> int:
     with progress(None, "features", " slices", total=slices) as bar:
         for length in lengths_written:  # each series is written as it is asked for
             bar.update(length)
+    if distributed.first():
+        print(f"wrote {run.features} and {run.logits.name}")
     return len(todo)
 
 
@@ -139,4 +142,4 @@ def write_series(run: RunFolder, uid: str, features: torch.Tensor, logits: torch
 
 
 if __name__ == "__main__":
-    run_script(main, Config, __doc__)
+    run_script(main, Config, __doc__, following=after(__file__))

@@ -36,6 +36,7 @@ from src.artifacts.files import read_json, write_pickle
 from src.artifacts.paths import ArtifactError, DataFolder
 from src.artifacts.provenance import settle
 from src.artifacts.tables import read_train, write_table
+from src.next_stage import after
 from src.preprocess import survey
 from src.preprocess.array_files import has_arrays, remove_partial
 from src.preprocess.series_job import (
@@ -110,6 +111,7 @@ def main(config: Config, submit: Callable = run_in_workers) -> pd.DataFrame:
     some_left(failed, uids, data.failed_series)
     metadata = write_tables(data, train[~train.SeriesInstanceUID.isin(failed.SeriesInstanceUID)])
     survey.print_doubts(metadata)
+    print(f"wrote {data.sequences} and {data.train_meta}")
     return failed
 
 
@@ -177,5 +179,5 @@ def write_tables(data: DataFolder, prepared: pd.DataFrame) -> dict[str, dict]:
 
 
 if __name__ == "__main__":
-    failed_series = run_script(main, Config, __doc__)
+    failed_series = run_script(main, Config, __doc__, following=after(__file__))
     sys.exit(SOME_FAILED if len(failed_series) else OK)

@@ -39,6 +39,7 @@ from src.inference.probabilities import predict, predict_spots
 from src.labels import LABELS, NEGATIVE
 from src.networks.encoder import plan_encoder
 from src.networks.slice_cnn import SliceCNN
+from src.next_stage import after
 from src.sampling.augment import Augmentation, crops
 from src.sampling.loader import make_loader
 from src.sampling.spot_dataset import (
@@ -121,8 +122,6 @@ def main(config: Config) -> dict | None:
     before = {"head_lr": config.lr, "view_mm": 0.0, "step_mm": (0.0, 0.0)}  # runs that do not say
     defaults = settings_of(Config()) | before
     run = RunLog(folder, "stage1", settings, Path(__file__), config.resume, defaults)
-    if distributed.first() and not run.resumed:
-        folder.inference.unlink(missing_ok=True)  # from an earlier run
 
     tables = read_spot_tables(data)
     training, held_out = make_datasets(config, tables)
@@ -266,4 +265,4 @@ def batch_loss(
 
 
 if __name__ == "__main__":
-    run_script(main, Config, __doc__)
+    run_script(main, Config, __doc__, following=after(__file__))

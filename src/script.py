@@ -37,18 +37,28 @@ class UserError(Exception):
     """An error the user can fix. The message is one sentence: what, where, what to do."""
 
 
-def run_script(main: Callable, config_type: type, description: str, interrupted: str = KEPT) -> Any:
+def run_script(
+    main: Callable,
+    config_type: type,
+    description: str,
+    interrupted: str = KEPT,
+    following: Callable[[Any], str] | None = None,
+) -> Any:
     """Parse the flags into `config_type`, call `main` with it and return its result.
 
     End the process with a sentence and an exit code on an error that the user can fix.
     description: the script's docstring, for --help.
     interrupted: what to say after an interrupt.
+    following: Config -> the last line, which says what to run next; see src/next_stage.py.
     """
     ending.open_closed_streams()
     stop = ending.Stop()
     wants_help = not {"-h", "--help"}.isdisjoint(sys.argv)
     try:
-        result = main(_flags(config_type, description if wants_help else ""))
+        config = _flags(config_type, description if wants_help else "")
+        result = main(config)
+        if following and (line := following(config)):
+            print(line)
         sys.stdout.flush()  # a full disk shows now, not when Python ends
         stop.check()
         return result
