@@ -20,11 +20,11 @@ import pandas as pd
 
 from src.artifacts.csv_cells import lines_text
 from src.artifacts.files import read_pickle, write_pickle
+from src.artifacts.next_stage import after
 from src.artifacts.paths import ArtifactError, DataFolder
 from src.artifacts.plausible import read_geometry
 from src.artifacts.tables import read_localizers, read_meta, remove_fold_tables, write_table
 from src.labels import LABELS, LOCATIONS, NEGATIVE, PRESENT
-from src.next_stage import after
 from src.sampling import folds, overrides, spots, table_check
 from src.script import run_script
 

@@ -21,6 +21,7 @@ import pandas as pd
 import torch
 
 from src.artifacts.checkpoints import ELSEWHERE
+from src.artifacts.next_stage import after
 from src.artifacts.paths import DataFolder, RunFolder
 from src.artifacts.tables import folds_of, read_fold, require_held_out, write_table
 from src.device import choose_device, use_compiler
@@ -31,7 +32,6 @@ from src.inference.ensemble import Predictor
 from src.inference.probabilities import BROKEN_WEIGHTS
 from src.inference.sources import chosen_pairs
 from src.labels import LABELS
-from src.next_stage import after
 from src.preprocess.images import PreparedSeries
 from src.progress import Clock, in_thread, progress
 from src.script import OK, SOME_FAILED, UserError, run_script

@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 
 from src.artifacts.checkpoints import read_trained
+from src.artifacts.next_stage import after
 from src.artifacts.paths import DataFolder, RunFolder
 from src.artifacts.tables import read_fold, require_held_out
 from src.device import choose_device
@@ -22,7 +23,6 @@ from src.evaluation.score_report import report_spots
 from src.inference.probabilities import predict, predict_spots
 from src.labels import LABELS
 from src.networks.slice_cnn import build_slice_cnn
-from src.next_stage import after
 from src.sampling.loader import make_loader
 from src.sampling.spot_dataset import SpotDataset, held_out_rows, read_spot_tables
 from src.script import run_script

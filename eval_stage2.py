@@ -18,6 +18,7 @@ import pandas as pd
 import torch
 
 from src.artifacts.checkpoints import read_trained
+from src.artifacts.next_stage import after
 from src.artifacts.paths import ArtifactError, DataFolder, RunFolder
 from src.artifacts.plausible import read_geometry
 from src.artifacts.provenance import fingerprint, require_features_of
@@ -29,7 +30,6 @@ from src.evaluation.score_report import report_series, title_of
 from src.inference.probabilities import predict, predict_series
 from src.labels import LABELS
 from src.networks.sequence_transformer import build_transformer
-from src.next_stage import after
 from src.sampling.loader import make_loader
 from src.sampling.sequence_dataset import SequenceDataset, pad_sequences
 from src.script import run_script

@@ -24,6 +24,7 @@ import torch
 from src import distributed
 from src.artifacts.checkpoints import read_trained
 from src.artifacts.files import has_features, read_array, write_array
+from src.artifacts.next_stage import after
 from src.artifacts.paths import DataFolder, RunFolder, fold_of
 from src.artifacts.plausible import all_finite, require_finite
 from src.artifacts.provenance import fingerprint, keep_features_of
@@ -32,7 +33,6 @@ from src.device import choose_device, precision, use_compiler
 from src.inference.encode import as_volume, encode_series
 from src.inference.probabilities import BROKEN_WEIGHTS, NotFinite
 from src.networks.slice_cnn import SliceCNN, build_slice_cnn
-from src.next_stage import after
 from src.progress import in_thread, progress
 from src.sampling.slices import STEPS, neighbours, step_counts
 from src.sampling.view import require_heads, view_of_row

@@ -33,10 +33,10 @@ import pandas as pd
 
 from src import distributed
 from src.artifacts.files import read_json, write_pickle
+from src.artifacts.next_stage import after
 from src.artifacts.paths import ArtifactError, DataFolder
 from src.artifacts.provenance import settle
 from src.artifacts.tables import read_train, write_table
-from src.next_stage import after
 from src.preprocess import survey
 from src.preprocess.array_files import has_arrays, remove_partial
 from src.preprocess.series_job import (

@@ -25,6 +25,7 @@ from pathlib import Path
 import torch
 
 from src import distributed
+from src.artifacts.next_stage import after
 from src.artifacts.paths import ArtifactError, DataFolder, RunFolder, fold_of
 from src.artifacts.tables import fold_settings, read_fold
 from src.device import (
@@ -39,7 +40,6 @@ from src.inference.probabilities import predict, predict_spots
 from src.labels import LABELS, NEGATIVE
 from src.networks.encoder import plan_encoder
 from src.networks.slice_cnn import SliceCNN
-from src.next_stage import after
 from src.sampling.augment import Augmentation, crops
 from src.sampling.loader import make_loader
 from src.sampling.spot_dataset import (

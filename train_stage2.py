@@ -24,6 +24,7 @@ import torch
 
 from src import distributed
 from src.artifacts.checkpoints import read_checkpoint, write_checkpoint
+from src.artifacts.next_stage import after
 from src.artifacts.paths import DataFolder, EncoderFolder, RunFolder, fold_of
 from src.artifacts.plausible import read_geometry
 from src.artifacts.provenance import fingerprint, require_features_of
@@ -34,7 +35,6 @@ from src.evaluation.choice import Choice
 from src.inference.probabilities import joined, predict, series_logits
 from src.labels import LABELS
 from src.networks.sequence_transformer import new_transformer
-from src.next_stage import after
 from src.sampling.loader import make_loader
 from src.sampling.sequence_dataset import SequenceDataset, pad_sequences
 from src.sampling.slices import STEPS

@@ -112,6 +112,7 @@ class RunLog:
             self.say(f"already finished: {self.epoch} of {epochs} epochs are done")
 
     def _restore(self, learner) -> None:
+        """Load the saved state; raise ArtifactError if it is that of another network."""
         try:
             learner.load_state_dict(self.state["learner"])
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
