@@ -49,7 +49,7 @@ def run_script(
     End the process with a sentence and an exit code on an error that the user can fix.
     description: the script's docstring, for --help.
     interrupted: what to say after an interrupt.
-    following: Config -> the last line, which says what to run next; see src/artifacts/next_stage.py.
+    following: Config -> the last line, which says what to run next (src/artifacts/next_stage.py).
     """
     ending.open_closed_streams()
     stop = ending.Stop()
