@@ -22,6 +22,7 @@ import pandas as pd
 
 from src.artifacts.csv_cells import lines_text
 from src.artifacts.files import read_pickle, write_pickle
+from src.artifacts.next_stage import after
 from src.artifacts.paths import ArtifactError, DataFolder
 from src.artifacts.plausible import read_geometry
 from src.artifacts.tables import (
@@ -72,6 +73,7 @@ def main(config: Config) -> pd.DataFrame:
     write_table(data.spots(config.folds), table)
     write_table(data.folds(config.folds), meta)
     describe(meta, table, pd.concat([dropped, overridden]))
+    print(f"wrote {data.folds(config.folds)} and {data.spots(config.folds).name}")
     return table
 
 
@@ -174,4 +176,4 @@ def dropped_lines(dropped: pd.DataFrame) -> list[str]:
 
 
 if __name__ == "__main__":
-    run_script(main, Config, __doc__)
+    run_script(main, Config, __doc__, following=after(__file__))

@@ -21,6 +21,7 @@ import pandas as pd
 import torch
 
 from src.artifacts.checkpoints import ELSEWHERE
+from src.artifacts.next_stage import after
 from src.artifacts.paths import DataFolder, RunFolder
 from src.artifacts.provenance import weights_of
 from src.artifacts.tables import folds_of, read_fold, require_held_out, write_table
@@ -174,5 +175,5 @@ def time_line(clock: Clock, count: int) -> str:
 
 
 if __name__ == "__main__":
-    _, failed_series = run_script(main, Config, __doc__)
+    _, failed_series = run_script(main, Config, __doc__, following=after(__file__))
     sys.exit(SOME_FAILED if len(failed_series) else OK)

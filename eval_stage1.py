@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 
 from src.artifacts.checkpoints import read_trained
+from src.artifacts.next_stage import after
 from src.artifacts.paths import DataFolder, RunFolder
 from src.artifacts.provenance import weights_of
 from src.artifacts.tables import read_fold, require_held_out
@@ -77,4 +78,4 @@ def main(config: Config) -> dict:
 
 
 if __name__ == "__main__":
-    run_script(main, Config, __doc__)
+    run_script(main, Config, __doc__, following=after(__file__))

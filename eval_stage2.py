@@ -18,6 +18,7 @@ import pandas as pd
 import torch
 
 from src.artifacts.checkpoints import read_trained
+from src.artifacts.next_stage import after
 from src.artifacts.paths import ArtifactError, DataFolder, RunFolder
 from src.artifacts.plausible import read_geometry
 from src.artifacts.provenance import fingerprint, require_features_of, weights_of
@@ -119,4 +120,4 @@ def predict_fold(
 
 
 if __name__ == "__main__":
-    run_script(main, Config, __doc__)
+    run_script(main, Config, __doc__, following=after(__file__))

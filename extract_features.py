@@ -24,6 +24,7 @@ import torch
 from src import distributed
 from src.artifacts.checkpoints import read_trained
 from src.artifacts.files import has_features, read_array, write_array
+from src.artifacts.next_stage import after
 from src.artifacts.paths import DataFolder, RunFolder, fold_of
 from src.artifacts.plausible import all_finite, require_finite
 from src.artifacts.provenance import fingerprint, keep_features_of
@@ -84,6 +85,8 @@ def main(config: Config) -> int:
     with progress(None, "features", " slices", total=slices) as bar:
         for length in lengths_written:  # each series is written as it is asked for
             bar.update(length)
+    if distributed.first():
+        print(f"wrote {run.features} and {run.logits.name}")
     return len(todo)
 
 
@@ -139,4 +142,4 @@ def write_series(run: RunFolder, uid: str, features: torch.Tensor, logits: torch
 
 
 if __name__ == "__main__":
-    run_script(main, Config, __doc__)
+    run_script(main, Config, __doc__, following=after(__file__))

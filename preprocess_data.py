@@ -34,6 +34,7 @@ import pandas as pd
 
 from src import distributed
 from src.artifacts.files import read_json, write_pickle
+from src.artifacts.next_stage import after
 from src.artifacts.paths import ArtifactError, DataFolder
 from src.artifacts.provenance import settle
 from src.artifacts.tables import read_train, write_table
@@ -112,6 +113,7 @@ def main(config: Config, submit: Callable = run_in_workers) -> pd.DataFrame:
     some_left(failed, uids, data.failed_series)
     metadata = write_tables(data, train[~train.SeriesInstanceUID.isin(failed.SeriesInstanceUID)])
     survey.print_doubts(metadata)
+    print(f"wrote {data.sequences} and {data.train_meta}")
     return failed
 
 
@@ -189,5 +191,5 @@ def use_given_patients(metadata: dict[str, dict], train: pd.DataFrame) -> None:
 
 
 if __name__ == "__main__":
-    failed_series = run_script(main, Config, __doc__)
+    failed_series = run_script(main, Config, __doc__, following=after(__file__))
     sys.exit(SOME_FAILED if len(failed_series) else OK)

@@ -25,6 +25,7 @@ from pathlib import Path
 import torch
 
 from src import distributed
+from src.artifacts.next_stage import after
 from src.artifacts.paths import ArtifactError, DataFolder, RunFolder, fold_of
 from src.artifacts.tables import fold_settings, read_fold
 from src.device import (
@@ -121,8 +122,6 @@ def main(config: Config) -> dict | None:
     before = {"head_lr": config.lr, "view_mm": 0.0, "step_mm": (0.0, 0.0)}  # runs that do not say
     defaults = settings_of(Config()) | before
     run = RunLog(folder, "stage1", settings, Path(__file__), config.resume, defaults)
-    if distributed.first() and not run.resumed:
-        folder.inference.unlink(missing_ok=True)  # from an earlier run
 
     tables = read_spot_tables(data)
     training, held_out = make_datasets(config, tables)
@@ -266,4 +265,4 @@ def batch_loss(
 
 
 if __name__ == "__main__":
-    run_script(main, Config, __doc__)
+    run_script(main, Config, __doc__, following=after(__file__))

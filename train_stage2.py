@@ -24,6 +24,7 @@ import torch
 
 from src import distributed
 from src.artifacts.checkpoints import read_checkpoint, write_checkpoint
+from src.artifacts.next_stage import after
 from src.artifacts.paths import DataFolder, EncoderFolder, RunFolder, fold_of
 from src.artifacts.plausible import read_geometry
 from src.artifacts.provenance import fingerprint, require_features_of
@@ -105,8 +106,6 @@ def main(config: Config) -> dict | None:
     )
     defaults = settings_of(Config())
     run = RunLog(folder, "stage2", settings, Path(__file__), config.resume, defaults)
-    if distributed.first() and not run.resumed:
-        folder.inference.unlink(missing_ok=True)  # of an earlier run
     run.say(
         f"{len(outside)} training series, {len(inside)} held out, "
         f"{distributed.world()} x {device}, {precision(device)}"
@@ -211,8 +210,8 @@ def join(folder: RunFolder, stage1: dict, prior: list[float]) -> None:
     }
     write_checkpoint(folder.inference, content)
     pair, epoch = choice.own(stage2["settings"]), stage2["epoch"]
-    print(f"both stages, {pair}, epoch {epoch}: {folder.inference}")
+    print(f"wrote both stages, {pair}, epoch {epoch}: {folder.inference}")
 
 
 if __name__ == "__main__":
-    run_script(main, Config, __doc__)
+    run_script(main, Config, __doc__, following=after(__file__))

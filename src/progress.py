@@ -21,7 +21,22 @@ def progress(
         return tqdm(items, total=total, disable=True)
     patience = 0.5 if sys.stderr.isatty() else 30.0  # seconds
     timing = {"mininterval": patience, "delay": patience}
-    return tqdm(items, what, total, leave, unit=unit, dynamic_ncols=True, **timing)
+    return Bar(items, what, total, leave, unit=unit, dynamic_ncols=True, **timing)
+
+
+class Bar(tqdm):
+    """A bar that writes 2.40s/step, not 2.40s/ step."""
+
+    @staticmethod
+    def format_meter(*args, **settings) -> str:
+        return tqdm.format_meter(*args, **settings).replace("s/ ", "s/")
+
+
+def duration(seconds: float) -> str:
+    """Return a time in its largest unit, such as 40 s, 5 min, 3.2 h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
 
 
 def in_thread(function: Callable, items: Iterable) -> Iterator:

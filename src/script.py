@@ -28,6 +28,8 @@ OUT_OF_MEMORY = (
     "the device ran out of memory: lower --batch-size, "
     "or in training keep it and take --accumulate 4 or --checkpointing"
 )
+LABEL = 8  # columns of "Reads   " and "Writes  "
+COMMAND = re.compile(r" +(\w+=\S+ )?!?python ")  # of an example
 TRACED_PACKAGES = ("torch", "timm", "numpy", "pydicom")
 
 
@@ -35,18 +37,28 @@ class UserError(Exception):
     """An error the user can fix. The message is one sentence: what, where, what to do."""
 
 
-def run_script(main: Callable, config_type: type, description: str, interrupted: str = KEPT) -> Any:
+def run_script(
+    main: Callable,
+    config_type: type,
+    description: str,
+    interrupted: str = KEPT,
+    following: Callable[[Any], str] | None = None,
+) -> Any:
     """Parse the flags into `config_type`, call `main` with it and return its result.
 
     End the process with a sentence and an exit code on an error that the user can fix.
     description: the script's docstring, for --help.
     interrupted: what to say after an interrupt.
+    following: Config -> the last line, which says what to run next (src/artifacts/next_stage.py).
     """
     ending.open_closed_streams()
     stop = ending.Stop()
     wants_help = not {"-h", "--help"}.isdisjoint(sys.argv)
     try:
-        result = main(_flags(config_type, description if wants_help else ""))
+        config = _flags(config_type, description if wants_help else "")
+        result = main(config)
+        if following and (line := following(config)):
+            print(line)
         sys.stdout.flush()  # a full disk shows now, not when Python ends
         stop.check()
         return result
@@ -86,24 +98,43 @@ def _flags(config_type: type, description: str) -> Any:
 def wrapped(description: str, width: int) -> str:
     """Wrap a docstring to `width` columns (tyro would join lines that begin with a letter).
 
-    Paragraphs with an indented line are lists and keep their lines; what does not fit continues
-    below the line's last column.
+    Paragraphs with an indented line are lists and keep their entries; what does not fit continues
+    below the entry's last column.
     """
     lines = []
     for paragraph in description.strip().split("\n\n"):
         is_list = "\n " in f"\n{paragraph}" or paragraph.startswith(("Reads  ", "Writes  "))
-        for line in paragraph.splitlines() if is_list else [paragraph]:
-            columns = [gap.end() for gap in re.finditer(r"^ +|\S  +", line)]
-            indent = columns[-1] if columns and columns[-1] < width - 30 else 8 * is_list
-            lines += textwrap.wrap(
+        for line in _entries(paragraph) if is_list else [paragraph]:
+            columns = _columns(line)
+            indent = columns[-1] if columns and columns[-1] < width - 30 else LABEL * is_list
+            goes_on = " \\" if COMMAND.match(line) else ""  # as the shell wants it
+            pieces = textwrap.wrap(
                 line,
-                width,
+                width - len(goes_on),
                 subsequent_indent=" " * indent,
                 break_long_words=False,
                 break_on_hyphens=False,
             )
+            lines += [piece + goes_on for piece in pieces[:-1]] + pieces[-1:]
         lines.append("")
     return "\n".join(lines)
+
+
+def _columns(line: str) -> list[int]:
+    """Return where the columns of a list's line begin, but for the first one at 0."""
+    return [gap.end() for gap in re.finditer(r"^ +|\S  +", line)]
+
+
+def _entries(paragraph: str) -> list[str]:
+    """Return the entries of a list; one that has columns may go on below its last one."""
+    entries: list[str] = []
+    for line in paragraph.splitlines():
+        before, columns = _columns(entries[-1]) if entries else [], _columns(line)
+        if columns == before[-1:] and columns and columns[0] > LABEL:
+            entries[-1] += " " + line.strip()
+        else:
+            entries.append(line)
+    return entries
 
 
 def versions() -> dict[str, str]:

@@ -8,10 +8,11 @@ from src.dicom.header import FileHeader, Slice
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 FILE = FileHeader(
-    path=Path("folder/file"), series_uid="1.2", sop_uid="1.2.1", patient_id="p", modality="MR",
-    description="", syntax="1.2.840.10008.1.2.1", offset=0, length=32, in_words=True, rows=4,
-    columns=4, frames=1, allocated=16, stored=16, high_bit=15, signed=False, is_float=False,
-    monochrome1=False, padding=None, modality_lut=None, offset_table=None,
+    path=Path("folder/file"), study_uid="1.1", series_uid="1.2", sop_uid="1.2.1", patient_id="p",
+    modality="MR", description="", syntax="1.2.840.10008.1.2.1", offset=0, length=32,
+    in_words=True, rows=4, columns=4, frames=1, allocated=16, stored=16, high_bit=15,
+    signed=False, is_float=False, monochrome1=False, padding=None, modality_lut=None,
+    offset_table=None,
 )  # fmt: skip
 SLICE = Slice(
     file=FILE, frame=-1, tags={}, number=(0, (), 0), instance=None, position=None,

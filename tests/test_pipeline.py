@@ -128,9 +128,26 @@ def test_scores_and_predictions_have_the_promised_form(walked, evaluation):
     mark = (run_folder.root / f"predictions_{evaluation}.weights.json").read_text()
     assert json.loads(mark) == {"weights": {"0": made_by}}
     printed = results[f"eval_{evaluation}"].stdout
-    assert f"{scores['score']:.3f}" in printed.splitlines()[-1]
+    *_, score, wrote, following = printed.splitlines()
+    assert f"{scores['score']:.3f}" in score
+    assert wrote.startswith("wrote ") and str(run_folder.scores(evaluation).name) in wrote
+    assert following.startswith("next: python ")
     for label in LABELS:
         assert label in printed
+
+
+def test_each_stage_ends_with_what_it_wrote_and_the_next_command(walked):
+    """Typed as it stands, with the flags of the stage before, the command runs."""
+    _, run_folder, results, _, cwd = walked
+    place = f"--data-dir 'my data' --model-dir 'my model' --encoder {ENCODER}"
+    after = [f"{script}.py" for script in SCRIPTS[1:]] + ["tools/report.py"]
+    for script, following in zip(SCRIPTS, after, strict=True):
+        flags = "--data-dir 'my data'" if script in WITHOUT_TORCH else place
+        *_, wrote, last = results[script].stdout.splitlines()
+        assert wrote.startswith("kept epoch" if script == "train_stage1" else "wrote ")
+        assert last == f"next: python {ROOT}/{following} {flags}"
+    kept = results["train_stage1"].stdout.splitlines()[-2]
+    assert str(run_folder.best("stage1").relative_to(cwd)) in kept and " of 2" in kept
 
 
 def test_end_to_end_equals_stage_2(walked):

@@ -42,7 +42,7 @@ def held_out(tiny):
 
 def run(networks, out, *folders, **options):
     return predict.main(
-        predict.Config(tuple(folders), out, networks, ENCODER, device="cpu", **options)
+        predict.Config(tuple(map(Path, folders)), out, networks, ENCODER, device="cpu", **options)
     )
 
 
@@ -55,7 +55,8 @@ def test_nested_and_mixed_folders_give_one_row_a_series(tiny, networks, held_out
             shutil.copy(path, study / f"{number}-{path.name}")
     shutil.copytree(held_out[2], study / "deeper" / "still")
     (study / "notes.txt").write_text("not an image")
-    predictions, failed = run(networks, tmp_path / "out", study, empty)
+    archive = shutil.make_archive(tmp_path / "study", "gztar", study)
+    predictions, failed = run(networks, tmp_path / "out", archive, empty)
     assert "1 files belong to no series (not_dicom)" in capsys.readouterr().out
     assert sorted(predictions.SeriesInstanceUID) == sorted(folder.name for folder in held_out[:3])
     assert failed.reason.tolist() == ["no_dicom"]
@@ -67,6 +68,9 @@ def test_nested_and_mixed_folders_give_one_row_a_series(tiny, networks, held_out
     np.testing.assert_allclose(
         written[list(LABELS)], expected.loc[written.index, list(LABELS)], atol=1e-5
     )
+    studies = pd.read_csv(tmp_path / "out" / "studies.csv")
+    assert studies.series.sum() == 3 and studies.highest.isin(written.index).all()
+    assert studies["Aneurysm Present"].max() == written["Aneurysm Present"].max()
     for uid in written.index:
         facts = json.loads((tmp_path / "out" / f"{uid}.json").read_text())
         assert facts["probabilities"]["Aneurysm Present"] == pytest.approx(
@@ -175,11 +179,11 @@ def test_what_the_mirrored_view_says_is_mirrored_back(networks, held_out):
 
 
 def test_all_bad_is_an_error_and_the_reasons_are_there(networks, tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "predictions.csv").write_text("of an earlier run")
-    with pytest.raises(UserError, match=r"failed_series\.csv"):
-        run(networks, tmp_path / "out", tmp_path / "nowhere")
-    assert pd.read_csv(tmp_path / "out" / "failed_series.csv").reason.tolist() == ["missing"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"predicted: .*empty holds no files.*failed_series\.csv"):
+        run(networks, tmp_path / "out", tmp_path / "empty", tmp_path / "nowhere")
+    failed = pd.read_csv(tmp_path / "out" / "failed_series.csv")
+    assert failed.reason.tolist() == ["no_dicom", "missing"]
     assert pd.read_csv(tmp_path / "out" / "predictions.csv").empty
 
 
@@ -211,8 +215,11 @@ def nasty(held_out, tmp_path):
 
 def test_hostile_text_does_nothing_and_the_patient_stays_unnamed(networks, nasty, tmp_path):
     for descriptions in (False, True):
-        run(networks, tmp_path / "out", nasty, descriptions=descriptions)
-        written = "".join(path.read_text() for path in (tmp_path / "out").iterdir())
+        out = tmp_path / str(descriptions)
+        run(networks, out, nasty, descriptions=descriptions)
+        with pytest.raises(UserError, match="holds series of an earlier run: delete it or name"):
+            run(networks, out, nasty)
+        written = "".join(path.read_text() for path in out.iterdir())
         assert (
             "&lt;script&gt;alert(1)&lt;/script&gt; &#34;TOF&#34; &amp; more" in written
         ) == descriptions

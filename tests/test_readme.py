@@ -90,7 +90,7 @@ def test_commands_on_the_demo_name_what_make_demo_makes():
     on_demo = [line for line in LINES if "demo/" in line and commands(line)]
     assert on_demo
     makes = re.search(r"^DEMO \?= (\w+)$", MAKEFILE, flags=re.M)[1]
-    encoder = re.search(r"^MODEL := .*--encoder (\w+)", MAKEFILE, flags=re.M)[1]
+    encoder = re.search(r"^OF_DEMO = .* ENCODER=(\w+)", MAKEFILE, flags=re.M)[1]
     for line in on_demo:
         assert set(re.findall(r"(\w+)/(?:data|model)\b", line)) <= {makes}
         assert re.findall(r"--encoder (\S+)", line) in ([], [encoder])

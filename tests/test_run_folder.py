@@ -11,7 +11,9 @@ from src.artifacts import atomic
 from src.artifacts.checkpoints import read_checkpoint
 from src.artifacts.files import read_json_lines
 from src.artifacts.paths import ArtifactError, RunFolder
-from tests.small_run import assert_same, one_thread, train  # noqa: F401
+from src.progress import duration
+from src.training.run_folder import RunLog, epoch_line
+from tests.small_run import assert_same, new_learner, one_thread, scores, train  # noqa: F401
 
 
 def test_a_run_that_was_interrupted_ends_bit_for_bit_as_one_that_was_not(tmp_path):
@@ -110,7 +112,41 @@ def test_a_resume_says_whether_anything_is_left_to_do(tmp_path, capsys):
     train(folder, 2, resume=True)
     assert "resuming after epoch 1 of 2" in capsys.readouterr().out
     train(folder, 2, resume=True)
-    assert "already finished: 2 of 2" in capsys.readouterr().out
+    *_, finished, kept = capsys.readouterr().out.splitlines()
+    assert finished == "already finished: 2 of 2 epochs are done"
+    assert kept == f"kept epoch 2 of 2, score 0.7000: {folder.best('stage1')}"
+
+
+def test_an_epoch_has_its_number_of_all_and_the_time_left():
+    row = {"epoch": 3, "loss": 0.25, "seconds": 90.0, "scores": scores(0.5)}
+    said = "epoch   3/9  loss 0.2500  best 0.500  present 0.500  locations 0.500  9 min left"
+    assert epoch_line(row, 9, is_best=True) == said
+    none = epoch_line(row | {"epoch": 12, "scores": None}, 12, is_best=True)
+    assert none == "epoch  12/12  loss 0.2500"
+    assert [duration(seconds) for seconds in (99, 100, 5940, 9000)] == [
+        "99 s",
+        "2 min",
+        "99 min",
+        "2.5 h",
+    ]
+
+
+def test_a_run_that_is_refused_leaves_nothing(tmp_path):
+    """Before its first epoch: a run that is new, and one that has other layers than its state."""
+    new, old = RunFolder(tmp_path, "new", 0), RunFolder(tmp_path, "old", 0)
+    new.root.mkdir(parents=True)
+    new.inference.write_bytes(b"of an earlier run")
+    run = RunLog(new, "stage1", {"seed": 3}, Path(__file__), resume=False)
+    run.say("and then its arrays are refused")
+    assert list(new.root.iterdir()) == [new.inference]
+    train(old, 1)
+    before = {path.name: path.read_bytes() for path in old.root.iterdir()}
+    other = new_learner(torch.nn.Linear(4, 1))
+    run = RunLog(old, "stage1", {"seed": 3}, Path(__file__), resume=True)
+    run.say("4 series")
+    with pytest.raises(ArtifactError, match="does not fit this network"):
+        run.start(other, 2)
+    assert before == {path.name: path.read_bytes() for path in old.root.iterdir()}
 
 
 def test_killed_while_saving_20_times_the_last_state_is_always_whole(tmp_path, clean_process):

@@ -45,7 +45,7 @@ def test_scores_of_series_are_written_shown_and_split(tables, tmp_path, capsys):
     assert low < scores["score"] < high
     assert scores["intervals"]["locations"][LOCATIONS[4]] is None
     shown = capsys.readouterr().out
-    assert f"{scores['score']:.3f}  {low:.3f} to {high:.3f}" in shown.splitlines()[-1]
+    assert f"{scores['score']:.3f}  {low:.3f} to {high:.3f}" in shown.splitlines()[-2]
     assert len(pd.read_csv(run.predictions("stage2"))) == 60
 
 

@@ -83,10 +83,13 @@ def test_sigterm_ends_with_its_code():
 HELP = """What it does. It is a sentence that is too long for a narrow terminal.
 Prose goes on here.
 
-    python script.py --size 3
+    python script.py --size 3 --and --many --other --flags
 
 Reads   a.csv
+        c.csv
 Writes  b.csv, and a sentence about it that is too long for a narrow terminal
+        d.csv      a column that
+                   goes on
 """
 
 
@@ -95,11 +98,14 @@ def test_help_wraps_prose_and_keeps_the_lines_of_lists():
         "What it does. It is a sentence that is too long",
         "for a narrow terminal. Prose goes on here.",
         "",
-        "    python script.py --size 3",
+        "    python script.py --size 3 --and --many \\",
+        "    --other --flags",
         "",
         "Reads   a.csv",
+        "        c.csv",
         "Writes  b.csv, and a sentence about it that is too",
         "        long for a narrow terminal",
+        "        d.csv      a column that goes on",
     ]
 
 

@@ -15,6 +15,7 @@ from src.artifacts.paths import RunFolder
 from tests.conftest import CROP
 from tests.networks import ENCODER, write_both
 from tests.processes import hear_interrupts, processes_of_session
+from tools import predict
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
@@ -34,7 +35,7 @@ def prepare(predictor, series):
     return really(predictor, series)
 
 Predictor.prepare = prepare
-run_script(predict.main, predict.Config, predict.__doc__, interrupted="index.html lists the rest")
+run_script(predict.main, predict.Config, predict.__doc__, interrupted=predict.STOPPED)
 """
 
 
@@ -74,7 +75,7 @@ def test_predict_whose_thread_hangs_writes_what_it_has(tiny, tmp_path):
     while len(list(tmp_path.glob("out/*.html"))) < 2:
         assert child.poll() is None
         time.sleep(0.05)
-    assert "index.html lists the rest" in stop(child, os.kill, signal.SIGTERM, 143)
+    assert predict.STOPPED in stop(child, os.kill, signal.SIGTERM, 143)
     assert len(pd.read_csv(tmp_path / "out" / "predictions.csv")) == 2
     assert (tmp_path / "out" / "index.html").exists()
     assert not list(tmp_path.glob("out/.*"))

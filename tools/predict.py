@@ -1,18 +1,20 @@
-"""Run trained networks on any DICOM: a series, a study, nested or mixed folders.
+"""Run trained networks on any DICOM: folders, nested or mixed; zip and tar files; single files.
 
     python tools/predict.py a/folder/of/dicom --out predictions
-    python tools/predict.py study1 study2 --out predictions --folds 0 1 2 3 4 --mirror
-    python tools/predict.py study1 --out predictions --bundle aneurysms.zip
+    python tools/predict.py study1 study2.zip --folds 0 1 2 3 4 --mirror
+    python tools/predict.py study1/IM0001 --bundle aneurysms.zip
 
-Reads   the folders
-        model/{encoder}/fold-{k}/weights_inference.pth (train_stage2.py), or a bundle
-        (tools/export_bundle.py), which needs neither data/ nor model/
+Reads   what you name; of a single file its series, from the files beside it
+        model/{encoder}/fold-{k}/weights_inference.pth (train_stage2.py)
+        with --bundle in place of them: what tools/export_bundle.py wrote
 
 Writes  {out}/index.html            all series, with links
         {out}/{uid}.html            a page for each: probabilities, curve over the slices,
                                     findings on their images; it needs no network
         {out}/{uid}.json            the same in numbers, with what was left out of the series
         {out}/predictions.csv       SeriesInstanceUID and the 14 probabilities
+        {out}/studies.csv           each study: how many series, the highest of them, and of
+                                    each probability the highest
         {out}/failed_series.csv     what could not be read or written, and why
         with --output, for each series (docs/predict.md):
         {out}/{uid}.mrk.json        slicer: findings as points, for 3D Slicer
@@ -21,19 +23,21 @@ Writes  {out}/index.html            all series, with links
         {out}/{uid}.capture-1.dcm   capture: slices with findings as DICOM pictures
 
 Patient name, ID and birth date are never written, but for sr and capture, which a PACS files by
-what the source says of patient and study. Pages and json hold no names of files, and of
-folders only those in which nothing could be read; failed_series.csv quotes what could not be read.
-Exit code 3 if some series failed or some outputs were refused.
+what the source says of patient and study. Pages and json hold no names of files and folders, but
+for those that you name and in which nothing could be read; failed_series.csv quotes what could not
+be read. An --out that holds an earlier run is refused. Exit code 3 if some series failed or some
+outputs were refused.
 """
 
+import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from tempfile import TemporaryDirectory
+from typing import Annotated, Literal, NamedTuple
 
 import pandas as pd
 import tyro
@@ -41,16 +45,19 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from src.artifacts.files import write_json
-from src.artifacts.paths import ALL_DATA, UID
+from src.artifacts.paths import ALL_DATA, UID, trained_networks
 from src.artifacts.tables import write_table
 from src.device import choose_device
-from src.dicom import DicomError, Series, open_all
+from src.dicom import Series
 from src.inference.ensemble import Prediction, Predictor
 from src.inference.findings import FindingRules
+from src.inference.inputs import LONGEST_PATH, Opened, batches
 from src.inference.probabilities import NotFinite
 from src.inference.sources import require_no_other
+from src.inference.studies import study_of, study_table
 from src.labels import LABELS
 from src.preprocess.images import PreparedSeries
+from src.preprocess.survey import print_failures
 from src.progress import in_thread, progress
 from src.script import OK, SOME_FAILED, UserError, run_script, versions
 from src.text import printable
@@ -59,13 +66,18 @@ from tools.outputs.write import KINDS, require_packages, write_outputs
 from tools.pages import predict_page
 from tools.pages.cautions import cautions_of
 
-LONGEST_PATH = 4096  # characters
+NONE = tyro.conf.arg(help_behavior_hint="(default: none)")
+STOPPED = "index.html in --out lists what was predicted; name another --out for the rest"
 
 
 @dataclass
 class Config:
-    folders: Annotated[tuple[Path, ...], tyro.conf.Positional]  # of DICOM files, nested or mixed
-    out: Path = Path("predictions")  # for pages and tables
+    paths: Annotated[  # folders, zip or tar files, single files of DICOM
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="PATH ...", help_behavior_hint="(required)"),
+    ]
+    out: Path = Path("predictions")  # for pages and tables; a new folder
     model_dir: Path = Path("model")  # trained networks
     encoder: str = "convnext_base.dinov3_lvd1689m"  # the one that was trained
     folds: tuple[int, ...] = (0,)  # whose networks; of several the mean
@@ -79,7 +91,9 @@ class Config:
     calibrate: bool = False  # by what tools/report.py fitted, on single folds without mirror
     descriptions: bool = False  # show series descriptions: typed by people, they may name a patient
     batch_size: int = 128  # slices per batch
-    output: tuple[Literal[KINDS], ...] = ()  # for other programs, beside page and json
+    output: Annotated[
+        tuple[Literal[KINDS], ...], NONE
+    ] = ()  # for other programs, beside page and json
 
     threshold: float = 0.15  # lowest probability of a finding, before it is calibrated
     peaks: int = 3  # highest local maxima of a slice's heatmap that are looked at
@@ -95,8 +109,17 @@ class Failed:
     detail: str
 
 
+class Row(NamedTuple):
+    """A series that is predicted."""
+
+    page: predict_page.Page
+    study: str  # its UID, "" if unknown
+
+
 def main(config: Config) -> tuple[pd.DataFrame, pd.DataFrame]:
     require_no_other(config)
+    require_inputs(config)
+    require_new(config.out)
     require_packages(config.output)
     predictor = Predictor(
         config.model_dir,
@@ -109,50 +132,54 @@ def main(config: Config) -> tuple[pd.DataFrame, pd.DataFrame]:
         calibrate=config.calibrate,
         bundle=config.bundle,
     )
-    pages: list[predict_page.Page] = []
+    rows: list[Row] = []
     failed: list[Failed] = []
     refused: list[Failed] = []  # outputs of series that are predicted
 
-    def prepare(opened: tuple[str, Series | Failure]) -> tuple[str, PreparedSeries | Failure]:
+    def prepare(opened: Opened) -> tuple[str, PreparedSeries | Failure]:
         name, series = opened
         return name, series if isinstance(series, Failure) else attempt(predictor.prepare, series)
 
-    try:
-        prepared = in_thread(prepare, opened_series(config.folders))
-        for name, outcome in progress(prepared, "predicting", " series"):
-            if not isinstance(outcome, Failure):
-                taken = [page.name for page in pages]
-                outcome = attempt(partial(predict_one, config, predictor, taken, refused), outcome)
-            if isinstance(outcome, Failure):
-                failed.append(Failed(name, outcome.reason, outcome.detail))
-            else:
-                pages.append(outcome)
-    finally:  # also if somebody stops it
-        predictions, failures = write_tables(config.out, pages, failed + refused)
-    if not pages:
-        raise UserError(
-            f"no series could be predicted: {config.out / 'failed_series.csv'} says why"
-        )
-    index = printable(config.out / "index.html", LONGEST_PATH)
-    without = f", {len(refused)} outputs refused" if refused else ""
-    print(f"{len(pages)} series, {len(failed)} failed{without}: {index}")
+    with (
+        TemporaryDirectory(prefix="predict-", ignore_cleanup_errors=True) as temporary,
+        progress(None, "predicting", " series") as bar,
+    ):
+        try:
+            for batch in batches(config.paths, Path(temporary)):
+                for name, outcome in in_thread(prepare, batch):
+                    if not isinstance(outcome, Failure):
+                        taken = [row.page.name for row in rows]
+                        work = partial(predict_one, config, predictor, taken, refused)
+                        outcome = attempt(work, outcome)
+                    if isinstance(outcome, Failure):
+                        failed.append(Failed(name, outcome.reason, outcome.detail))
+                    else:
+                        rows.append(outcome)
+                    bar.update()
+        finally:  # also if somebody stops it
+            predictions, failures = write_tables(config.out, rows, failed + refused)
+    say_end(config.out, rows, failed, refused)
     return predictions, failures
 
 
-def opened_series(folders: tuple[Path, ...]) -> Iterator[tuple[str, Series | Failure]]:
-    """Yield the name and the opened series, without pixels, of every series in the folders."""
-    for folder in folders:
-        try:
-            found, strangers = open_all(folder)
-        except DicomError as error:
-            found, strangers = [("", error)], []
-        for reason, count in Counter(reason for _, reason in strangers).items():
-            print(f"{printable(folder)}: {count} files belong to no series ({reason})")
-        for uid, series in found:
-            name = printable(uid or folder, LONGEST_PATH)
-            if isinstance(series, DicomError):
-                series = Failure(series.reason, str(series))
-            yield name, series
+def require_inputs(config: Config) -> None:
+    """Raise UserError if nothing is named, or nothing of what is named exists."""
+    if not config.paths:
+        there = "" if config.bundle else f"; {trained_networks(config.model_dir)}"
+        raise UserError(
+            f"name what to predict: folders, zip or tar files, or single files of DICOM{there}"
+        )
+    if not any(os.path.exists(path) for path in config.paths):
+        raise UserError(
+            f"{config.paths[0]} does not exist"
+            + f", nor do the {len(config.paths) - 1} others" * (len(config.paths) > 1)
+        )
+
+
+def require_new(out: Path) -> None:
+    """Raise UserError if the folder holds series of an earlier run, which would become orphans."""
+    if any(path.with_suffix(".html").exists() for path in out.glob("*.json")):
+        raise UserError(f"{out} holds series of an earlier run: delete it or name another --out")
 
 
 def predict_one(
@@ -161,7 +188,7 @@ def predict_one(
     taken: list[str],
     refused: list[Failed],
     prepared: PreparedSeries,
-) -> predict_page.Page | Failure:
+) -> Row | Failure:
     """Predict a series and write its files; put outputs that it cannot have into `refused`."""
     rules = FindingRules(config.threshold, config.peaks, config.reach)
     try:
@@ -176,20 +203,37 @@ def predict_one(
     )
     why = write_outputs(config.output, config.out, name, prepared, prediction)
     refused += [Failed(name, f"no_{kind}", sentence) for kind, sentence in why.items()]
-    return page
+    return Row(page, study_of(prepared.series))
 
 
 def write_tables(
-    out: Path, pages: list[predict_page.Page], failed: list[Failed]
+    out: Path, rows: list[Row], failed: list[Failed]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Write and return predictions.csv and failed_series.csv; write index.html."""
-    rows = [(page.name, *page.probabilities) for page in pages]
-    predictions = pd.DataFrame(rows, columns=["SeriesInstanceUID", *LABELS])
+    """Write and return predictions.csv and failed_series.csv; write studies.csv and index.html."""
+    pages = [row.page for row in rows]
+    values = [(page.name, *page.probabilities) for page in pages]
+    predictions = pd.DataFrame(values, columns=["SeriesInstanceUID", *LABELS])
     failures = pd.DataFrame(failed, columns=["name", "reason", "detail"])
+    studies = study_table(predictions, [row.study for row in rows])
     write_table(out / "predictions.csv", predictions)
+    write_table(out / "studies.csv", studies)
     write_table(out / "failed_series.csv", failures)
-    predict_page.write_index(out, pages, failed)
+    predict_page.write_index(out, pages, failed, studies.to_dict("records"))
     return predictions, failures
+
+
+def say_end(out: Path, rows: list[Row], failed: list[Failed], refused: list[Failed]) -> None:
+    """Print what was done. Raise UserError if no series could be predicted."""
+    if not rows:
+        first = printable(failed[0].detail, 1000)
+        raise UserError(
+            f"no series could be predicted: {first}"
+            + f" (first of {len(failed)}: {out / 'failed_series.csv'} has all)" * (len(failed) > 1)
+        )
+    print_failures(pd.DataFrame(failed + refused, columns=["name", "reason", "detail"]))
+    index = printable(out / "index.html", LONGEST_PATH)
+    without = f", {len(refused)} outputs refused" if refused else ""
+    print(f"{len(rows)} series, {len(failed)} failed{without}: {index}")
 
 
 def file_name(series: Series, taken: list[str]) -> str:
@@ -213,6 +257,7 @@ def as_json(config: Config, names: dict, prepared: PreparedSeries, prediction: P
     positions = None if series.positions is None else series.positions[prediction.tokens].tolist()
     options = ("both_steps", "mirror", "onnx", "calibrate", "threshold", "peaks", "reach")
     return {
+        "study_uid": study_of(series),
         "series_uid": series.slices[0].file.series_uid,
         "probabilities": dict(zip(LABELS, prediction.probabilities.tolist(), strict=True)),
         "findings": [asdict(finding) for finding in prediction.findings],
@@ -237,5 +282,5 @@ def as_json(config: Config, names: dict, prepared: PreparedSeries, prediction: P
 
 
 if __name__ == "__main__":
-    _, failures = run_script(main, Config, __doc__, interrupted="index.html lists what is done")
+    _, failures = run_script(main, Config, __doc__, interrupted=STOPPED)
     sys.exit(SOME_FAILED if len(failures) else OK)

@@ -56,6 +56,17 @@ def checked_uid(uid: str) -> str:
     return str(uid)
 
 
+def trained_networks(model_dir: Path) -> str:
+    """Return which trained networks there are, for a message."""
+    if not model_dir.is_dir():
+        return f"the folder {model_dir} does not exist, name it with --model-dir"
+    runs: dict[str, list[str]] = {}
+    for path in sorted(model_dir.glob("*/*/weights_inference.pth")):
+        runs.setdefault(path.parent.parent.name, []).append(path.parent.name)
+    found = "; ".join(f"{encoder} ({', '.join(names)})" for encoder, names in runs.items())
+    return f"trained networks in {model_dir}: {printable(found or 'none', 600)}"
+
+
 class DataFolder:
     """Paths under --data-dir. uid: a SeriesInstanceUID."""
 

@@ -48,11 +48,11 @@ SEQUENCES = (PER_FRAME, SHARED, DIMENSIONS)
 TABLES = ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")
 TEXTS = (
     "TransferSyntaxUID", "MediaStorageSOPClassUID", "SOPClassUID", "SOPInstanceUID",
-    "SeriesInstanceUID", "PatientID", "Modality", "SeriesDescription", "AcquisitionNumber",
-    "InstanceNumber", "TemporalPositionIdentifier", "EchoNumbers", "ImagePositionPatient",
-    "ImageOrientationPatient", "PixelSpacing", "ImagerPixelSpacing", "SliceThickness",
-    "SpacingBetweenSlices", "PhotometricInterpretation", "NumberOfFrames", "RescaleSlope",
-    "RescaleIntercept", "RescaleType", "BodyPartExamined",
+    "StudyInstanceUID", "SeriesInstanceUID", "PatientID", "Modality", "SeriesDescription",
+    "AcquisitionNumber", "InstanceNumber", "TemporalPositionIdentifier", "EchoNumbers",
+    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "ImagerPixelSpacing",
+    "SliceThickness", "SpacingBetweenSlices", "PhotometricInterpretation", "NumberOfFrames",
+    "RescaleSlope", "RescaleIntercept", "RescaleType", "BodyPartExamined",
 )  # fmt: skip
 NAMES = (*TEXTS, *SHORTS, *RAW, *TABLES, *TRAITS, *SEQUENCES)
 WANTED = {tag_for_keyword(name): name for name in NAMES} | PRIVATE_TRAITS

@@ -14,11 +14,14 @@ from src.text import printable
 MINOR = ("not_dicom", "no_pixels", "empty", "other_modality")
 
 
-def read_headers(folder: Path) -> tuple[list[Slice], list[tuple[str, str]]]:
-    """Return the slices of all files, and (file name, reason) of files that cannot be read."""
+def read_headers(folder: Path, below: bool = True) -> tuple[list[Slice], list[tuple[str, str]]]:
+    """Return the slices of all files, and (file name, reason) of files that cannot be read.
+
+    below: also those of the folders in it.
+    """
     try:
         require(folder.exists(), "missing", f"{folder} does not exist")
-        paths, locked = _visible_files(folder)
+        paths, locked = _visible_files(folder, below)
     except OSError as error:
         raise DicomError("unreadable", f"{folder}: {error.strerror}") from None
     require(len(paths) + len(locked) > 0, "no_dicom", f"{folder} holds no files")
@@ -39,8 +42,8 @@ def read_headers(folder: Path) -> tuple[list[Slice], list[tuple[str, str]]]:
     return slices, dropped
 
 
-def _visible_files(folder: Path) -> tuple[list[Path], list[str]]:
-    """Return all files below a folder, and the names of folders that may not be entered.
+def _visible_files(folder: Path, below: bool) -> tuple[list[Path], list[str]]:
+    """Return all files in a folder, or also below it, and the folders that may not be entered.
 
     Links to files are followed; links to folders are not, because they may lead in circles.
     """
@@ -48,7 +51,8 @@ def _visible_files(folder: Path) -> tuple[list[Path], list[str]]:
         return [folder], []
     found, locked = [], []
     for parent, folders, names in os.walk(folder, onerror=locked.append):
-        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
+        visible = [name for name in folders if not name.startswith((".", "__MACOSX"))]
+        folders[:] = visible if below else []
         found += [Path(parent, name) for name in names if not name.startswith(".")]
     return sorted(found), [printable(Path(error.filename).name) for error in locked]
 

@@ -40,6 +40,7 @@ class FileHeader:
     """Metadata of one file: identity, and where and how its pixels are stored."""
 
     path: Path
+    study_uid: str
     series_uid: str
     sop_uid: str
     patient_id: str
@@ -127,6 +128,7 @@ def _file_header(path: Path, fields: dict, element: PixelElement) -> FileHeader:
     signed, bits_of_float = fields.get("PixelRepresentation", 0) == 1, PIXEL_TAGS[element.tag]
     header = FileHeader(
         path=path,
+        study_uid=fields.get("StudyInstanceUID", ""),
         series_uid=fields.get("SeriesInstanceUID", ""),
         sop_uid=fields.get("SOPInstanceUID", ""),
         patient_id=fields.get("PatientID", ""),
@@ -274,8 +276,7 @@ def _rescale(fields: dict, header: FileHeader) -> tuple[float, float]:
     intercept = _number(fields, "RescaleIntercept", 0.0)
     largest_stored = 1.0 if header.is_float else 2.0**header.stored
     finite = abs(slope) * largest_stored + abs(intercept) < 1e37
-    claim = f"slope {slope} and intercept {intercept} go beyond all numbers"
-    require(finite, "bad_rescale", claim)
+    require(finite, "bad_rescale", f"slope {slope} and intercept {intercept} go beyond all numbers")
     return slope, intercept
 
 

@@ -102,16 +102,16 @@ def open_series(folder: str | Path) -> Series:
 
 
 def open_all(
-    folder: str | Path,
+    folder: str | Path, below: bool = True
 ) -> tuple[list[tuple[str, Series | DicomError]], list[tuple[str, str]]]:
-    """Return all series in a folder and below it, and the files that belong to none.
+    """Return all series in a folder, by default also below it, and the files that belong to none.
 
     The first list holds (UID, series), sorted by UID; an error replaces a series without a volume.
     The second holds (file name, reason); a single series has them in `dropped` instead.
     Files of two patients are two series even under one UID. Files without a UID are one series a
     folder. Raise DicomError if there is no series at all.
     """
-    slices, dropped = read_headers(Path(folder))
+    slices, dropped = read_headers(Path(folder), below)
     groups = by_series(slices)
     of_one, of_none = (dropped, []) if len(groups) == 1 else ([], dropped)
     found: list[tuple[str, Series | DicomError]] = []

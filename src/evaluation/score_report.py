@@ -32,6 +32,7 @@ def report_spots(
     scores, _ = scored(truth, predictions, ["SeriesInstanceUID", "slice"])
     write_json(run.scores("stage1"), scores)
     print(score_table(scores, f"{title}: {len(truth)} rows of {scores['n_series']} series"))
+    _say_written(run, "stage1")
     return scores
 
 
@@ -61,7 +62,12 @@ def report_series(
     for column in GROUPS:
         print(group_table(scores["groups"][column], column), end="\n\n")
     print(score_table(scores, f"{title}: {scores['n_series']} series"))
+    _say_written(run, evaluation)
     return scores
+
+
+def _say_written(run: RunFolder, evaluation: str) -> None:
+    print(f"wrote {run.scores(evaluation)} and {run.predictions(evaluation).name}")
 
 
 def scored(

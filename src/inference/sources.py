@@ -14,7 +14,14 @@ from src.artifacts.calibration import (
     read_operating_points,
 )
 from src.artifacts.checkpoints import read_joined, read_trained
-from src.artifacts.paths import ALL_DATA, ArtifactError, EncoderFolder, RunFolder
+from src.artifacts.paths import (
+    ALL_DATA,
+    ArtifactError,
+    EncoderFolder,
+    RunFolder,
+    remedy,
+    trained_networks,
+)
 from src.evaluation import choice
 from src.evaluation.choice import Chosen
 from src.labels import LABELS, PRESENT
@@ -37,6 +44,7 @@ def from_folder(
     model_dir: Path, encoder: str, folds: tuple[int | str, ...], select: str = "best"
 ) -> Source:
     """Return the networks of `folds`. select: "best" or "last" epoch of stage 2."""
+    require_trained(model_dir, encoder, folds)
     runs = [RunFolder(model_dir, encoder, fold) for fold in folds]
     joined = [joined_weights(run, select) for run in runs]
     folder = EncoderFolder(model_dir, encoder)
@@ -51,6 +59,21 @@ def from_folder(
     }
     places = [str(run.root) for run in runs]
     return Source(joined, places, list(runs), lambda: read_calibration(folder), names)
+
+
+def require_trained(model_dir: Path, encoder: str, folds: tuple[int | str, ...]) -> None:
+    """Raise ArtifactError, which names those that there are, if networks of `folds` are missing."""
+    if not folds:
+        raise ArtifactError(
+            f"--folds needs at least one number, as in --folds 0: {trained_networks(model_dir)}"
+        )
+    for fold in folds:
+        path = RunFolder(model_dir, encoder, fold).inference
+        if not path.exists():
+            raise ArtifactError(
+                f"{path} is missing: {remedy(path)} or name another network; "
+                f"{trained_networks(model_dir)}"
+            )
 
 
 def from_bundle(path: Path) -> Source:

@@ -153,7 +153,7 @@ def fit(
     loss_of: (model, batch) -> loss.
     evaluate: model -> held-out scores (None if not defined), settings to save with the weights.
     """
-    run.restore(learner, epochs)
+    run.start(learner, epochs)
     while run.epoch < epochs:
         start = time.perf_counter()
         loader.sampler.epoch = run.epoch
@@ -171,7 +171,7 @@ def fit(
         scores, extra = evaluate(learner.average.module)
         loss = float(distributed.total(finite_mean(torch.stack(losses))) / distributed.world())
         run.epoch_done(learner, loss, scores, time.perf_counter() - start, extra)
-    run.saver.finish()
+    run.finish()
     distributed.leave()
     return run.best
 

@@ -10,6 +10,7 @@ from src.artifacts.checkpoints import read_checkpoint
 from src.artifacts.files import append_line, write_json, write_lines
 from src.artifacts.paths import ArtifactError, RunFolder
 from src.evaluation import metrics
+from src.progress import duration
 from src.script import versions
 from src.text import printable
 from src.training.curves import draw_progress
@@ -32,12 +33,15 @@ class RunLog:
         resume: bool,
         defaults: dict | None = None,
     ):
-        """Start or resume a run.
+        """Look whether a run can be started or resumed; write nothing until `start`.
 
         defaults: values of the settings that runs of older versions, which lack them, had.
 
         Raise ArtifactError if the folder holds a run that is not to be, or cannot be, resumed.
         """
+        self.script = script
+        self.waiting: list[str] | None = []  # for the log, None after `start`
+        self.epochs = 0  # of the whole run
         self.folder, self.stage, self.settings = folder, stage, settings
         self.defaults = defaults or {}
         self.saver = Saver()
@@ -52,21 +56,16 @@ class RunLog:
                 f"or delete {last} to train again"
             )
         self.state = self._read_state() if self.resumed else None
-        if not distributed.first():
-            return
-        if not self.resumed:
-            folder.metrics(stage).unlink(missing_ok=True)
-        write_json(folder.settings(stage), settings)
-        shutil.copy(script, folder.root / script.name)
-        self.say(f"{stage} {json.dumps(settings)} {json.dumps(versions())}", quiet=True)
 
-    def say(self, line: str, quiet: bool = False) -> None:
-        """Add a line to the log and, unless quiet, print it."""
+    def say(self, line: str, more: str = "") -> None:
+        """Print a line, and add it to the log as soon as the run starts. more: for the log only."""
         if not distributed.first():
             return
-        if not quiet:
-            print(line, flush=True)
-        append_line(self.folder.log(self.stage), line)
+        print(line, flush=True)
+        if self.waiting is None:
+            append_line(self.folder.log(self.stage), line + more)
+        else:
+            self.waiting.append(line + more)
 
     def _read_state(self) -> dict:
         """Return the saved state; raise ArtifactError if it was trained with other settings."""
@@ -83,10 +82,37 @@ class RunLog:
             )
         return state
 
-    def restore(self, learner, epochs: int) -> None:
-        """Load the state after the last finished epoch, if the run is resumed."""
+    def start(self, learner, epochs: int) -> None:
+        """Load the state after the last finished epoch, if the run is resumed; begin the log.
+
+        Until here the run may be refused, and leaves nothing. A new one deletes what its weights
+        will no longer fit.
+        """
+        self.epochs = epochs
+        if self.resumed:
+            self._restore(learner)
+        if not distributed.first():
+            return
+        folder, stage = self.folder, self.stage
+        if not self.resumed:
+            folder.metrics(stage).unlink(missing_ok=True)
+            folder.inference.unlink(missing_ok=True)
+        write_json(folder.settings(stage), self.settings)
+        shutil.copy(self.script, folder.root / self.script.name)
+        header = f"{stage} {json.dumps(self.settings)} {json.dumps(versions())}"
+        for line in [header, *self.waiting]:
+            append_line(folder.log(stage), line)
+        self.waiting = None
         if not self.resumed:
             return
+        self._write_metrics()
+        if self.epoch < epochs:
+            self.say(f"resuming after epoch {self.epoch} of {epochs}")
+        else:
+            self.say(f"already finished: {self.epoch} of {epochs} epochs are done")
+
+    def _restore(self, learner) -> None:
+        """Load the saved state; raise ArtifactError if it is that of another network."""
         try:
             learner.load_state_dict(self.state["learner"])
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -100,11 +126,6 @@ class RunLog:
         self.best = self.state["best"]
         self.lines = self.state["lines"]
         self.state = None  # frees its memory
-        self._write_metrics()
-        if self.epoch < epochs:
-            self.say(f"resuming after epoch {self.epoch} of {epochs}")
-        else:
-            self.say(f"already finished: {self.epoch} of {epochs} epochs are done")
 
     def epoch_done(
         self, learner, loss: float, scores: dict | None, seconds: float, extra: dict | None = None
@@ -148,7 +169,17 @@ class RunLog:
         }
         self.saver.save(checkpoints, beside=learner.device.type == "cuda")
         self._write_metrics()
-        self.say(epoch_line(row) + ("  best" if is_best and scores else ""))
+        self.say(epoch_line(row, self.epochs, is_best), rates_text(row))
+
+    def finish(self) -> None:
+        """Wait until everything is on disk, and say what was kept."""
+        self.saver.finish()
+        if self.best is None:  # no epoch was asked for
+            return
+        score = self.best["score"]
+        of_score = "" if math.isnan(score) else f", score {score:.4f}"
+        epoch = f"epoch {self.best['epoch']} of {self.epoch}{of_score}"
+        self.say(f"kept {epoch}: {self.folder.best(self.stage)}")
 
     def _write_metrics(self) -> None:
         """Write the json lines, and a picture of them."""
@@ -169,17 +200,20 @@ def remedy(name: str, value) -> str:
     return f"give --{flag} {value}"
 
 
-def epoch_line(row: dict) -> str:
-    """Return the log's line of an epoch."""
-    line = "epoch {epoch:3d}  loss {loss:8.5f}  lr {lr:7.1e}".format(**row)
-    if row["head_lr"] != row["lr"]:
-        line += f", heads {row['head_lr']:.1e}"
-    line += f"  {row['seconds']:6.1f} s"
+def epoch_line(row: dict, epochs: int, is_best: bool) -> str:
+    """Return the line of an epoch: its loss, its scores, and the time that is left."""
+    line = "epoch {epoch:3d}/{epochs}  loss {loss:.4f}".format(**row, epochs=epochs)
     scores = row["scores"]
-    if not scores:
-        return line
-    parts = {"score": scores["score"], "present": scores["present"]}
-    parts["locations"] = metrics.mean_location(scores)
-    for name, value in parts.items():
-        line += f"  {name} " + ("n/a" if value is None else f"{value:.4f}")
-    return line
+    if scores:
+        parts = {"best" if is_best else "score": scores["score"], "present": scores["present"]}
+        parts["locations"] = metrics.mean_location(scores)
+        for name, value in parts.items():
+            line += f"  {name} " + ("n/a" if value is None else f"{value:.3f}")
+    left = epochs - row["epoch"]
+    return f"{line}  {duration(left * row['seconds'])} left" if left > 0 else line
+
+
+def rates_text(row: dict) -> str:
+    """Return what only the log says of an epoch: learning rates and seconds."""
+    heads = f", heads {row['head_lr']:.1e}" if row["head_lr"] != row["lr"] else ""
+    return f"  lr {row['lr']:.1e}{heads}  {row['seconds']:.1f} s"

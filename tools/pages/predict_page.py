@@ -1,5 +1,6 @@
 """The page of one predicted series, and the page that lists them all."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,12 +87,16 @@ def write_page(
     return page
 
 
-def write_index(out: Path, pages: list[Page], failed: list) -> None:
-    """Write {out}/index.html: the most suspicious series first, then what failed."""
+def write_index(out: Path, pages: list[Page], failed: list, studies: Sequence[dict] = ()) -> None:
+    """Write {out}/index.html: the most suspicious series first, then studies, then what failed.
+
+    studies: rows of studies.csv, shown if one has several series
+    """
     pages = sorted(pages, key=lambda page: -page.present)
     calibrated = any(page.calibrated for page in pages)  # all, or none
     title = "Predicted series"
     makers = sorted({page.made_by for page in pages})
+    shown = studies if any(study["series"] > 1 for study in studies) else ()
     content = render(
         "index.html",
         title=title,
@@ -99,6 +104,8 @@ def write_index(out: Path, pages: list[Page], failed: list) -> None:
         failed=failed,
         calibrated=calibrated,
         makers=makers,
+        studies=shown,
+        present=LABELS[PRESENT],
     )
     with atomic(out / "index.html", sync=False) as file:
         file.write(content)
