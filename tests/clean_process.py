@@ -4,6 +4,7 @@ In a new Python each would import torch first, for 2 to 4 s of CPU. What a fork 
 same: no thread, no random number and no file of the process that it comes from is in use.
 """
 
+import gc
 import importlib
 import multiprocessing
 import os
@@ -43,6 +44,10 @@ class Script:
     def communicate(self) -> tuple[str, str]:
         """Wait for its end; return what it printed on stdout and stderr."""
         self.poll(patience=None)
+        return self.texts()
+
+    def texts(self) -> tuple[str, str]:
+        """Return what it has printed on stdout and stderr so far."""
         out, err = (self.printed / name for name in ("stdout", "stderr"))
         return out.read_text(), err.read_text()
 
@@ -56,12 +61,15 @@ class CleanProcess:
     def start(self, script: str, *flags, cwd: Path = ROOT, **environment: str) -> Script:
         """Start `{script}.py` as the shell would, in a session of its own."""
         words = [str(ROOT / f"{script}.py"), *map(str, flags)]
-        return self._start(be_script, words, str(cwd), environment)
+        return self.begin(be_script, words, str(cwd), environment)
 
-    def _start(self, function: Callable, *arguments) -> Script:
+    def begin(self, function: Callable, *arguments) -> Script:
+        """Begin to call a function in a fork."""
         self.count += 1
         printed = self.folder / f"{self.count}"
         printed.mkdir()
+        for name in ("stdout", "stderr"):
+            (printed / name).touch()  # the fork may open them later than `texts` is asked
         return Script(self.pool, self.submit(fork, printed, function, arguments), printed)
 
     def run(self, script: str, *flags, **options) -> subprocess.CompletedProcess:
@@ -70,7 +78,7 @@ class CleanProcess:
 
     def call(self, function: Callable, *arguments) -> subprocess.CompletedProcess:
         """Call a function in a fork; return its exit code and what it printed."""
-        return finished(self._start(function, *arguments))
+        return finished(self.begin(function, *arguments))
 
     def run_ranks(self, script: str, *flags) -> list[subprocess.CompletedProcess]:
         """Run `{script}.py` as two ranks, with what torchrun puts into the environment.
@@ -112,8 +120,11 @@ def new_clean_process(folder: Path) -> Iterator[CleanProcess]:
 
 
 def import_all() -> None:
+    gc.disable()  # it would go through half a million objects again and again
     for name in IMPORTED:
         importlib.import_module(name)
+    gc.freeze()  # nor need forks, which would copy what they go through
+    gc.enable()
 
 
 def fork(printed: Path, function: Callable, arguments: tuple) -> int:

@@ -1,6 +1,7 @@
 """A tiny data set, made once for all tests that read arrays and tables."""
 
 import fcntl
+import gc
 import os
 import runpy
 import shutil
@@ -23,12 +24,14 @@ from tests.clean_process import CleanProcess, new_clean_process
 from tools import make_demo_data
 
 cv2.setNumThreads(1)  # a forked process hangs in cv2 where its parent had used its threads
+gc.disable()  # until all is imported: a fifth of the time would go into half a million objects
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDS, IMAGE_SIZE, CROP = 3, 48, 40
 LONGEST = (
-    "distributed stopped pipeline open_data preprocess_data_stopped encoder_names hostile_files "
-    "kaggle_server resume ending benchmark extract_features preprocess_data preprocess_with_dask"
+    "preprocess_data_stopped stopped encoder_names distributed preprocess_data faults_bytes resume "
+    "kaggle_server ending benchmark hostile_files pipeline open_data preprocess_with_dask "
+    "eval_end_to_end extract_features train_stage1 train_stage2 ablate compare_sequence_models"
 ).split()
 
 
@@ -39,6 +42,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     order = {f"test_{name}": place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @cache

@@ -1,18 +1,14 @@
-"""A process that reads hostile files and says what came of each, a line of json a file.
-
-python -m tests.hostile_reader LIST, where LIST is json: [[name, how, path]].
-"""
+"""A process that reads hostile files and says what came of each, a line of json a file."""
 
 import contextlib
 import faulthandler
 import json
-import os
 import resource
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
+from huggingface_hub import constants
 
 from src.artifacts import calibration, checkpoints, files
 from src.artifacts.paths import EncoderFolder, RunFolder
@@ -70,9 +66,9 @@ def outcome(how: str, path: Path) -> dict:
     return {"kind": kind, "text": text, "mib": memory("VmHWM") - before}
 
 
-def main() -> None:
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    cases = json.loads(Path(sys.argv[1]).read_text())
+def read_all(cases: list[tuple[str, str, str]]) -> None:
+    """Read the cases (name, how, path). Run this in a process of its own, which it limits."""
+    constants.HF_HUB_OFFLINE = True
     limit = memory("VmSize") * 2**20 + ROOM
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -81,7 +77,3 @@ def main() -> None:
         found = outcome(how, Path(path))
         faulthandler.cancel_dump_traceback_later()
         print(json.dumps({"name": name, **found}), flush=True)
-
-
-if __name__ == "__main__":
-    main()

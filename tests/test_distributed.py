@@ -19,6 +19,7 @@ from src.artifacts.paths import RunFolder
 from src.sampling.loader import EpochSampler, make_loader
 from src.script import UserError
 from tests.conftest import CROP, ROOT
+from tests.networks import write_random_features
 from tests.test_train_stage1 import small
 
 ENCODER = "test_convnext"
@@ -32,14 +33,14 @@ def words_of(tiny, model_dir, *flags) -> list[str]:
     return [str(word) for word in words]
 
 
-def torchrun(processes, words, meet=("--standalone",), **options):
-    """Start train_stage1.py by torchrun.
+def torchrun(script, processes, words, meet=("--standalone",), **options):
+    """Start a script by torchrun.
 
     meet: how the ranks find each other.
     """
     start = ["-m", "torch.distributed.run", *meet, f"--nproc-per-node={processes}"]
     return subprocess.Popen(
-        [sys.executable, *start, str(ROOT / "train_stage1.py"), *words],
+        [sys.executable, *start, str(ROOT / f"{script}.py"), *words],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -61,56 +62,48 @@ def metrics_of(model_dir):
     ]
 
 
-def test_two_ranks_and_two_pieces_train_as_one_process(tiny, tmp_path, clean_process):
-    """A batch is an epoch here, so that each epoch's loss is that of one step."""
-    words = words_of(tiny, tmp_path / "two", "--batch-size", 32, "--epochs", 4)
-    ranks = clean_process.run_ranks("train_stage1", *words)
-    text = "".join(rank.stdout for rank in ranks)
-    assert [rank.returncode for rank in ranks] == [0, 0], ranks
-    for name, options in {
-        "one": {},
-        "pieces": {"accumulate": 2, "heatmap_weight": 0},
-        "whole": {"heatmap_weight": 0},
-    }.items():
-        train_stage1.main(
-            small(tiny, tmp_path / name, batch_size=32, epochs=4, dropout=0.0, **options)
-        )
-    for first, second in (("one", "two"), ("whole", "pieces")):
-        rows = [metrics_of(tmp_path / name) for name in (first, second)]
-        assert [row["loss"] for row in rows[0]] == pytest.approx(
-            [row["loss"] for row in rows[1]], abs=1e-4
-        )
-        assert [row["scores"]["score"] for row in rows[0]] == pytest.approx(
-            [row["scores"]["score"] for row in rows[1]], abs=0.02
-        )
-    assert "2 x cpu" in text and text.count("epoch   4") == 1  # rank 0 alone prints
+def assert_alike(first: list[dict], second: list[dict]) -> None:
+    assert [row["loss"] for row in first] == pytest.approx(
+        [row["loss"] for row in second], abs=1e-4
+    )
+    assert [row["scores"]["score"] for row in first] == pytest.approx(
+        [row["scores"]["score"] for row in second], abs=0.02
+    )
+    assert len(first) == len(second) == 4
+
+
+def test_two_pieces_of_a_batch_train_as_one(tiny, tmp_path):
+    for name, options in {"pieces": {"accumulate": 2}, "whole": {}}.items():
+        fixed = {"batch_size": 32, "epochs": 4, "dropout": 0.0, "heatmap_weight": 0}
+        train_stage1.main(small(tiny, tmp_path / name, **fixed, **options))
+    assert_alike(metrics_of(tmp_path / "whole"), metrics_of(tmp_path / "pieces"))
 
 
 def test_two_nodes_train_as_one_process(tiny, tmp_path):
     """Two launches meet at a port, as docs/scale.md starts them on two machines.
 
-    A batch is an epoch again.
+    A batch is an epoch here, so that each epoch's loss is that of one step.
     """
     with socket.create_server(("localhost", 0)) as free:
         port = free.getsockname()[1]
     meet = ["--nnodes=2", "--rdzv-backend=c10d", "--rdzv-id=7", f"--rdzv-endpoint=localhost:{port}"]
-    words = words_of(tiny, tmp_path / "two", "--batch-size", 32, "--epochs", 3)
-    nodes = [torchrun(1, words, meet) for _ in range(2)]
-    train_stage1.main(small(tiny, tmp_path / "one", batch_size=32, epochs=3, dropout=0.0))
+    words = words_of(tiny, tmp_path / "two", "--batch-size", 32, "--epochs", 4)
+    nodes = [torchrun("train_stage1", 1, words, meet) for _ in range(2)]
+    train_stage1.main(small(tiny, tmp_path / "one", batch_size=32, epochs=4, dropout=0.0))
     texts = [finished(node) for node in nodes]
-    one, two = metrics_of(tmp_path / "one"), metrics_of(tmp_path / "two")
-    assert [row["loss"] for row in one] == pytest.approx(
-        [row["loss"] for row in two], abs=1e-4
-    ) and len(two) == 3
-    assert sorted("2 x cpu" in text for text in texts) == [False, True]  # rank 0 alone prints
+    assert_alike(metrics_of(tmp_path / "one"), metrics_of(tmp_path / "two"))
+    for said in ("2 x cpu", "epoch   4"):  # rank 0 alone prints
+        assert sorted(text.count(said) for text in texts) == [0, 1]
 
 
 def test_a_rank_that_dies_ends_the_others(tiny, tmp_path):
-    words = words_of(tiny, tmp_path, "--batch-size", 4, "--epochs", 1000)
-    process = torchrun(2, words, start_new_session=True)
-    metrics = RunFolder(tmp_path, ENCODER, 0).metrics("stage1")
+    """Of stage 2, which starts sooner."""
+    metrics = write_random_features(tiny, tmp_path).metrics("stage2")
+    flags = "--encoder made_up --device cpu --width 16 --batch-size 4 --epochs 1000"
+    words = ["--data-dir", str(tiny.root), "--model-dir", str(tmp_path), *flags.split()]
+    process = torchrun("train_stage2", 2, words, start_new_session=True)
     while not metrics.exists():
-        assert process.poll() is None
+        assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     children = subprocess.run(
         ["pgrep", "-P", str(process.pid)], capture_output=True, text=True

@@ -6,9 +6,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from src.networks.encoder import plan_encoder
 from src.networks.slice_cnn import SliceCNN
-from src.script import UserError
 from tools.experiments.list_encoders import CROP_SIZE, PAGE, names_of, row_of
 
 NAMES = names_of(PAGE)
@@ -36,7 +34,7 @@ def test_all_families_are_in_the_table():
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in REFUSED])
-def test_it_runs_forward_and_backward_and_is_as_the_table_says(name):
+def test_it_runs_and_learns_and_is_as_the_table_says(name):
     with torch.device("meta"):
         model = SliceCNN(name, heatmap=True, crop_size=CROP_SIZE)
         out = model(torch.zeros(2, 3, CROP_SIZE, CROP_SIZE))
@@ -47,21 +45,40 @@ def test_it_runs_forward_and_backward_and_is_as_the_table_says(name):
     assert out.heatmap.shape == (2, finest, finest)
     count = sum(parameter.numel() for parameter in model.encoder.parameters())
     assert f"{count / 1e6:.0f} M" == millions
-    (out.logits.sum() + out.heatmap.sum()).backward()
     # With several GPUs, each parameter must get a gradient.
-    assert [key for key, each in model.named_parameters() if each.grad is None] == []
+    learning = parameters_behind(out.logits, out.heatmap)
+    assert [key for key, each in model.named_parameters() if each not in learning] == []
+
+
+def parameters_behind(*outputs: torch.Tensor) -> set[torch.Tensor]:
+    """Return what a backward pass from the outputs reaches; DistributedDataParallel looks so, too.
+
+    The pass itself would take a quarter of the time of these tests.
+    """
+    seen, waiting = set(), [output.grad_fn for output in outputs]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting += [following for following, _ in node.next_functions]
+    return {node.variable for node in seen if hasattr(node, "variable")}
 
 
 @pytest.mark.parametrize("name", sorted(REFUSED))
 def test_it_is_refused_with_crop_sizes_that_work(name):
-    with pytest.raises(UserError, match=r"no images of 448 x 448 .*, such as \d+") as caught:
-        plan_encoder(name, CROP_SIZE)
-    for size in map(int, re.findall(r"\d+", str(caught.value).rpartition("such as")[2])):
+    """Those of the table, which the tool takes from the message that refuses it."""
+    row = row_of(name)
+    assert row in ROWS
+    refused, _, fitting = row.split("|")[5].partition(";")
+    assert refused.strip() == f"not {CROP_SIZE}"
+    sizes = [int(size) for size in re.findall(r"\d+", fitting)]
+    for size in sizes:
         with torch.device("meta"):
             out = SliceCNN(name, heatmap=True, crop_size=size)(torch.zeros(2, 3, size, size))
         assert out.logits.shape == (2, 14)
+    assert sizes
 
 
 def test_the_table_is_that_of_the_tool():
-    for name in ("convnext_tiny", "vit_small_patch14_dinov2", *REFUSED):
+    for name in ("convnext_tiny", "vit_small_patch14_dinov2"):
         assert row_of(name) in ROWS

@@ -1,15 +1,11 @@
 """A bundle runs where neither data nor model folder is, and says the same, bit for bit."""
 
 import json
-import os
-import subprocess
-import sys
 import zipfile
 from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from src.artifacts.calibration import Calibration, write_calibration
 from src.artifacts.files import write_json
@@ -20,7 +16,6 @@ from src.inference.sources import from_bundle, from_folder
 from src.labels import LABELS, LOCATIONS, PRESENT
 from src.progress import Clock
 from src.script import UserError
-from tests.conftest import ROOT
 from tests.networks import ENCODER, write_both
 from tools import export_bundle, kaggle_server, predict, score
 from tools.pages import model_card
@@ -53,7 +48,7 @@ def bundle(tiny, networks, tmp_path_factory):
     return export(tiny, networks, tmp_path_factory.mktemp("bundle") / "b.zip")
 
 
-def test_elsewhere_it_predicts_the_same_bits(tiny, networks, bundle, tmp_path):
+def test_elsewhere_it_predicts_the_same_bits(tiny, networks, bundle, tmp_path, clean_process):
     """Another folder, another process, neither data nor model."""
     folder = next((tiny.root / "series").iterdir())
     predict.main(
@@ -63,14 +58,8 @@ def test_elsewhere_it_predicts_the_same_bits(tiny, networks, bundle, tmp_path):
     elsewhere.mkdir()
     moved = elsewhere / "renamed.bundle"
     moved.write_bytes(bundle.read_bytes())
-    command = [sys.executable, ROOT / "tools/predict.py", folder, "--bundle", moved.name]
-    done = subprocess.run(
-        [*command, "--out", "out", "--calibrate"],
-        cwd=elsewhere,
-        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
-        capture_output=True,
-        text=True,
-    )
+    words = [folder, "--bundle", moved.name, "--out", "out", "--calibrate"]
+    done = clean_process.run("tools/predict", *words, cwd=elsewhere)
     assert done.returncode == 0, done.stderr
     written = (elsewhere / "out" / "predictions.csv").read_bytes()
     assert written == (tmp_path / "here" / "predictions.csv").read_bytes()

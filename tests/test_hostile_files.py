@@ -4,15 +4,13 @@ The files are read in other processes, by the functions that the stages call.
 """
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests import hostile_checkpoints, hostile_pickles, hostile_texts
+from tests import hostile_checkpoints, hostile_pickles, hostile_reader, hostile_texts
+from tests.clean_process import CleanProcess
 
-ROOT = Path(__file__).parents[1]
 MOST = 500  # MiB
 SPARSE = 2**31  # bytes of a file that is one hole
 KINDS = ("pickle", "npy", "json", "lines", "calibration", "checkpoint")
@@ -61,13 +59,11 @@ def write(path: Path, content) -> None:
         path.write_bytes(content() if callable(content) else content)
 
 
-def read_all(cases: list[tuple[str, str, str]], root: Path) -> dict[str, dict]:
+def read_all(cases: list[tuple[str, str, str]], clean_process: CleanProcess) -> dict[str, dict]:
     """Return {name: outcome}; a file that ends the reader costs only itself."""
     found = {}
     while cases:
-        (root / "cases.json").write_text(json.dumps(cases))
-        command = [sys.executable, "-m", "tests.hostile_reader", str(root / "cases.json")]
-        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        ended = clean_process.call(hostile_reader.read_all, cases)
         outcomes = [json.loads(line) for line in ended.stdout.splitlines()]
         found |= {outcome["name"]: outcome for outcome in outcomes}
         cases = cases[len(outcomes) :]
@@ -79,7 +75,7 @@ def read_all(cases: list[tuple[str, str, str]], root: Path) -> dict[str, dict]:
 
 
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory) -> tuple[dict[str, dict], Path]:
+def outcomes(tmp_path_factory, clean_process) -> tuple[dict[str, dict], Path]:
     root = tmp_path_factory.mktemp("hostile")
     trace = root / "trace"
     good = {"checkpoint": hostile_checkpoints.packed(hostile_checkpoints.whole())}
@@ -90,7 +86,7 @@ def outcomes(tmp_path_factory) -> tuple[dict[str, dict], Path]:
             path = path_of(root, kind, number)
             write(path, content)
             cases.append((f"{kind}: {name}", kind, str(path)))
-    return read_all(cases, root), trace
+    return read_all(cases, clean_process), trace
 
 
 def test_the_list_is_long():

@@ -88,6 +88,17 @@ def test_sampling_and_training_never_load_pydicom():
         for path in SOURCES
         if path.parent in folders
     ]
-    code = f"import sys, {', '.join(modules)}; assert 'pydicom' not in sys.modules"
+    assert not loaded_with(modules) & {"pydicom"}
+
+
+def test_workers_that_read_dicom_load_neither_torch_nor_pandas():
+    """These take longer to import than all that the workers need."""
+    assert not loaded_with(["src.preprocess.series_job"]) & {"torch", "pandas"}
+
+
+def loaded_with(modules: list[str]) -> set[str]:
+    """Return what a fresh process has loaded once it has imported these."""
+    code = f"import sys, {', '.join(modules)}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())

@@ -113,11 +113,27 @@ def test_in_the_real_run_it_serves(networks, gateway, tmp_path, monkeypatch):
     assert gateway.rows == "served"
 
 
-def test_a_process_that_hangs_or_dies_costs_one_series_and_is_gone(tiny, networks, tmp_path):
-    server = Server(config(networks, tmp_path))
-    folder = str(next((tiny.root / "series").iterdir()))
+def with_forks(function, *arguments) -> None:
+    """Run this in a fork of the clean process: a server starts its processes at once, as forks."""
+    fork = multiprocessing.get_context("fork")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kaggle_server.multiprocessing, "get_context", lambda _: fork)
+        function(*arguments)
+
+
+def test_a_process_that_hangs_or_dies_costs_one_series_and_is_gone(
+    tiny, networks, tmp_path, clean_process
+):
+    folder = next((tiny.root / "series").iterdir())
+    given = config(networks, tmp_path), str(folder)
+    done = clean_process.call(with_forks, hang_and_die, *given)
+    assert done.returncode == 0, done.stderr
+
+
+def hang_and_die(config: Config, folder: str) -> None:
+    server = Server(config)
     expected = server.predict(folder)
-    prior = read_joined(RunFolder(networks, ENCODER, 0))["prior"]
+    prior = read_joined(RunFolder(config.model_dir, ENCODER, 0))["prior"]
     assert not np.allclose(expected, prior)
     first, server.config.seconds = server.child.process.pid, 2
     os.kill(first, signal.SIGSTOP)
@@ -214,8 +230,14 @@ def test_with_its_server_the_process_ends(clean_process):
         time.sleep(0.05)
 
 
-def test_without_networks_there_is_still_a_row(tmp_path):
-    row = Server(config(tmp_path / "nothing", tmp_path)).predict("anywhere")
+def test_without_networks_there_is_still_a_row(tmp_path, clean_process):
+    done = clean_process.call(with_forks, predict_without, config(tmp_path / "none", tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "ArtifactError" in done.stdout
+
+
+def predict_without(config: Config) -> None:
+    row = Server(config).predict(str(config.model_dir.parent))
     assert row.shape == (1, 14) and (row == 0.5).all(axis=None)
 
 

@@ -226,7 +226,7 @@ def test_what_is_missing_is_said(script, tmp_path, monkeypatch):
     assert ".py first" in sentence or "put the challenge's tables" in sentence
 
 
-def test_a_refusal_is_one_sentence_and_exit_code_1(tmp_path):
-    failed = run("eval_stage2", cwd=tmp_path)
+def test_a_refusal_is_one_sentence_and_exit_code_1(tmp_path, clean_process):
+    failed = clean_process.run("eval_stage2", cwd=tmp_path)
     assert failed.returncode == 1
     assert failed.stderr.startswith("error: ") and failed.stderr.count("\n") == 1

@@ -83,7 +83,7 @@ def test_killed_and_hanging_workers_cost_one_series_each(tmp_path, monkeypatch):
     (tmp_path / "series" / uids[1] / "kill").touch()
     (tmp_path / "series" / uids[3] / "hang").touch()
     monkeypatch.setattr(preprocess_data, "prepare_series", marked)
-    failed = run(tmp_path, time_limit=1)
+    failed = run(tmp_path, time_limit=2)  # s; a series needs 0.01
     assert dict(zip(failed.SeriesInstanceUID, failed.reason, strict=True)) == {
         uids[1]: "crashed",
         uids[3]: "timeout",

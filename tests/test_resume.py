@@ -104,6 +104,7 @@ def new_runs(stage: str, tiny, root: Path, names: tuple) -> dict[object, RunFold
 def test_4_epochs_are_2_and_a_kill_and_a_resume_in_a_new_process(
     tiny, tmp_path, stage, clean_process
 ):
+    """Whatever the number of loader processes: 0, 1 and 2 of them end as 2 that nothing stopped."""
     runs = new_runs(stage, tiny, tmp_path, ("straight", *WORKERS))
     killed, resumed = [], []
     for n in WORKERS:
@@ -119,14 +120,6 @@ def test_4_epochs_are_2_and_a_kill_and_a_resume_in_a_new_process(
     for n in WORKERS:
         assert "resuming after epoch 2 of 4" in (tmp_path / str(n) / "printed.txt").read_text()
         assert_same_run(runs[n], runs["straight"], stage)
-
-
-@pytest.mark.parametrize("stage", ["stage1", "stage2"])
-def test_3_epochs_do_not_depend_on_the_number_of_loader_processes(tiny, tmp_path, stage):
-    runs = new_runs(stage, tiny, tmp_path, WORKERS)
-    for workers in WORKERS:
-        train_here(stage, tiny.root, tmp_path / str(workers), workers, 3)
-        assert_same_run(runs[workers], runs[0], stage)
 
 
 class Rows(list):

@@ -12,6 +12,8 @@ import pytest
 
 from src.artifacts.checkpoints import read_checkpoint
 from src.artifacts.paths import RunFolder
+from src.inference.ensemble import Predictor
+from tests.clean_process import be_script
 from tests.conftest import CROP
 from tests.networks import ENCODER, write_both
 from tests.processes import hear_interrupts, processes_of_session
@@ -19,24 +21,21 @@ from tools import predict
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
-PREDICT = """
-import sys, time
-from tools import predict
-from src.inference.ensemble import Predictor
-from src.script import run_script
 
-really, done = Predictor.prepare, []
 
-def prepare(predictor, series):
-    done.append(series)
-    if len(done) == 3:
-        print("hangs", flush=True)
-        time.sleep(300)
-    return really(predictor, series)
+def predict_and_hang(*words) -> None:
+    """Run this in a fork: tools/predict.py, whose thread hangs at the third series."""
+    really, done = Predictor.prepare, []
 
-Predictor.prepare = prepare
-run_script(predict.main, predict.Config, predict.__doc__, interrupted=predict.STOPPED)
-"""
+    def prepare(predictor, series):
+        done.append(series)
+        if len(done) == 3:
+            print("hangs", flush=True)
+            time.sleep(300)
+        return really(predictor, series)
+
+    Predictor.prepare = prepare
+    be_script([str(ROOT / "tools/predict.py"), *words], str(ROOT), {})
 
 
 def start(*command) -> subprocess.Popen:
@@ -66,14 +65,13 @@ def stop(child: subprocess.Popen, send, number: int, code: int) -> str:
     return err
 
 
-def test_predict_whose_thread_hangs_writes_what_it_has(tiny, tmp_path):
+def test_predict_whose_thread_hangs_writes_what_it_has(tiny, tmp_path, clean_process):
     write_both(tiny, tmp_path / "model")
-    flags = ["--model-dir", tmp_path / "model", "--encoder", ENCODER, "--device", "cpu"]
-    child = start("-c", PREDICT, tiny.root / "series", "--out", tmp_path / "out", *flags)
-    while "hangs" not in (line := child.stdout.readline()):
-        assert line, child.communicate()[1]
-    while len(list(tmp_path.glob("out/*.html"))) < 2:
-        assert child.poll() is None
+    words = [tiny.root / "series", "--out", tmp_path / "out", "--model-dir", tmp_path / "model"]
+    words += ["--encoder", ENCODER, "--device", "cpu"]
+    child = clean_process.begin(predict_and_hang, *map(str, words))
+    while "hangs" not in child.texts()[0] or len(list(tmp_path.glob("out/*.html"))) < 2:
+        assert child.poll() is None, child.communicate()
         time.sleep(0.05)
     assert predict.STOPPED in stop(child, os.kill, signal.SIGTERM, 143)
     assert len(pd.read_csv(tmp_path / "out" / "predictions.csv")) == 2

@@ -92,26 +92,32 @@ def test_the_loss_is_that_of_the_labels_and_of_the_heatmap(tiny, tmp_path, weigh
     )
 
 
-def test_going_on_does_not_ask_for_the_pretrained_weights(tiny, tmp_path):
-    train_stage1.main(small(tiny, tmp_path, checkpointing=True))
+@pytest.fixture(scope="module")
+def checkpointed(tiny, tmp_path_factory) -> Path:
+    """The model folder of a run that computes activations twice."""
+    folder = tmp_path_factory.mktemp("checkpointed")
+    train_stage1.main(small(tiny, folder, dropout=0.0, checkpointing=True))
+    return folder
+
+
+def test_going_on_does_not_ask_for_the_pretrained_weights(tiny, checkpointed, tmp_path):
     with pytest.raises(UserError, match="pretrained False, not True"):
-        train_stage1.main(small(tiny, tmp_path, pretrained=True, resume=True))
+        train_stage1.main(small(tiny, checkpointed, dropout=0.0, pretrained=True, resume=True))
     network = train_stage1.make_network(
         small(tiny, tmp_path, checkpoint=Path("not there")), resumed=True
     )
     assert network.channels > 0
 
 
-def test_checkpointing_changes_nothing(tiny, tmp_path):
+def test_checkpointing_changes_nothing(tiny, checkpointed, tmp_path):
     """Computing activations twice gives the same weights but for rounding."""
-    weights = []
-    for checkpointing in (False, True):
-        model_dir = tmp_path / str(checkpointing)
-        train_stage1.main(small(tiny, model_dir, dropout=0.0, checkpointing=checkpointing))
-        best = RunFolder(model_dir, "test_convnext", 0).best("stage1")
-        weights.append(read_checkpoint(best, ("weights",))["weights"])
-    for key, value in weights[0].items():
-        torch.testing.assert_close(weights[1][key], value, atol=3e-3, rtol=0.02, msg=key)
+    train_stage1.main(small(tiny, tmp_path, dropout=0.0))
+    usual, twice = (
+        read_checkpoint(RunFolder(folder, "test_convnext", 0).best("stage1"), ("weights",))
+        for folder in (tmp_path, checkpointed)
+    )
+    for key, value in usual["weights"].items():
+        torch.testing.assert_close(twice["weights"][key], value, atol=3e-3, rtol=0.02, msg=key)
 
 
 def test_a_killed_loader_process_ends_the_run_and_keeps_its_state(tiny, tmp_path, clean_process):

@@ -25,7 +25,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import pandas as pd
-import timm
 
 from src.artifacts.bundle import require_sealed, write_bundle
 from src.artifacts.calibration import Calibration, read_calibration
@@ -148,6 +147,8 @@ def scores_of(config: Config, folds: tuple) -> dict[str, dict]:
 
 def weights_of_encoder(settings: dict) -> dict:
     """Return from which weights the encoder started, and the licence of these, as timm names it."""
+    import timm  # takes longer to import than all else together
+
     weights = timm.models.get_pretrained_cfg(settings["encoder"])
     licence = getattr(weights, "license", None) or "unknown"
     if settings.get("checkpoint"):

@@ -7,14 +7,11 @@ import pandas as pd
 
 from src.artifacts.files import read_pickle, reading
 from src.artifacts.paths import ArtifactError, DataFolder, remedy
+from src.artifacts.ranges import FARTHEST, SPACINGS
 from src.labels import LABELS, NEGATIVE
 from src.text import printable
 
-FARTHEST = 2e5  # mm from the scanner's origin; src/dicom lets no coordinate exceed 1e5
-PIXELS = (1e-3, 100.0)  # mm; smallest and largest distance of pixels, as in src/dicom
-SLICES = (0.0, 2 * FARTHEST)  # mm; a series may be a few slices far from each other
 HEADS = ("head_x", "head_y")  # fractions of the image
-SPACINGS = {"slice_spacing": SLICES, "row_spacing": PIXELS, "column_spacing": PIXELS}
 INFINITY, NEGATIVE_INFINITY = 0x7C00, 0xFC00  # float16; what has a larger code is NaN
 
 

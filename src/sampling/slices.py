@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from src.artifacts.plausible import SPACINGS
+from src.artifacts.ranges import SPACINGS
 
 STEPS = (1, 2)  # numbers of the steps to the neighbours; as published, in slices, too
 MIRRORABLE = ("axial", "coronal")  # planes whose image x axis is the patient's left-right axis

@@ -9,14 +9,17 @@ Three grids of pixels, centres are integers:
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from src.artifacts.paths import ArtifactError
 from src.orientation import canonical_shape
 from src.sampling.slices import crop_margin, spacing_or_default
 from src.script import UserError
+
+if TYPE_CHECKING:  # it takes as long as all else that a worker of preprocess_data.py imports
+    import pandas as pd
 
 SMALLEST_VIEW, LARGEST_VIEW = 20.0, 1000.0  # mm
 FARTHEST_STEP = 100.0  # mm
@@ -106,7 +109,7 @@ def view_of(
     return View(size, crop, np.full(2, spanned), scale, offset, in_mm=True)
 
 
-def view_of_row(row: pd.Series, size: int, crop: int, view_mm: float = 0.0) -> View:
+def view_of_row(row: "pd.Series", size: int, crop: int, view_mm: float = 0.0) -> View:
     """Return the view of a series from its row of train_{N}_folds.csv."""
     extent = extent_mm((row.h, row.w), (row.row_spacing, row.column_spacing), row.orientation)
     head = None
@@ -115,7 +118,7 @@ def view_of_row(row: pd.Series, size: int, crop: int, view_mm: float = 0.0) -> V
     return view_of(extent, size, crop, view_mm, head)
 
 
-def require_heads(series: pd.DataFrame, view_mm: float) -> None:
+def require_heads(series: "pd.DataFrame", view_mm: float) -> None:
     """Raise ArtifactError if a view in mm lacks the columns of the head's centre."""
     if view_mm and not set(HEAD_COLUMNS) <= set(series.columns):
         raise ArtifactError(

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import timm.optim
 import torch
 from torch import Tensor, nn
 
@@ -199,6 +198,8 @@ def train(learner: Learner, batches: Iterable[dict], loss_of: Callable[..., Tens
 
 def plain_epoch(model: nn.Module, batches: Iterable[tuple[Tensor, ...]]) -> None:
     """Train as one would write it in five minutes: timm's Mars, weights averaged one by one."""
+    import timm.optim  # takes long; the first round is not counted
+
     optimizer = timm.optim.Mars(model.parameters(), lr=1e-5, weight_decay=0.01)
     average = [weight.detach().clone() for weight in model.parameters()]
     device = average[0].device
