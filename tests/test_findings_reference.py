@@ -189,3 +189,14 @@ def test_findings_equal_the_slow_reference(code, placed):
         assert finding.patient == (number, finding.x, finding.y)
         numbers = [finding.probability, finding.x, finding.y, *[finding.position] * placed]
         assert {type(value) for value in numbers} == {float}  # json knows no others
+
+
+def test_what_is_beyond_the_edge_of_the_image_is_no_finding():
+    """A view of 160 mm of a field of 80 mm; the highest heat is beside it."""
+    series = PlainSeries((1, 48, 48), (5.0, 80 / 48, 80 / 48), "", np.zeros(1))
+    view = view_of(np.array([80.0, 80.0]), 48, 40, 160.0)
+    heat = torch.zeros(1, 40, 40)
+    heat[0, 20, 5], heat[0, 12, 20] = 0.9, 0.5
+    peaks = find(series, np.array([0]), np.ones(1), heat, view, FindingRules(0.1, 3, 6.0))
+    (found,) = findings_at(series, np.array([0]), peaks, np.ones((1, PRESENT)), view)
+    assert found.probability == 0.5 and 0 <= found.x < 48 and 0 <= found.y < 48

@@ -46,7 +46,7 @@ class SlicePeaks:
     y: np.ndarray
     score: np.ndarray  # probability of an aneurysm on the slice, times the heat at the peak
 
-    def take(self, indices: list[int]) -> "SlicePeaks":
+    def take(self, indices: list[int] | np.ndarray) -> "SlicePeaks":
         return SlicePeaks(*(getattr(self, field.name)[indices] for field in fields(self)))
 
 
@@ -131,6 +131,8 @@ def find(
 ) -> SlicePeaks:
     """Return the peaks that are the findings of a series, the most probable first.
 
+    A view may be wider than the image: what is beyond its edge is no finding.
+
     tokens: (T,) numbers of the slices that were encoded.
     present: (T,) their probabilities of an aneurysm.
     heat: (T, h, w) in 0..1.
@@ -139,6 +141,8 @@ def find(
     between, _, _ = spacing_or_default(series.spacing)
     positions = tokens * between if series.positions is None else series.positions[tokens]
     peaks = peaks_of(heat, present, view.crop, rules.peaks)
+    places = view.to_image(np.stack([peaks.x, peaks.y], axis=1))
+    peaks = peaks.take(((places >= -0.5) & (places <= view.size - 0.5)).all(axis=1))
     return peaks.take(merge(peaks, places_mm(peaks, positions, view.pixel_mm), rules))
 
 
