@@ -58,7 +58,7 @@ class Config:
     out: Path | None = None  # json for all figures
     only_predicted: bool = False  # leave out series of TRUTH without prediction, in either file
 
-    thresholds: tuple[float, ...] = (0.1, 0.25, 0.5)  # a probability from here on is positive
+    thresholds: tuple[float, ...] = scoring.THRESHOLDS  # a probability from here on is positive
     rates: tuple[float, ...] = froc.RATES  # false findings a case
     sizes: tuple[float, ...] = cases.SIZES  # mm, diameters at which a new group begins
     ages: tuple[float, ...] = (40.0, 60.0)  # years at which a new group begins

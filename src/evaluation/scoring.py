@@ -12,6 +12,7 @@ from src.evaluation.metrics import score_of, weighted_auc
 from src.evaluation.resampling import auc_interval, fraction_interval, patient_counts
 from src.labels import LABELS, LOCATIONS, PRESENT, PRESENT_WEIGHT
 
+THRESHOLDS = (0.1, 0.25, 0.5)  # that nobody chose on the series that are scored
 FEWEST = 5  # patients of either class from which the bootstrap of an AUC means something
 MEAN, SCORE = len(LABELS), len(LABELS) + 1  # columns of `drawn_scores`, behind the labels
 

@@ -18,7 +18,6 @@ from tools.pages.report_weights import WeightsCheck
 
 PLACE = ["slice", "column", "row"]  # of a finding, in the stored image
 TOGETHER = "the 13 locations together"
-THRESHOLDS = (0.1, 0.25, 0.5)  # that nobody chose on these series; as tools/score.py
 FINDINGS = f"a finding within {froc.HIT:.0f} mm of an aneurysm"
 
 
@@ -67,7 +66,7 @@ def operating_points(judged: Pooled) -> list[dict]:
     truth, probabilities = judged.arrays()
     present = truth[:, PRESENT].astype(np.float64), probabilities[:, PRESENT]
     patients = judged.table.patient.to_numpy()
-    return [scoring.at_threshold(*present, threshold, patients) for threshold in THRESHOLDS]
+    return [scoring.at_threshold(*present, threshold, patients) for threshold in scoring.THRESHOLDS]
 
 
 def own_maps(groups: np.ndarray) -> list[str]:

@@ -9,7 +9,6 @@ from tools.pages.report_calibration import parts_of
 from tools.pages.report_inputs import Pooled
 from tools.pages.report_scores import Cell
 
-THRESHOLDS = (0.1, 0.25, 0.5)  # as tools/score.py
 YOUDEN = "highest Youden index"  # sensitivity + specificity - 1
 GOALS = {  # name: (which of both must reach it, how much)
     YOUDEN: ("both", 0.0),
@@ -30,7 +29,7 @@ def section(judged: Pooled) -> dict:
     parts = parts_of(judged.table)
     present = truth[:, PRESENT], probabilities[:, PRESENT]
     rows, locations = [], []
-    for threshold in THRESHOLDS:
+    for threshold in scoring.THRESHOLDS:
         called = present[1] >= threshold
         rows.append(["given threshold", f"{threshold:g}", *cells_of(present[0], called, patients)])
     for goal in GOALS:
