@@ -66,7 +66,7 @@ def test_the_tables(made):
     _, out = made
     train = train_of(out)
     assert train.columns.tolist() == [
-        "SeriesInstanceUID", "PatientAge", "PatientSex", "Modality", *LABELS,
+        "SeriesInstanceUID", "PatientID", "PatientAge", "PatientSex", "Modality", *LABELS,
     ]  # fmt: skip
     assert train[LABELS[PRESENT]].tolist().count("1") == 3 and len(train) == 4
     for _, row in train.iterrows():

@@ -46,8 +46,8 @@ def test_some_folds_are_not_pooled():
     assert "for fold in 3 4;" in text and "--fold all" not in text
 
 
-def test_the_demo_is_a_part_of_all_folds_and_deletes_nothing():
-    demo, folds = printed("demo"), printed("folds")
+def test_the_demo_is_a_part_of_all_folds_and_deletes_nothing(tmp_path):
+    demo, folds = (printed(target, f"DEMO={tmp_path}/demo") for target in ("demo", "folds"))
     assert not re.search(r"\brm\b", demo + folds)
     of_fold = [line for line in demo.splitlines() if "--fold 0" in line]
     assert len(of_fold) >= 5 and all(line in folds for line in of_fold if "for fold" not in line)

@@ -98,7 +98,7 @@ def test_groups_and_folds_are_scored_alone(whole):
     config, _, page = whole
     table = pooled_of(config, "end_to_end").table
     groups = {"CTA": table[table.Modality == "CTA"], "axial": table[table.plane == "axial"]}
-    groups |= {"F": table[table.PatientSex == "F"], "unknown": table[table.PatientSex.isna()]}
+    groups |= {"F": table[table.PatientSex == "F"], "unknown": table[table.PatientSex == ""]}
     groups["40 to 60 years"] = table[table.PatientAge.isin((40, 59))]
     for name, rows in groups.items():
         score = metrics.weighted_score(*metrics.label_arrays(rows))["score"]

@@ -91,6 +91,11 @@ def expected_in_crop(geometry: Geometry, point: np.ndarray, size: int, crop: int
     if not view_mm:
         return geometry.in_plane(point) / extent * size - 0.5 - (size - crop) // 2
     head = np.array([geometry.row.head_x, geometry.row.head_y]) * extent
+    for axis in (0, 1):
+        beyond = view_mm - extent[axis]  # all of a smaller field is seen: it moves by half of this
+        if beyond > 0:
+            middle = extent[axis] / 2
+            head[axis] = min(max(head[axis], middle - beyond / 2), middle + beyond / 2)
     centre = (size - 1) / 2 - (size - crop) // 2
     return centre + (geometry.in_plane(point) - head) * crop / view_mm
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing import forkserver
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,12 @@ from tests.data_folders import make_data
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMITS = Limits(seconds=60, gigabytes=8)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def new_server():
+    """Workers are forked from a server that no other test has made, with what that imports."""
+    forkserver._forkserver._stop()
 
 
 def behave(task):

@@ -21,13 +21,13 @@ ANEURYSM = Code("54002007", "SCT", "Saccular aneurysm")
 CERTAINTY = Code("111012", "DCM", "Certainty of Finding")
 PERCENT = Code("%", "UCUM", "Percent")
 SIDES = {"Left": Code("7771000", "SCT", "Left"), "Right": Code("24028007", "SCT", "Right")}
-ARTERIES = {  # end of a label -> its artery; the tracking identifier holds the label itself
+ARTERIES = {  # part of a label -> its artery; the tracking identifier holds the label itself
     "Internal Carotid Artery": Code("86117002", "SCT", "Internal carotid artery"),
     "Middle Cerebral Artery": Code("17232002", "SCT", "Middle cerebral artery"),
     "Anterior Communicating Artery": Code("8012006", "SCT", "Anterior communicating artery"),
     "Anterior Cerebral Artery": Code("60176003", "SCT", "Anterior cerebral artery"),
     "Posterior Communicating Artery": Code("43119007", "SCT", "Posterior communicating artery"),
-    "Basilar Tip": Code("59011009", "SCT", "Basilar artery"),
+    "Basilar": Code("59011009", "SCT", "Basilar artery"),
     "Other Posterior Circulation": Code("51114001", "SCT", "Artery"),
 }
 EXAMINATIONS = {
@@ -94,7 +94,7 @@ def group_of(
 
 def site_of(label: str) -> sr.FindingSite:
     """Return artery and side of a location."""
-    artery = next(code for ending, code in ARTERIES.items() if label.endswith(ending))
+    artery = next(code for part, code in ARTERIES.items() if part in label)
     return sr.FindingSite(artery, laterality=SIDES.get(label.split()[0]))
 
 
