@@ -9,7 +9,6 @@ import importlib
 import multiprocessing
 import os
 import runpy
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -79,26 +78,6 @@ class CleanProcess:
     def call(self, function: Callable, *arguments) -> subprocess.CompletedProcess:
         """Call a function in a fork; return its exit code and what it printed."""
         return finished(self.begin(function, *arguments))
-
-    def run_ranks(self, script: str, *flags) -> list[subprocess.CompletedProcess]:
-        """Run `{script}.py` as two ranks, with what torchrun puts into the environment.
-
-        They are new Pythons: a fork that joins a process group may wait for ever when it ends.
-        """
-        with socket.create_server(("localhost", 0)) as free:
-            meet = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1])}
-        meet |= {"WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, str(ROOT / f"{script}.py"), *map(str, flags)]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        ranks = []
-        for rank in ("0", "1"):
-            environment = os.environ | meet | {"RANK": rank, "LOCAL_RANK": rank}
-            ranks.append(subprocess.Popen(command, env=environment, cwd=ROOT, **pipes))
-        printed = [rank.communicate(timeout=150) for rank in ranks]
-        return [
-            subprocess.CompletedProcess(command, rank.returncode, *texts)
-            for rank, texts in zip(ranks, printed, strict=True)
-        ]
 
     def submit(self, function, *arguments):
         """Return function(*arguments) of the clean process, which must compute nothing itself."""

@@ -7,14 +7,20 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
+import tyro
 from hypothesis import given
 from hypothesis import strategies as st
 
 import train_stage1
+import train_stage2
 from src import distributed
+from src.artifacts.files import read_json_lines
 from src.artifacts.paths import RunFolder
 from src.sampling.loader import EpochSampler, make_loader
 from src.script import UserError
@@ -22,44 +28,43 @@ from tests.conftest import CROP, ROOT
 from tests.networks import write_random_features
 from tests.test_train_stage1 import small
 
-ENCODER = "test_convnext"
+ENCODERS = {"stage1": "test_convnext", "stage2": "made_up"}
+RUNS = {
+    "train_stage1": f"--encoder test_convnext --no-pretrained --crop-size {CROP} --workers 0 "
+    "--batch-size 32 --epochs 4",
+    "train_stage2": "--encoder made_up --width 16 --attention-dropout 0 --batch-size 16 --epochs 4",
+}
+ENDLESS = "--encoder made_up --width 16 --attention-dropout 0 --batch-size 4 --epochs 1000"
 
 
-def words_of(tiny, model_dir, *flags) -> list[str]:
-    """Return train_stage1.py's flags on the tiny set; no dropout: masks are drawn rank by rank."""
-    network = f"--encoder {ENCODER} --no-pretrained --crop-size {CROP} --dropout 0 --lr 1e-3"
-    place = ["--data-dir", tiny.root, "--model-dir", model_dir]
-    words = [*place, *network.split(), "--workers", 0, "--device", "cpu", *flags]
-    return [str(word) for word in words]
+def words_of(tiny, model_dir, script: str, flags: str) -> list[str]:
+    """Return a script and its flags on the tiny set; no dropout: masks are drawn rank by rank."""
+    place = ["--data-dir", str(tiny.root), "--model-dir", str(model_dir)]
+    return [script, *place, *flags.split(), *"--lr 1e-3 --dropout 0 --device cpu".split()]
 
 
-def torchrun(script, processes, words, meet=("--standalone",), **options):
-    """Start a script by torchrun.
-
-    meet: how the ranks find each other.
-    """
-    start = ["-m", "torch.distributed.run", *meet, f"--nproc-per-node={processes}"]
+def start_node(port: str, runs: list[list[str]]) -> subprocess.Popen:
+    """Start one of two nodes of one rank by torchrun, as docs/scale.md does on two machines."""
+    meet = ["--nnodes=2", "--rdzv-backend=c10d", "--rdzv-id=7", f"--rdzv-endpoint=localhost:{port}"]
+    start = ["-m", "torch.distributed.run", *meet, "--nproc-per-node=1"]
     return subprocess.Popen(
-        [sys.executable, *start, str(ROOT / f"{script}.py"), *words],
+        [sys.executable, *start, str(ROOT / "tests/ranks.py"), json.dumps(runs)],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        **options,
+        start_new_session=True,
     )
 
 
-def finished(process):
-    text = process.communicate()[0]
-    assert process.returncode == 0, text
-    return text
+def children_of(process: int) -> list[int]:
+    found = subprocess.run(["pgrep", "-P", str(process)], capture_output=True, text=True)
+    return [int(child) for child in found.stdout.split()]
 
 
-def metrics_of(model_dir):
-    return [
-        json.loads(line)
-        for line in RunFolder(model_dir, ENCODER, 0).metrics("stage1").read_text().splitlines()
-    ]
+def metrics_of(model_dir, stage="stage1"):
+    encoder = ENCODERS[stage]
+    return read_json_lines(RunFolder(model_dir, encoder, 0).metrics(stage))
 
 
 def assert_alike(first: list[dict], second: list[dict]) -> None:
@@ -79,41 +84,63 @@ def test_two_pieces_of_a_batch_train_as_one(tiny, tmp_path):
     assert_alike(metrics_of(tmp_path / "whole"), metrics_of(tmp_path / "pieces"))
 
 
-def test_two_nodes_train_as_one_process(tiny, tmp_path):
-    """Two launches meet at a port, as docs/scale.md starts them on two machines.
+@pytest.fixture(scope="module")
+def nodes(tiny, tmp_path_factory) -> Iterator[tuple[Path, list[subprocess.Popen]]]:
+    """Two nodes that train both stages and then, without an end, stage 2 once more.
 
-    A batch is an epoch here, so that each epoch's loss is that of one step.
+    A batch is an epoch of the first two runs, so that each epoch's loss is that of one step.
     """
-    with socket.create_server(("localhost", 0)) as free:
-        port = free.getsockname()[1]
-    meet = ["--nnodes=2", "--rdzv-backend=c10d", "--rdzv-id=7", f"--rdzv-endpoint=localhost:{port}"]
-    words = words_of(tiny, tmp_path / "two", "--batch-size", 32, "--epochs", 4)
-    nodes = [torchrun("train_stage1", 1, words, meet) for _ in range(2)]
-    train_stage1.main(small(tiny, tmp_path / "one", batch_size=32, epochs=4, dropout=0.0))
-    texts = [finished(node) for node in nodes]
-    assert_alike(metrics_of(tmp_path / "one"), metrics_of(tmp_path / "two"))
-    for said in ("2 x cpu", "epoch   4"):  # rank 0 alone prints
-        assert sorted(text.count(said) for text in texts) == [0, 1]
+    root = tmp_path_factory.mktemp("nodes")
+    runs = [words_of(tiny, root / "two", *run) for run in RUNS.items()]
+    runs.append(words_of(tiny, root / "endless", "train_stage2", ENDLESS))
+    for name in ("one", "two", "endless"):
+        write_random_features(tiny, root / name, ENCODERS["stage2"])
+    with ExitStack() as free:
+        servers = [free.enter_context(socket.create_server(("localhost", 0))) for _ in runs]
+        ports = [str(server.getsockname()[1]) for server in servers]
+    runs = [[port, *words] for port, words in zip(ports, runs, strict=True)]
+    processes = [start_node(ports[0], runs) for _ in range(2)]
+    yield root, processes
+    for process in processes:
+        for running in (*children_of(process.pid), process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(running, signal.SIGKILL)
+        process.communicate()
 
 
-def test_a_rank_that_dies_ends_the_others(tiny, tmp_path):
-    """Of stage 2, which starts sooner."""
-    metrics = write_random_features(tiny, tmp_path).metrics("stage2")
-    flags = "--encoder made_up --device cpu --width 16 --batch-size 4 --epochs 1000"
-    words = ["--data-dir", str(tiny.root), "--model-dir", str(tmp_path), *flags.split()]
-    process = torchrun("train_stage2", 2, words, start_new_session=True)
-    while not metrics.exists():
-        assert process.poll() is None, process.communicate()
+def wait_until_endless(root: Path, processes: list[subprocess.Popen]) -> None:
+    """Wait until the nodes have finished their first two runs and begun the last."""
+    endless = RunFolder(root / "endless", ENCODERS["stage2"], 0).metrics("stage2")
+    while not endless.exists():
+        for process in processes:
+            assert process.poll() is None, process.communicate()
         time.sleep(0.05)
-    children = subprocess.run(
-        ["pgrep", "-P", str(process.pid)], capture_output=True, text=True
-    ).stdout.split()
-    assert len(children) == 2
-    os.kill(int(children[-1]), signal.SIGKILL)
-    start = time.monotonic()
-    process.communicate(timeout=60)
-    assert process.returncode == 1 and time.monotonic() - start < 60
-    assert all(not os.path.exists(f"/proc/{child}") for child in children)
+
+
+def test_two_nodes_train_as_one_process(tiny, nodes):
+    root, processes = nodes
+    for module in (train_stage1, train_stage2):
+        name = module.__name__
+        words = words_of(tiny, root / "one", name, RUNS[name])[1:]
+        module.main(tyro.cli(module.Config, args=words))
+    wait_until_endless(root, processes)
+    for stage in ENCODERS:
+        assert_alike(metrics_of(root / "one", stage), metrics_of(root / "two", stage))
+    assert RunFolder(root / "two", ENCODERS["stage2"], 0).inference.exists()
+
+
+def test_a_rank_that_dies_ends_the_others(nodes):
+    """Those of other nodes, too, and rank 0 alone has printed."""
+    root, processes = nodes
+    wait_until_endless(root, processes)
+    ranks = [children_of(process.pid) for process in processes]
+    assert [len(children) for children in ranks] == [1, 1]
+    os.kill(ranks[1][0], signal.SIGKILL)
+    texts = [process.communicate(timeout=60)[0] for process in processes]
+    assert [process.returncode for process in processes] == [1, 1]
+    assert not any(os.path.exists(f"/proc/{child}") for [child] in ranks)
+    for said, runs in (("2 x cpu", 3), ("kept epoch", 2), ("epoch   4/4", 2)):
+        assert sorted(text.count(said) for text in texts) == [0, runs]
 
 
 @pytest.mark.parametrize("length", [8, 32, 75])

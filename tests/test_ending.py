@@ -236,10 +236,12 @@ run_script(main, Config, "")
     assert done.returncode == 0 and path.read_bytes() == b""
 
 
-@pytest.mark.parametrize("name", ["a\x1b[31mb", "a\x07b", "a\u202eb", "a\udc80b"])
-def test_no_text_of_a_message_reaches_the_terminal_raw(script, name):
-    command = [*map(os.fsencode, script), b"--error", os.fsencode(f"{name} is bad")]
+def test_no_text_of_a_message_reaches_the_terminal_raw(script):
+    names = ["a\x1b[31mb", "a\x07b", "a\u202eb", "a\udc80b"]
+    command = [*map(os.fsencode, script), b"--error", os.fsencode(" ".join(names))]
     done = subprocess.run(command, env=environment(), capture_output=True)
     line = done.stderr.decode()
-    assert done.returncode == 1 and line.startswith("error: a\\") and line.endswith("b is bad\n")
-    assert line.strip().isprintable()
+    assert done.returncode == 1 and line.startswith("error: ") and line.strip().isprintable()
+    shown = line.split()[1:]
+    assert len(shown) == len(names)
+    assert all(name.startswith("a\\") and name.endswith("b") for name in shown)
