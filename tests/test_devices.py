@@ -32,7 +32,7 @@ def test_training_of_stage_1(tiny, tmp_path, monkeypatch):
         pretrained=False,
         crop_size=CROP,
         epochs=1,
-        batch_size=8,
+        batch_size=4,
         accumulate=2,
         workers=0,
         device=AWAY,
