@@ -143,7 +143,7 @@ class Made(Case):
 
 
 def test_peak_memory_is_that_of_a_fresh_process():
-    assert 50 < peak_memory(TINY["stage2"]) < 2000
+    assert 50 < peak_memory(TINY["loader"]) < 2000
 
 
 def test_a_stage_that_cannot_be_measured_is_one_sentence(clean_process):

@@ -2,9 +2,12 @@
 
 import re
 from contextlib import nullcontext
+from functools import cache
 
 import pytest
+import timm
 import torch
+from timm.layers import weight_init
 
 from src.networks.slice_cnn import SliceCNN
 from tools.experiments.list_encoders import CROP_SIZE, PAGE, names_of, row_of
@@ -18,13 +21,32 @@ FAMILIES = (
     "mobilenetv4_hybrid mobilenetv3 edgenext hiera beit_ beitv2 fastvit caformer nfnet davit "
     "focalnet efficientvit pvt_v2 levit mambaout"
 ).split()
+FILLERS = (  # of torch.nn.init
+    "_no_grad_fill_ _no_grad_normal_ _no_grad_trunc_normal_ _no_grad_uniform_ _no_grad_zero_ "
+    "kaiming_normal_ kaiming_uniform_"
+).split()
 REFUSED = {"halonet26t", "efficientformer_l1"}  # at 448
 
 
 @pytest.fixture(autouse=True)
-def no_autocast(monkeypatch):
-    """The meta device knows none; nothing else here computes."""
+def no_numbers(monkeypatch):
+    """The meta device knows no autocast, and first weights without numbers take half the time."""
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(weight_init, "_trunc_normal_", lambda tensor, *_: tensor)
+    for name in FILLERS:
+        monkeypatch.setattr(torch.nn.init, name, lambda tensor, *_, **__: tensor)
+
+
+@pytest.fixture
+def built_once(monkeypatch):
+    """Build each encoder once for the same name and options, not for its plan and once more."""
+    build = cache(timm.create_model)
+
+    def build_once(name, pretrained=False, **options):
+        assert not pretrained
+        return build(name, **options).train()
+
+    monkeypatch.setattr(timm, "create_model", build_once)
 
 
 def test_all_families_are_in_the_table():
@@ -34,10 +56,10 @@ def test_all_families_are_in_the_table():
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in REFUSED])
-def test_it_runs_and_learns_and_is_as_the_table_says(name):
+def test_it_runs_and_learns_and_is_as_the_table_says(name, built_once):
     with torch.device("meta"):
         model = SliceCNN(name, heatmap=True, crop_size=CROP_SIZE)
-        out = model(torch.zeros(2, 3, CROP_SIZE, CROP_SIZE))
+    out = model(torch.zeros(2, 3, CROP_SIZE, CROP_SIZE, device="meta"))
     row = ROWS[NAMES.index(name)]
     _, _, millions, features, strides, *_ = (cell.strip() for cell in row.split("|"))
     finest = CROP_SIZE // int(strides.split(",")[0])

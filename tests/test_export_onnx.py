@@ -25,12 +25,7 @@ from tests.conftest import CROP, IMAGE_SIZE
 from tools import export_onnx
 from tools.export_onnx import Config, random_images, random_series
 
-NETWORKS = [
-    ("test_convnext", 0.3),
-    ("test_convnext", 0.0),
-    ("test_resnet", 0.3),
-    ("test_resnet", 0.0),
-]  # encoder, weight of the heatmap
+NETWORKS = [("test_convnext", 0.3), ("test_resnet", 0.0)]  # encoder, weight of the heatmap
 
 
 def write_joined(run: RunFolder, encoder: str, heatmap_weight: float, seed: int = 0) -> dict:
