@@ -9,7 +9,6 @@ import numpy as np
 import timm
 import torch
 from torch import nn
-from transformers import DebertaV2Config, DebertaV2Model
 
 LONGEST, CROP, MEAN = 192, 448, 2.5
 
@@ -36,6 +35,8 @@ class Sequence(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
+        from transformers import DebertaV2Config, DebertaV2Model  # 3 s, in one process alone
+
         config = DebertaV2Config(
             vocab_size=3,
             hidden_size=width,

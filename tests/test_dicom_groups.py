@@ -136,7 +136,7 @@ def test_what_tells_acquisitions_apart(name, tmp_path):
     assert {reason for _, reason in series.dropped} <= {"other_pass", "other_reconstruction"}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(name=st.sampled_from(sorted(TRAITS)), seed=st.integers(0, 10**6), data=st.data())
 def test_any_order_of_files_gives_the_same_acquisition(name, seed, data, tmp_path_factory):
     """Some slices are missing, but not all of one position: what is left is no mixture."""

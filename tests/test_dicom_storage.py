@@ -143,9 +143,9 @@ def test_mirrored_and_reversed_copies(tmp_path):
     )
 
 
-def test_one_slice_and_three_thousand(tmp_path):
+def test_one_slice_and_as_many_as_the_longest(tmp_path):
     write_axial(tmp_path / "one", volume((1, 4, 4)))
     assert read_series(tmp_path / "one").pixels.shape == (1, 4, 4)
-    images, axes = volume((3000, 4, 4)), AXES["axial"]
-    write_frames(tmp_path / "many" / "file", images, places(axes, 3000, 0.5), [*axes[2], *axes[1]])
+    images, axes = volume((1100, 4, 4)), AXES["axial"]
+    write_frames(tmp_path / "many" / "file", images, places(axes, 1100, 0.5), [*axes[2], *axes[1]])
     assert np.array_equal(read_series(tmp_path / "many").pixels, images)

@@ -101,7 +101,7 @@ angles = st.floats(-np.pi, np.pi)
 spacings = st.tuples(*[st.floats(0.2, 3)] * 3)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.sampled_from(CODES), spacings, st.tuples(angles, angles, angles), st.integers(0, 2**32))
 def test_any_affine(code, spacing, turn, seed):
     """Also those at 45 degrees, where the nearest axis is a matter of taste."""

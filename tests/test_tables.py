@@ -116,7 +116,7 @@ BLANKS = st.sampled_from(["", " ", "  ", "\t", "\xa0", "\ufeff"])
 FALSE, TRUE = st.sampled_from(["0", "0.0", "False", "FALSE"]), st.sampled_from(["1", "1.0", "TRUE"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.data())
 def test_what_is_obvious_is_mended(tmp_path_factory, data):
     """Blanks, marks, ends of lines, quotes, blank rows, unnamed columns, 1.0: the labels stay."""
