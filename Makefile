@@ -108,10 +108,11 @@ drawn: .venv/run.txt
 	$(PY) tools/make_demo_data.py --out $(DEMO)/data --series $(SERIES) --matrix 96 --slices 28 --workers 2 $(SHUFFLE)
 
 # With bytecode, which otherwise each of the hundred processes of the tests would make again, and
-# one thread each: two processes of two threads on two cores wait for one another. In the order of
-# tests/conftest.py: the longest files first.
+# one thread each: two processes of two threads on two cores wait for one another. Three keep two
+# cores busy, as some tests wait (288 s, two take 336 s). In the order of tests/conftest.py: the
+# longest files first.
 test: .venv/dev.txt
-	env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 check: .venv/dev.txt
 	@.venv/bin/ruff check --quiet .
