@@ -43,7 +43,7 @@ class Member(NamedTuple):
 
 
 class Sparing:
-    """A file of which only so many bytes can be read as a tar file's header says what it holds."""
+    """A file that can be read only so far, until a tar file's header says what it holds."""
 
     def __init__(self, file: BinaryIO):
         self.file = file

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from src.evaluation import froc
-from src.evaluation.resampling import patient_numbers
+from src.evaluation.resampling import fraction_interval, patient_numbers
 from src.labels import SOMEWHERE
 from tools.scoring.cases import WITHIN, froc_figures, make_cases
 from tools.scoring.output import rate_text
@@ -30,6 +30,10 @@ def summary(
     first = found[(found["rank"] == 0) & found.SeriesInstanceUID.isin(positive)]
     hits = first[first.mm <= froc.HIT]
     named = hits[hits.location != SOMEWHERE]  # nobody knows where the others are
+    sided = far_with_side(found)
+    read = series[series.read].reset_index(drop=True)
+    patients = patient_numbers(read.get("patient_id", [""] * len(read)))
+    patient_of = pd.Series(patients, read.SeriesInstanceUID)
     rows = {
         "series, how many could be read; aneurysms in these": (
             f"{len(series)}, {count}; {len(aneurysms)}"
@@ -41,14 +45,12 @@ def summary(
             f"{first.mm_along.median():.1f} mm, {first.mm_in_plane.median():.1f} mm"
         ),
         f"    location named rightly, of those within {froc.HIT:.0f} mm": (
-            fraction(named.label == named.location)
+            fraction(named.label == named.location, patient_of[named.SeriesInstanceUID])
         ),
         f"findings with a side that are over {FAR:.0f} mm on the other one": fraction(
-            on_wrong_side(found)
+            on_wrong_side(sided), patient_of[sided.SeriesInstanceUID]
         ),
     }
-    read = series[series.read].reset_index(drop=True)
-    patients = patient_numbers(read.get("patient_id", [""] * len(read)))
     all_of_them = pd.concat([aneurysms.assign(counted=True), ignored.assign(counted=False)])
     cases = make_cases(read, found, all_of_them, Path())  # all places are known
     figures = froc_figures(cases, patients, DRAWS)
@@ -65,18 +67,23 @@ def summary(
     return [{"name": name, "value": value} for name, value in rows.items()]
 
 
-def on_wrong_side(found: pd.DataFrame) -> pd.Series:
-    """Return which of the findings far from the middle, and named by a side, are on the other."""
-    side = found.label.str.split().str[0].map(SIDES)
-    sided = found[side.notna() & (found.mm_left.abs() > FAR)]
-    return np.sign(sided.mm_left) != side[sided.index]
+def far_with_side(found: pd.DataFrame) -> pd.DataFrame:
+    """Return the findings far from the middle whose location names a side."""
+    return found[side_of(found).notna() & (found.mm_left.abs() > FAR)]
 
 
-def fraction(true: pd.Series) -> str:
-    """Return the fraction of true ones with its 95 % interval (Wilson 1927)."""
-    from scipy.stats import binomtest
+def on_wrong_side(sided: pd.DataFrame) -> pd.Series:
+    """Return which findings are on the other side than the one that their location names."""
+    return np.sign(sided.mm_left) != side_of(sided)
 
+
+def side_of(found: pd.DataFrame) -> pd.Series:
+    return found.label.str.split().str[0].map(SIDES)
+
+
+def fraction(true: pd.Series, patients: pd.Series) -> str:
+    """Return the fraction of true ones with its 95 % interval by patient."""
     if not len(true):
         return "n/a"
-    low, high = binomtest(int(true.sum()), len(true)).proportion_ci(method="wilson")
+    low, high = fraction_interval(true.to_numpy(bool), patients.to_numpy())
     return f"{true.mean():.3f} ({low:.3f} to {high:.3f}; {true.sum()} of {len(true)})"
