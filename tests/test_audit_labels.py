@@ -6,8 +6,9 @@ import pytest
 from PIL import Image
 
 import create_folds
-from src.artifacts.files import write_array
+from src.artifacts.files import write_array, write_json
 from src.artifacts.paths import ArtifactError, EncoderFolder, RunFolder
+from src.artifacts.provenance import MADE_BY
 from src.artifacts.tables import read_folds, read_localizers, write_table
 from src.labels import LABELS, LOCATIONS, MIRROR, PRESENT, SOMEWHERE
 from src.script import UserError
@@ -189,6 +190,13 @@ def test_other_predictions_are_refused(planted):
         table.to_csv(path, index=False)
         with pytest.raises(ArtifactError, match=said):
             audit(data, model)
+    good.to_csv(path, index=False)
+    judge = RunFolder(model, "net", 1)
+    write_json(path.with_suffix(MADE_BY), {"weights": {"1": {judge.best("stage1").name: "0" * 64}}})
+    judge.best("stage1").parent.mkdir(parents=True)
+    judge.best("stage1").write_bytes(b"trained again")
+    with pytest.raises(ArtifactError, match=r"predicted by other weights .* --fold all again"):
+        audit(data, model)
     path.unlink()
     write_table(RunFolder(model, "net", 0).predictions("stage2"), good)
     with pytest.raises(ArtifactError, match="--fold all first"):

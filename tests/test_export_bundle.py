@@ -1,6 +1,7 @@
 """A bundle runs where neither data nor model folder is, and says the same, bit for bit."""
 
 import json
+import shutil
 import zipfile
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ import pytest
 from src.artifacts.calibration import Calibration, write_calibration
 from src.artifacts.files import write_json
 from src.artifacts.paths import ArtifactError, EncoderFolder, RunFolder
+from src.artifacts.provenance import MADE_BY
 from src.artifacts.tables import read_folds
 from src.dicom import open_series
 from src.inference.sources import from_bundle, from_folder
@@ -32,7 +34,8 @@ def networks(tiny, tmp_path_factory):
     scores = value | {"n_series": 24, "intervals": ends, "groups": {"Modality": {"secret": {}}}}
     write_json(RunFolder(model_dir, ENCODER, "all").scores("end_to_end"), scores)
     fitted = Calibration(0.5 + np.arange(14) / 10, np.arange(14) / 10, (0.5, 0.1))
-    write_calibration(EncoderFolder(model_dir, ENCODER), fitted, {})
+    runs = [RunFolder(model_dir, ENCODER, fold) for fold in (0, 1)]
+    write_calibration(EncoderFolder(model_dir, ENCODER), fitted, {}, runs)
     return model_dir
 
 
@@ -156,6 +159,24 @@ def test_folds_that_have_changed_are_refused(tiny, networks, copied, tmp_path):
     table.to_csv(path, index=False)
     with pytest.raises(ArtifactError, match="the folds have changed"):
         export(copied, networks, tmp_path / "b.zip")
+
+
+def test_scores_and_calibration_of_other_weights_are_refused(tiny, networks, tmp_path):
+    shutil.copytree(networks, tmp_path / "model")
+    run = RunFolder(tmp_path / "model", ENCODER, "all")
+    marks = run.predictions("end_to_end").with_suffix(MADE_BY)
+    made = {"0": {"weights_inference.pth": "0" * 64}}
+    write_json(marks, {"weights": made})
+    refused = rf"{run.predictions('end_to_end')} was predicted by other weights"
+    with pytest.raises(ArtifactError, match=refused):
+        export(tiny, tmp_path / "model", tmp_path / "b.zip")
+    assert not (tmp_path / "b.zip").exists()
+    export(tiny, tmp_path / "model", tmp_path / "b.zip", folds=(1,))  # shows those of fold 1: none
+    write_both(tiny, tmp_path / "model", 1, seed=2, cut=7)  # trained again
+    with pytest.raises(
+        ArtifactError, match=r"calibration\.json was fitted on predictions of other"
+    ):
+        export(tiny, tmp_path / "model", tmp_path / "b.zip", folds=(1,))
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,12 @@ import torch
 import eval_end_to_end
 from src.artifacts.calibration import Calibration, write_calibration
 from src.artifacts.checkpoints import read_checkpoint, write_checkpoint
-from src.artifacts.paths import EncoderFolder, RunFolder
+from src.artifacts.paths import ArtifactError, EncoderFolder, RunFolder
 from src.artifacts.tables import read_fold
 from src.dicom import open_all, open_series
 from src.inference.ensemble import Predictor
 from src.inference.findings import FindingRules
+from src.inference.sources import from_folder
 from src.labels import LABELS, MIRROR, PRESENT
 from src.progress import Clock
 from src.script import UserError
@@ -108,18 +109,16 @@ def test_onnx_files_say_the_same(tiny, networks, held_out, tmp_path):
 
 
 def test_calibrated_probabilities_are_those_of_scaled_and_moved_logits(
-    networks, held_out, tmp_path
+    tiny, networks, held_out, tmp_path
 ):
     made = Calibration(0.5 + np.arange(14), np.linspace(-1, 1, 14), (0.5, 1.0))
-    shutil.copytree(networks, tmp_path / "model")
-    points = {"operating_points": [POINT]}
-    write_calibration(EncoderFolder(tmp_path / "model", ENCODER), made, points)
+    model = shutil.copytree(networks, tmp_path / "model")
+    points, of_fold = {"operating_points": [POINT]}, RunFolder(model, ENCODER, 0)
+    write_calibration(EncoderFolder(model, ENCODER), made, points, [of_fold])
     tables, pages = [], []
     for calibrate in (False, True):
         out = tmp_path / str(calibrate)
-        table, _ = run(
-            tmp_path / "model", out, held_out[0], calibrate=calibrate, threshold=0.0, peaks=1
-        )
+        table, _ = run(model, out, held_out[0], calibrate=calibrate, threshold=0.0, peaks=1)
         tables.append(table[list(LABELS)].to_numpy())
         pages.append(json.loads((out / f"{held_out[0].name}.json").read_text()))
     plain, calibrated = tables
@@ -142,12 +141,15 @@ def test_calibrated_probabilities_are_those_of_scaled_and_moved_logits(
     thresholds = [page["networks"]["operating_points"][0]["threshold"] for page in pages]
     logit = made.scales[PRESENT] * np.log(0.25 / 0.75) + made.offsets[PRESENT]
     assert thresholds == pytest.approx([0.25, 1 / (1 + np.exp(-logit))])
+    write_both(tiny, model, seed=1, cut=7)  # trained again
+    with pytest.raises(ArtifactError, match=r"other weights than .*fold-0/weights_inference\.pth"):
+        run(model, tmp_path / "out", held_out[0], calibrate=True)
+    assert from_folder(model, ENCODER, (0,)).names["operating_points"] == []
 
 
 def test_a_missing_calibration_is_asked_for_in_one_sentence(networks, held_out, tmp_path):
-    with pytest.raises(
-        UserError, match=r"calibration\.json is missing: run tools/report\.py first"
-    ):
+    said = r"calibration\.json is missing: run tools/report\.py first"
+    with pytest.raises(UserError, match=said):
         run(networks, tmp_path, held_out[0], calibrate=True)
 
 
@@ -155,9 +157,8 @@ def test_folds_with_and_without_heatmap_are_not_mixed(tiny, networks, held_out, 
     shutil.copytree(networks, tmp_path / "model")
     other = RunFolder(tmp_path / "model", ENCODER, 1).inference
     joined = read_checkpoint(other, ())
-    write_checkpoint(
-        other, joined | {"stage1_settings": joined["stage1_settings"] | {"heatmap_weight": 0.7}}
-    )
+    settings = joined["stage1_settings"] | {"heatmap_weight": 0.7}
+    write_checkpoint(other, joined | {"stage1_settings": settings})
     with pytest.raises(UserError, match="heatmap_weight"):
         run(tmp_path / "model", tmp_path / "out", held_out[0], folds=(0, 1))
 

@@ -142,20 +142,25 @@ def test_each_picture_lies_beside_the_page(whole):
 def test_the_calibration_is_fitted_on_all_and_a_rare_label_follows_the_others(whole):
     config, _, page = whole
     folder = EncoderFolder(config.model_dir, NASTY)
-    labels, probabilities = pooled_of(config, "end_to_end").arrays()
+    judged = pooled_of(config, "end_to_end")
+    labels, probabilities = judged.arrays()
     expected = platt.fit_maps(labels, calibration.logit(probabilities))
-    saved, content = read_calibration(folder), read_json(folder.calibration)
+    saved, content = read_calibration(folder, []), read_json(folder.calibration)
     np.testing.assert_array_equal(saved.scales, expected.scales)
     np.testing.assert_array_equal(saved.offsets, expected.offsets)
     assert saved.findings is None and "Findings are not calibrated" in page.text
     assert content["folds"] == [0, 2] and content["n_series"] == 80
     assert labels[:, 0].sum() < calibration.FEWEST and expected.groups[0] == platt.SHARED
-    points = read_operating_points(folder)
-    assert [point["threshold"] for point in points] == [0.1, 0.25, 0.5]
-    of_positives = probabilities[labels[:, PRESENT] == 1, PRESENT]
-    for point in points:
-        assert point["sensitivity"] == np.mean(of_positives >= point["threshold"])
-        assert point["positives"] == len(of_positives)
+    # Operating points: calibrated probabilities of 0.1, 0.25 and 0.5, each fold by the other's map.
+    points = read_operating_points(folder, [])
+    moved = calibration.logit(np.array([point["threshold"] for point in points]))
+    moved = moved * saved.scales[PRESENT] + saved.offsets[PRESENT]
+    np.testing.assert_allclose(moved, np.log([1 / 9, 1 / 3, 1]), atol=1e-9)
+    after = platt.crossfit(labels, calibration.logit(probabilities), judged.table.fold.to_numpy())
+    of_positives = after[labels[:, PRESENT] == 1, PRESENT]
+    shares = [np.mean(of_positives >= np.log(odds)) for odds in (1 / 9, 1 / 3, 1)]
+    assert [point["sensitivity"] for point in points] == shares and len(set(shares)) > 1
+    assert {point["positives"] for point in points} == {len(of_positives)}
     own = [label for label, group in zip(LABELS, expected.groups, strict=True) if group]
     assert f"Of its own here: {', '.join(own)}." in page.text if own else "the same" in page.text
     for k, label in enumerate(LABELS):

@@ -43,6 +43,7 @@ from src.labels import LABELS, LOCATIONS, NOTHING, PRESENT, SOMEWHERE
 from src.sampling.spots import is_nowhere
 from src.script import UserError, run_script
 from tools.figures.contact_sheet import Panel, draw_sheet, prepared_point
+from tools.pages.report_weights import WeightsCheck
 from tools.scoring.proposals import KINDS, UID, Rules, propose
 
 EVALUATIONS = ("end_to_end", "stage2")
@@ -86,7 +87,8 @@ def main(config: Config) -> pd.DataFrame:
 def read_held_out(config: Config, series: pd.DataFrame) -> pd.DataFrame:
     """Return the predictions of --fold all: a row per series, by the network that never saw it.
 
-    Raise UserError if there are none, or if they are not of all folds.
+    Raise UserError if there are none, if they are not of all folds, or if a network was trained
+    again since.
     """
     run = RunFolder(config.model_dir, config.encoder, "all")
     paths = [run.predictions(evaluation) for evaluation in EVALUATIONS]
@@ -111,6 +113,11 @@ def read_held_out(config: Config, series: pd.DataFrame) -> pd.DataFrame:
             f"{found[0]} holds no series of fold {min(missing)}: evaluate with --fold all, "
             "so that each series is judged by the network that never saw it"
         )
+    check = WeightsCheck()
+    for fold in sorted(set(series.fold)):
+        of_fold = RunFolder(config.model_dir, config.encoder, fold)
+        check.look(found[0], of_fold, fold, f"eval_{EVALUATIONS[paths.index(found[0])]}.py")
+    check.require()
     return table.assign(**numbers)
 
 

@@ -20,6 +20,7 @@ Writes  --out
 import sys
 from dataclasses import dataclass
 from datetime import date
+from itertools import product
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -36,6 +37,7 @@ from src.inference.sources import day_of
 from src.labels import LABELS, PRESENT
 from src.script import UserError, run_script, versions
 from tools.pages import model_card
+from tools.pages.report_weights import WeightsCheck
 
 EVALUATIONS = ("end_to_end", "stage2")  # of series
 KEPT = ("score", "score_of", "present", "locations", "n_series", "n_known", "intervals")
@@ -67,7 +69,7 @@ def main(config: Config) -> Path:
     trained_on = {}
     for fold, (name, joined) in zip(folds, networks.items(), strict=True):
         trained_on[name] = counts(DataFolder(config.data_dir), fold, joined["stage1_settings"])
-    calibration = fitted_calibration(config)
+    calibration = fitted_calibration(config, list(runs.values()))
     about = {
         "dataset": config.dataset,
         "date": config.date or day_of(list(runs.values())),
@@ -116,9 +118,9 @@ def counts(data: DataFolder, fold: int | str, trained: dict) -> dict:
     }
 
 
-def fitted_calibration(config: Config) -> Calibration | None:
+def fitted_calibration(config: Config, runs: list[RunFolder]) -> Calibration | None:
     folder = EncoderFolder(config.model_dir, config.encoder)
-    return read_calibration(folder) if folder.calibration.exists() else None
+    return read_calibration(folder, runs) if folder.calibration.exists() else None
 
 
 def scores_of(config: Config, folds: tuple) -> dict[str, dict]:
@@ -126,23 +128,34 @@ def scores_of(config: Config, folds: tuple) -> dict[str, dict]:
 
     Of one fold those of its own folder. Where nothing was held out, or of several folds, those of
     all folds pooled; if there are none, those of each.
+    Raise ArtifactError if they are scores of other weights than those that are there now.
     """
+    check = WeightsCheck()
     alone = len(folds) == 1 and folds[0] != ALL_DATA
     for names in (folds,) if alone else (("all",), folds):
         found = {}
         for name in names:
             run = RunFolder(config.model_dir, config.encoder, name)
-            of_run = {}
-            for evaluation in EVALUATIONS:
-                path = run.scores(evaluation)
-                if path.exists():
-                    scores = read_json(path, {"locations": dict, "n_series": int})
-                    of_run[evaluation] = {key: scores[key] for key in KEPT if key in scores}
-            if of_run:
-                found[run.root.name] = of_run
-        if found:
-            return found
+            found[run.root.name] = kept_scores(run)
+            judges = [fold for fold in folds if name in ("all", fold) and fold != ALL_DATA]
+            for evaluation, fold in product(found[run.root.name], judges):
+                judge = RunFolder(config.model_dir, config.encoder, fold)
+                check.look(run.predictions(evaluation), judge, fold, f"eval_{evaluation}.py")
+        check.require()
+        if any(found.values()):
+            return {name: scores for name, scores in found.items() if scores}
     return {}
+
+
+def kept_scores(run: RunFolder) -> dict:
+    """Return {evaluation: scores} of a folder, of the evaluations that were made."""
+    kept = {}
+    for evaluation in EVALUATIONS:
+        path = run.scores(evaluation)
+        if path.exists():
+            scores = read_json(path, {"locations": dict, "n_series": int})
+            kept[evaluation] = {key: scores[key] for key in KEPT if key in scores}
+    return kept
 
 
 def weights_of_encoder(settings: dict) -> dict:

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from src.artifacts.files import read_json, write_json
-from src.artifacts.paths import ArtifactError, EncoderFolder, remedy, require
+from src.artifacts.paths import ArtifactError, EncoderFolder, RunFolder, remedy, require
+from src.artifacts.provenance import fingerprint
 from src.labels import LABELS
 
 MOST = 1e6  # of a scale and of an offset's size
@@ -22,22 +23,52 @@ class Calibration(NamedTuple):
     findings: tuple[float, float] | None  # scale and offset; None if they were not fitted
 
 
-def write_calibration(folder: EncoderFolder, calibration: Calibration, made_of: dict) -> None:
-    """Write what `read_calibration` reads, and beside it what it was fitted on."""
-    write_json(folder.calibration, content_of(calibration) | made_of)
+def write_calibration(
+    folder: EncoderFolder, calibration: Calibration, made_of: dict, runs: list[RunFolder]
+) -> None:
+    """Write what `read_calibration` reads, and beside it what it was fitted on.
+
+    runs: of the folds whose predictions it was fitted on.
+    """
+    there = [run for run in runs if run.inference.exists()]
+    weights = {run.root.name: fingerprint(run.inference) for run in there}
+    write_json(folder.calibration, content_of(calibration) | made_of | {"weights": weights})
 
 
-def read_calibration(folder: EncoderFolder) -> Calibration:
-    """Return what tools/report.py fitted; raise ArtifactError if that is missing or impossible."""
+def read_calibration(folder: EncoderFolder, runs: list[RunFolder]) -> Calibration:
+    """Return what tools/report.py fitted, for the networks of `runs`.
+
+    Raise ArtifactError if it is missing or impossible, or if one of them was trained again since.
+    """
     path = require(folder.calibration)
-    return calibration_of(path, read_json(path))
+    content = read_json(path)
+    for run in runs:
+        if _is_of_others(content, run):
+            raise ArtifactError(
+                f"{path} was fitted on predictions of other weights than {run.inference}: "
+                "evaluate all folds again, then run tools/report.py"
+            )
+    return calibration_of(path, content)
 
 
-def read_operating_points(folder: EncoderFolder) -> list[dict]:
-    """Return what `operating_points_of` finds beside the calibration; none if it is missing."""
+def read_operating_points(folder: EncoderFolder, runs: list[RunFolder]) -> list[dict]:
+    """Return what `operating_points_of` finds beside the calibration.
+
+    None if it is missing, or if one of the networks of `runs` was trained again since.
+    """
     if not folder.calibration.exists():
         return []
-    return operating_points_of(read_json(folder.calibration).get("operating_points"))
+    content = read_json(folder.calibration)
+    if any(_is_of_others(content, run) for run in runs):
+        return []
+    return operating_points_of(content.get("operating_points"))
+
+
+def _is_of_others(content: dict, run: RunFolder) -> bool:
+    """Return whether a calibration was fitted on other weights of this fold than are there now."""
+    weights = content.get("weights")  # missing in files of older versions
+    expected = weights.get(run.root.name) if type(weights) is dict else None
+    return expected is not None and fingerprint(run.inference) != expected
 
 
 def operating_points_of(rows: Any) -> list[dict]:

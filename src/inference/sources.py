@@ -55,10 +55,10 @@ def from_folder(
         "data": _data_of(joined[0]),
         "date": day_of(runs),
         "image_size": joined[0]["stage1_settings"]["image_size"],
-        "operating_points": read_operating_points(folder),
+        "operating_points": read_operating_points(folder, runs),
     }
     places = [str(run.root) for run in runs]
-    return Source(joined, places, list(runs), lambda: read_calibration(folder), names)
+    return Source(joined, places, list(runs), lambda: read_calibration(folder, runs), names)
 
 
 def require_trained(model_dir: Path, encoder: str, folds: tuple[int | str, ...]) -> None:

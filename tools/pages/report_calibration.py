@@ -21,8 +21,13 @@ TOGETHER = "the 13 locations together"
 FINDINGS = f"a finding within {froc.HIT:.0f} mm of an aneurysm"
 
 
-def section(folder: EncoderFolder, judged: Pooled, found: pd.DataFrame) -> dict:
-    """Fit and save the calibration; return what the page says of it. found: of `read_findings`."""
+def section(
+    folder: EncoderFolder, runs: list[RunFolder], judged: Pooled, found: pd.DataFrame
+) -> dict:
+    """Fit and save the calibration; return what the page says of it.
+
+    runs: of the folds of `judged`. found: of `read_findings`.
+    """
     truth, probabilities = judged.arrays()
     logits = calibration.logit(probabilities)  # (N, 14)
     maps = platt.fit_maps(truth, logits)
@@ -31,9 +36,9 @@ def section(folder: EncoderFolder, judged: Pooled, found: pd.DataFrame) -> dict:
     of_findings = platt.fit_one(hits, calibration.logit(found.probability.to_numpy()))
     made_of = {"folds": judged.folds, "n_series": judged.series, "evaluation": judged.name}
     made_of["n_findings"] = int((~np.isnan(hits)).sum())
-    made_of["operating_points"] = operating_points(judged)
     made = Calibration(maps.scales, maps.offsets, of_findings)
-    write_calibration(folder, made, made_of)
+    made_of["operating_points"] = operating_points(judged, after, made)
+    write_calibration(folder, made, made_of, runs)
 
     columns = {report_scores.PRESENCE: [PRESENT], TOGETHER: list(range(PRESENT))}
     columns |= {label: [k] for k, label in enumerate(LOCATIONS)}
@@ -61,12 +66,21 @@ def section(folder: EncoderFolder, judged: Pooled, found: pd.DataFrame) -> dict:
     }
 
 
-def operating_points(judged: Pooled) -> list[dict]:
-    """Return sensitivity and specificity of the presence, not calibrated, at THRESHOLDS."""
-    truth, probabilities = judged.arrays()
-    present = truth[:, PRESENT].astype(np.float64), probabilities[:, PRESENT]
-    patients = judged.table.patient.to_numpy()
-    return [scoring.at_threshold(*present, threshold, patients) for threshold in scoring.THRESHOLDS]
+def operating_points(judged: Pooled, after: np.ndarray, made: Calibration) -> list[dict]:
+    """Return sensitivity and specificity of the presence where it is calibrated to THRESHOLDS.
+
+    They are those of the cross-fitted logits `after` (N, 14). The threshold of a point is that of
+    a probability as the networks give it, not calibrated.
+    """
+    scale, offset = made.scales[PRESENT], made.offsets[PRESENT]
+    truth = judged.arrays()[0][:, PRESENT].astype(np.float64)
+    present, patients = calibration.sigmoid(after[:, PRESENT]), judged.table.patient.to_numpy()
+    points = []
+    for threshold in scoring.THRESHOLDS:
+        given = calibration.apply_one(threshold, 1 / scale, -offset / scale)
+        point = scoring.at_threshold(truth, present, threshold, patients)
+        points.append(point | {"threshold": given})
+    return points
 
 
 def own_maps(groups: np.ndarray) -> list[str]:
