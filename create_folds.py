@@ -4,7 +4,7 @@ Reads   data/train_meta.csv, slice_uids_dict.pkl, slice_geometry_dict.pkl (prepr
         data/train_localizers.csv; data/npy_sequence/, which series have arrays
         data/overrides.csv, if it exists: labels that people corrected
         data/train_ignored.csv, if it exists: aneurysms without label; slices near them are no
-        negatives
+          negatives
 
 Writes  data/train_{N}_folds.csv           train_meta.csv and the fold of each series
         data/train_stage1_{N}_folds.csv    one row per spot: a slice (column f) with an

@@ -29,6 +29,7 @@ OUT_OF_MEMORY = (
     "or in training keep it and take --accumulate 4 or --checkpointing"
 )
 LABEL = 8  # columns of "Reads   " and "Writes  "
+HANG = 2  # columns by which an entry without columns goes on farther to the right
 COMMAND = re.compile(r" +(\w+=\S+ )?!?python ")  # of an example
 TRACED_PACKAGES = ("torch", "timm", "numpy", "pydicom")
 
@@ -99,7 +100,7 @@ def wrapped(description: str, width: int) -> str:
     """Wrap a docstring to `width` columns (tyro would join lines that begin with a letter).
 
     Paragraphs with an indented line are lists and keep their entries; what does not fit continues
-    below the entry's last column.
+    below the entry's last column, or HANG to the right of its only one.
     """
     lines = []
     for paragraph in description.strip().split("\n\n"):
@@ -107,6 +108,7 @@ def wrapped(description: str, width: int) -> str:
         for line in _entries(paragraph) if is_list else [paragraph]:
             columns = _columns(line)
             indent = columns[-1] if columns and columns[-1] < width - 30 else LABEL * is_list
+            indent += HANG * (len(columns) == 1)
             goes_on = " \\" if COMMAND.match(line) else ""  # as the shell wants it
             pieces = textwrap.wrap(
                 line,
@@ -126,11 +128,12 @@ def _columns(line: str) -> list[int]:
 
 
 def _entries(paragraph: str) -> list[str]:
-    """Return the entries of a list; one that has columns may go on below its last one."""
+    """Return the entries of a list; the lines on which one goes on are joined to it."""
     entries: list[str] = []
     for line in paragraph.splitlines():
         before, columns = _columns(entries[-1]) if entries else [], _columns(line)
-        if columns == before[-1:] and columns and columns[0] > LABEL:
+        below = columns == before[-1:] and columns and columns[0] > LABEL
+        if below or (before and columns == [before[-1] + HANG]):
             entries[-1] += " " + line.strip()
         else:
             entries.append(line)

@@ -90,6 +90,11 @@ Reads   a.csv
 Writes  b.csv, and a sentence about it that is too long for a narrow terminal
         d.csv      a column that
                    goes on
+        e.csv, and a sentence that
+          goes on
+Notes
+  - A point that
+    goes on, and on, and is too long for a narrow terminal.
 """
 
 
@@ -99,13 +104,17 @@ def test_help_wraps_prose_and_keeps_the_lines_of_lists():
         "for a narrow terminal. Prose goes on here.",
         "",
         "    python script.py --size 3 --and --many \\",
-        "    --other --flags",
+        "      --other --flags",
         "",
         "Reads   a.csv",
         "        c.csv",
         "Writes  b.csv, and a sentence about it that is too",
-        "        long for a narrow terminal",
+        "          long for a narrow terminal",
         "        d.csv      a column that goes on",
+        "        e.csv, and a sentence that goes on",
+        "Notes",
+        "  - A point that goes on, and on, and is too long",
+        "    for a narrow terminal.",
     ]
 
 

@@ -3,8 +3,8 @@
     python tools/draw_figures.py --data-dir demo/data --model-dir demo/model --encoder test_resnet
 
 Shows   one held-out series with an aneurysm, in all three: the one with the median probability
-        of Aneurysm Present; in sampling.png also the median one without aneurysm, among those
-        with hard slices if there are any
+          of Aneurysm Present; in sampling.png also the median one without aneurysm, among those
+          with hard slices if there are any
 
 Reads   model/{encoder}/fold-{k}/  best_stage1.pth, best_stage2.pth, features/ and logits/
         data/                      as train_stage1.py reads it, f_dict_hard.pkl if it exists

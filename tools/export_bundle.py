@@ -3,9 +3,9 @@
     python tools/export_bundle.py --folds 0 1 2 3 4 --dataset "name of the data" --out aneurysms.zip
     python tools/predict.py a/folder/of/dicom --bundle aneurysms.zip
 
-It holds the weights as safetensors, settings, the order of the labels, calibration if tools/
-report.py has fitted any, scores with their intervals, versions, checksums, and a model card. It
-holds no pickle, no images, and no UID, path or other text of your tables but the modalities. The
+It holds the weights as safetensors, settings, the order of the labels, calibration if
+tools/report.py has fitted any, scores with their intervals, versions, checksums, and a model card.
+It holds no pickle, no images, and no UID, path or other text of your tables but the modalities. The
 same networks, tables and --date give the same bytes.
 
 Reads   model/{encoder}/fold-{k}/weights_inference.pth (train_stage2.py)

@@ -79,7 +79,11 @@ there is no curve along the slices, no finding and no picture of where. best_sta
 
 @dataclass
 class Config:
-    weights: Annotated[tuple[Path, ...], tyro.conf.Positional]  # one file, or one of each stage
+    weights: Annotated[  # one file, or one of each stage
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="PATH ...", help_behavior_hint="(required)"),
+    ]
     step: Literal[1, 2]  # slices to the two neighbours; published: typed in, the better one
     fold: int = 0  # that was held out from their training
     model_dir: Path = Path("model")  # for published/

@@ -13,7 +13,7 @@ than --seconds or kills the process, which the next call starts again.
 The gateway's folder of temporary files is cleared after each call.
 
 Reads   model/{encoder}/fold-{k}/weights_inference.pth (train_stage2.py), or a bundle
-        (tools/export_bundle.py)
+          (tools/export_bundle.py)
         the series that the gateway names
 """
 

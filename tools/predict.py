@@ -66,7 +66,7 @@ from tools.outputs.write import KINDS, require_packages, write_outputs
 from tools.pages import predict_page
 from tools.pages.cautions import cautions_of
 
-NONE = tyro.conf.arg(help_behavior_hint="(default: none)")
+Outputs = Annotated[tuple[Literal[KINDS], ...], tyro.conf.arg(help_behavior_hint="(default: none)")]
 STOPPED = "index.html in --out lists what was predicted; name another --out for the rest"
 
 
@@ -91,9 +91,7 @@ class Config:
     calibrate: bool = False  # by what tools/report.py fitted, on single folds without mirror
     descriptions: bool = False  # show series descriptions: typed by people, they may name a patient
     batch_size: int = 128  # slices per batch
-    output: Annotated[
-        tuple[Literal[KINDS], ...], NONE
-    ] = ()  # for other programs, beside page and json
+    output: Outputs = ()  # for other programs, beside page and json
 
     threshold: float = 0.15  # lowest probability of a finding, before it is calibrated
     peaks: int = 3  # highest local maxima of a slice's heatmap that are looked at

@@ -45,11 +45,16 @@ from src.script import OK, SOME_FAILED, UserError, run_script
 from tools.scoring import cases, output, points, tables
 
 
+def named(word: str) -> tuple:
+    """Return what makes a field an argument without a flag, with this name in the help."""
+    return tyro.conf.Positional, tyro.conf.arg(metavar=word)
+
+
 @dataclass
 class Config:
-    truth: Annotated[Path, tyro.conf.Positional]  # csv of labels
-    predictions: Annotated[Path, tyro.conf.Positional]  # csv of probabilities
-    findings: Annotated[Path | None, tyro.conf.Positional] = None  # folder or csv
+    truth: Annotated[Path, *named("TRUTH")]  # csv of labels
+    predictions: Annotated[Path, *named("PREDICTIONS")]  # csv of probabilities
+    findings: Annotated[Path | None, *named("[FINDINGS]")] = None  # folder or csv
     localizers: Path | None = None  # csv of aneurysms; else train_localizers.csv beside TRUTH
     ignored: Path | None = None  # csv of aneurysms; else train_ignored.csv beside TRUTH
     series: Path | None = None  # folder of DICOM folders; else series/ beside TRUTH
