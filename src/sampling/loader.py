@@ -3,6 +3,7 @@
 import math
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from types import TracebackType
 
@@ -74,19 +75,23 @@ def make_loader(
         own = torch.Generator()  # draws nothing from the one that others use
         once = DataLoader(dataset, loaded, sampler=sampler, collate_fn=collate, generator=own)
         workers = fitting_workers(workers, next(iter(once), {}), kept=accumulate + 1)
-    return DataLoader(
-        dataset,
-        loaded,
-        sampler=sampler,
-        num_workers=workers,
-        collate_fn=collate,
-        # Else a loader draws from the global one, with processes only in its first epoch: dropout
-        # would depend on their number and on where a run was resumed.
-        generator=torch.Generator(),
-        pin_memory=torch.cuda.is_available(),
-        persistent_workers=workers > 0,
-        worker_init_fn=_without_last_words,
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "This DataLoader will create"
+        )  # more than there are cores
+        return DataLoader(
+            dataset,
+            loaded,
+            sampler=sampler,
+            num_workers=workers,
+            collate_fn=collate,
+            # Else a loader draws from the global one, with processes only in its first epoch:
+            # dropout would depend on their number and on where a run was resumed.
+            generator=torch.Generator(),
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=workers > 0,
+            worker_init_fn=_without_last_words,
+        )
 
 
 def _without_last_words(_worker: int) -> None:
