@@ -1,6 +1,6 @@
 """Stage 6 of 8: train the sequence transformer: features of a series' slices -> 14 labels.
 
-Reads   data/train_{N}_folds.csv (create_folds.py)
+Reads   data/train_{N}_folds.csv, train_stage1_{N}_folds.csv (create_folds.py)
         data/slice_geometry_dict.pkl (preprocess_data.py)
         model/{encoder}/fold-{k}/best_stage1.pth (train_stage1.py)
         model/{encoder}/fold-{k}/features/, logits/ (extract_features.py)
@@ -28,7 +28,7 @@ from src.artifacts.next_stage import after
 from src.artifacts.paths import DataFolder, EncoderFolder, RunFolder, fold_of
 from src.artifacts.plausible import read_geometry
 from src.artifacts.provenance import fingerprint, require_features_of
-from src.artifacts.tables import fold_settings, read_fold
+from src.artifacts.tables import fold_settings, read_fold, read_spots
 from src.device import autocast, choose_device, precision, to_device
 from src.evaluation import choice
 from src.evaluation.choice import Choice
@@ -36,6 +36,7 @@ from src.inference.probabilities import joined, predict, series_logits
 from src.labels import LABELS
 from src.networks.sequence_transformer import new_transformer
 from src.sampling.loader import make_loader
+from src.sampling.regions import learn
 from src.sampling.sequence_dataset import SequenceDataset, pad_sequences
 from src.sampling.slices import STEPS
 from src.script import run_script, settings_of
@@ -115,6 +116,8 @@ def main(config: Config) -> dict | None:
     evaluate = evaluation_of(config, run, inside, geometry, device)
     best = fit(learner, run, loader, config.epochs, 1, loss_of, evaluate)
     if distributed.first():
+        sizes = [stage1["settings"][name] for name in ("image_size", "crop_size", "view_mm")]
+        stage1["settings"]["regions"] = learn(outside, read_spots(data), *sizes)
         join(folder, stage1, outside[list(LABELS)].mean().fillna(NO_PRIOR).tolist())
     return best
 

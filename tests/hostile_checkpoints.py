@@ -20,7 +20,11 @@ from src.networks.slice_cnn import SliceCNN
 from tests.hostile_pickles import Calls
 
 STAGE1 = {"encoder": "test_convnext", "heatmap_weight": 0.3, "crop_size": 40}
-STAGE1 |= {"image_size": 48, "mr_window": "percentile"}
+STAGE1 |= {
+    "image_size": 48,
+    "mr_window": "percentile",
+    "regions": {"left": [[20.0, 9.0, 3.0]] * 13},
+}
 STAGE2 = {"width": 16, "layers": 2, "heads": 2, "dropout": 0.1, "attention_dropout": 0.1}
 STAGE2 |= {"cut": 7, "step": 2, "stage1_share": 0.6}
 WEIGHT = "cls"  # of the transformer, (16,)
@@ -187,7 +191,7 @@ def tensors() -> dict[str, dict]:
 
 def settings() -> dict[str, tuple[str, dict]]:
     """Return (stage, the settings that replace good ones)."""
-    nan = float("nan")
+    nan, table = float("nan"), [[20.0, 9.0, 3.0]] * 13
     of_stage2 = {
         "1e5 layers": {"layers": 100_000},
         "no layers": {"layers": 0},
@@ -232,6 +236,11 @@ def settings() -> dict[str, tuple[str, dict]]:
         "crops of 1e9": {"crop_size": 10**9},
         "no image": {"image_size": 0},
         "a window of lists": {"mr_window": [[]]},
+        "regions in a list": {"regions": [table]},
+        "regions of 12 locations": {"regions": {"left": table[1:]}},
+        "regions in words": {"regions": {"left": [["left", 1.0, 3.0]] * 13}},
+        "regions without width": {"regions": {"left": [[20.0, 0.0, 3.0]] * 13}},
+        "NaN regions": {"regions": {"left": [[nan, 9.0, 3.0]] * 13}},
     }
     found = {name: ("stage2_settings", change) for name, change in of_stage2.items()}
     return found | {name: ("stage1_settings", change) for name, change in of_stage1.items()}

@@ -9,10 +9,11 @@ from src.artifacts.checkpoints import read_checkpoint, write_checkpoint
 from src.artifacts.files import write_array, write_json
 from src.artifacts.paths import DataFolder, RunFolder
 from src.artifacts.provenance import fingerprint
-from src.artifacts.tables import fold_settings, read_fold, read_folds
+from src.artifacts.tables import fold_settings, read_fold, read_folds, read_spots
 from src.labels import LABELS
 from src.networks.sequence_transformer import new_transformer
 from src.networks.slice_cnn import SliceCNN
+from src.sampling.regions import learn
 from tests.conftest import CROP
 
 ENCODER = "test_convnext"
@@ -76,10 +77,12 @@ def write_both(
     write_checkpoint(run.best("stage2"), {"weights": weights, "settings": settings, "epoch": 1})
     series = read_folds(data)
     prior = series[series.fold != fold][list(LABELS)].mean().tolist()
+    sizes = [stage1["settings"].get(name, 0.0) for name in ("image_size", "crop_size", "view_mm")]
+    regions = learn(series[series.fold != fold], read_spots(data), *sizes)
     joined = {
         "prior": prior,
         "stage1": stage1["weights"],
-        "stage1_settings": stage1["settings"],
+        "stage1_settings": stage1["settings"] | {"regions": regions},
         "stage2": weights,
         "stage2_settings": settings,
     }

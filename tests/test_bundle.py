@@ -40,6 +40,7 @@ SETTINGS = {
         "choices": [[1, 0.0, 0.5], [2, 0.4, None]],
     },
 }
+SETTINGS["stage1_settings"]["regions"] = {"left": [[k - 6.0, 2.5, k + 2.0] for k in range(13)]}
 WEIGHTS = "weights/fold-0/stage1.safetensors"
 CALIBRATION = Calibration(1 + np.arange(14) / 10, np.arange(14) - 7.0, (0.5, 1.0))
 

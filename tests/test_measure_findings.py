@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -46,6 +47,19 @@ def test_places_are_millimetres_of_the_stored_image(tmp_path):
     )
     bare = write_slices(tmp_path / "b", volume((3, 12, 10)), None, None, PixelSpacing=None)
     np.testing.assert_allclose(place(open_series(bare), 1, 4.0, 6.0), [4 * 0.5, 6 * 0.5, 1.0])
+
+
+@pytest.mark.parametrize(("plane", "left"), [("axial", 1.5), ("sagittal", 2 * SPACING[0])])
+def test_left_of_the_middle_of_the_head(plane, left, tmp_path):
+    """The view shows the middle of 10 columns; of 7 sagittal slices the middle one is number 3."""
+    axes = AXES[plane]
+    folder = write_slices(tmp_path, volume(), places(axes, 7), [*axes[2], *axes[1]])
+    series = open_series(folder)
+    at = (4.5 + 3, 5.5)  # 3 columns of 0.5 mm from the middle, to the left or to the back
+    finding = replace(finding_at(5, *at, 0.9), patient=series.patient_point(5, *at))
+    nothing = np.zeros(14), np.arange(7), np.zeros((7, 14)), None
+    prediction = Prediction(*nothing, [finding], view_of(np.ones(2), 48, 40))
+    assert measure_findings.mm_left(series, prediction) == pytest.approx([left])
 
 
 def test_a_finding_is_judged_by_the_nearest_aneurysm():

@@ -90,6 +90,10 @@ def test_a_mirrored_head_has_mirrored_names(mirror, model_dir, prepared):
     order = list(MIRROR[:PRESENT])
     swapped = model.locations_at(mirrored, tokens, there, 8)[:, order]
     np.testing.assert_allclose(swapped, found, atol=1e-5)
+    named = model.names_at(prepared, tokens, places, found)
+    mirrored = model.names_at(mirrored, tokens, there, found[:, order])
+    np.testing.assert_allclose(mirrored[:, order], named, rtol=1e-9)
+    assert np.abs(named - found).max() > 1e-2
     assert found.shape == (3, PRESENT) and np.abs(found - found[:, order]).max() > 1e-4
 
 
@@ -108,5 +112,7 @@ def test_findings_of_a_slice_have_names_of_their_own(model_dir, prepared):
         x, y = canonical_point(finding.x, finding.y, "", 48, 48)
         image = np.array([resized_point(value, 48, 48) for value in (x, y)])
         places.append(prediction.view.to_crop(image))
-    said = predictor.models[0].locations_at(prepared, tokens, np.array(places), 8)
-    assert said.argmax(axis=1).tolist() == labels.tolist()
+    model, places = predictor.models[0], np.array(places)
+    said = model.locations_at(prepared, tokens, places, 8)
+    there = model.names_at(prepared, tokens, places, said)
+    assert there.argmax(axis=1).tolist() == labels.tolist() != said.argmax(axis=1).tolist()

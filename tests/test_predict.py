@@ -58,7 +58,7 @@ def test_nested_and_mixed_folders_give_one_row_a_series(tiny, networks, held_out
     (study / "notes.txt").write_text("not an image")
     archive = shutil.make_archive(tmp_path / "study", "gztar", study)
     predictions, failed = run(networks, tmp_path / "out", archive, empty)
-    assert "1 files belong to no series (not_dicom)" in capsys.readouterr().out
+    assert "1 file belongs to no series (not_dicom)" in capsys.readouterr().out
     assert sorted(predictions.SeriesInstanceUID) == sorted(folder.name for folder in held_out[:3])
     assert failed.reason.tolist() == ["no_dicom"]
     eval_end_to_end.main(eval_end_to_end.Config(tiny.root, networks, encoder=ENCODER, device="cpu"))

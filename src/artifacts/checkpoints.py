@@ -1,12 +1,13 @@
 """Trained weights on disk."""
 
+import math
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from src.artifacts.files import atomic, reading, unwritable
 from src.artifacts.paths import ArtifactError, RunFolder, remedy
-from src.labels import LABELS
+from src.labels import LABELS, LOCATIONS
 from src.text import printable
 
 NAME = re.compile(r"[\w./-]{1,200}", re.ASCII)  # of an encoder, not the address of one
@@ -53,6 +54,7 @@ RENAMED = {"stage1_share": "stage1_weight"}  # settings of older checkpoints
 KNOWN |= {old: KNOWN[new] for old, new in RENAMED.items()}
 JOINED = ("stage1", "stage1_settings", "stage2", "stage2_settings", "prior")
 UNCHOSEN = {"step": 1, "stage1_weight": 0.6}  # of stage 2, where no score has chosen them
+FARTHEST = 1000.0  # mm, of places in the head
 MOST_CHOICES = 100  # rows of the table of scores by step and weight
 
 
@@ -145,6 +147,9 @@ def require_joined(path: Path, joined: dict) -> dict:
     prior = joined["prior"]
     if type(prior) is not list or len(prior) != len(LABELS) or not all(map(_is_fraction, prior)):
         raise _malformed(path, "its 'prior' is not a fraction for each label")
+    regions = joined["stage1_settings"].get("regions", {})  # older versions knew none
+    if type(regions) is not dict or not all(map(_is_region, regions.values())):
+        raise _malformed(path, "its 'regions' are no tables of mean, scale and freedom")
     return joined
 
 
@@ -165,6 +170,19 @@ def read_trained(run: RunFolder, stage: str, select: str) -> dict:
         trained = {"weights": weights, "settings": settings, "epoch": trained["epoch"]}
     _require_settings(path, trained["settings"], OF_STAGE[stage])
     return trained
+
+
+def _is_region(table: Any) -> bool:
+    """Return whether this is a table (13, 3) of src.sampling.regions, as lists."""
+    if type(table) is not list or len(table) != len(LOCATIONS):
+        return False
+    for row in table:
+        if type(row) is not list or len(row) != 3 or not all(type(each) is float for each in row):
+            return False
+        mean, scale, freedom = row
+        if not (abs(mean) < FARTHEST and 0 < scale < FARTHEST and 0 < freedom < math.inf):
+            return False
+    return True
 
 
 def _malformed(path: Path, what: str) -> ArtifactError:

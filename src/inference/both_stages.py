@@ -25,6 +25,7 @@ from src.networks.slice_cnn import SliceCNN, build_slice_cnn
 from src.preprocess.head import sample_slices
 from src.preprocess.images import PreparedSeries
 from src.progress import Clock
+from src.sampling.regions import along_stack, from_centre, names_there
 from src.sampling.slices import (
     MIRRORABLE,
     STEPS,
@@ -164,6 +165,23 @@ class BothStages:
             found.append(logits[:, list(order)].sigmoid())
         mean = torch.stack(found).view(-1, len(tokens), len(LABELS)).mean(dim=0)
         return mean[:, :PRESENT].cpu().numpy()
+
+    def names_at(
+        self,
+        prepared: PreparedSeries,
+        tokens: np.ndarray,
+        places: np.ndarray,
+        probabilities: np.ndarray,
+    ) -> np.ndarray:
+        """Return the probabilities (k, 13) of each location there, given the place in the head.
+
+        tokens, places: as in `locations_at`. probabilities: (k, 13) by the features alone.
+        """
+        series = prepared.series
+        length = len(series.slices)
+        along = along_stack(self.tokens(length)[tokens], length, series.spacing[0])
+        there = from_centre(series.plane, self.view(prepared), places, along)
+        return names_there(self.stage1.get("regions", {}), there, probabilities)
 
     @cached_property
     def _reader(self) -> SliceCNN:

@@ -196,8 +196,8 @@ class Predictor:
         for model in self.models:
             of_model = model.locations_at(prepared, peaks.token, places, batch_size)
             if of_model is None:
-                return slices[peaks.token, :PRESENT]
-            found.append(of_model)
+                of_model = slices[peaks.token, :PRESENT]
+            found.append(model.names_at(prepared, peaks.token, places, of_model))
         return np.mean(found, axis=0)
 
     def _calibrated(self, probabilities: np.ndarray) -> np.ndarray:

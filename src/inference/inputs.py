@@ -55,7 +55,8 @@ def _of_folder(named: Path, folder: Path) -> Iterator[Opened]:
     except DicomError as error:
         found, strangers = [("", error)], []
     for reason, count in Counter(reason for _, reason in strangers).items():
-        print(f"{printable(named)}: {count} files belong to no series ({reason})")
+        files = "1 file belongs" if count == 1 else f"{count} files belong"
+        print(f"{printable(named)}: {files} to no series ({reason})")
     for uid, series in found:
         yield _named(uid, named, series)
 
