@@ -20,14 +20,15 @@ from src.networks.slice_cnn import SliceCNN
 from tests.hostile_pickles import Calls
 
 STAGE1 = {"encoder": "test_convnext", "heatmap_weight": 0.3, "crop_size": 40}
-STAGE1 |= {
-    "image_size": 48,
-    "mr_window": "percentile",
-    "regions": {"left": [[20.0, 9.0, 3.0]] * 13},
-}
+STAGE1 |= {"image_size": 48, "mr_window": "percentile"}
 STAGE2 = {"width": 16, "layers": 2, "heads": 2, "dropout": 0.1, "attention_dropout": 0.1}
 STAGE2 |= {"cut": 7, "step": 2, "stage1_share": 0.6}
 WEIGHT = "cls"  # of the transformer, (16,)
+
+
+def regions(mean: Any = 20.0, scale: float = 9.0, rows: int = 13) -> dict:
+    """Return tables of places in the head. No list is in them twice: that alone is refused."""
+    return {"regions": {"left": [[mean, scale, 3.0] for _ in range(rows)]}}
 
 
 @cache
@@ -38,7 +39,7 @@ def whole() -> dict:
     stage2 = STAGE2 | {"channels": slice_cnn.channels}
     return {
         "stage1": dict(slice_cnn.state_dict()),
-        "stage1_settings": STAGE1,
+        "stage1_settings": STAGE1 | regions(),
         "stage2": dict(new_transformer(stage2).state_dict()),
         "stage2_settings": stage2,
         "prior": [0.1] * len(LABELS),
@@ -191,7 +192,7 @@ def tensors() -> dict[str, dict]:
 
 def settings() -> dict[str, tuple[str, dict]]:
     """Return (stage, the settings that replace good ones)."""
-    nan, table = float("nan"), [[20.0, 9.0, 3.0]] * 13
+    nan = float("nan")
     of_stage2 = {
         "1e5 layers": {"layers": 100_000},
         "no layers": {"layers": 0},
@@ -236,11 +237,11 @@ def settings() -> dict[str, tuple[str, dict]]:
         "crops of 1e9": {"crop_size": 10**9},
         "no image": {"image_size": 0},
         "a window of lists": {"mr_window": [[]]},
-        "regions in a list": {"regions": [table]},
-        "regions of 12 locations": {"regions": {"left": table[1:]}},
-        "regions in words": {"regions": {"left": [["left", 1.0, 3.0]] * 13}},
-        "regions without width": {"regions": {"left": [[20.0, 0.0, 3.0]] * 13}},
-        "NaN regions": {"regions": {"left": [[nan, 9.0, 3.0]] * 13}},
+        "regions in a list": {"regions": [regions()["regions"]["left"]]},
+        "regions of 12 locations": regions(rows=12),
+        "regions in words": regions(mean="left"),
+        "regions without width": regions(scale=0.0),
+        "NaN regions": regions(mean=nan),
     }
     found = {name: ("stage2_settings", change) for name, change in of_stage2.items()}
     return found | {name: ("stage1_settings", change) for name, change in of_stage1.items()}

@@ -46,7 +46,7 @@ def write_random_features(data: DataFolder, model_dir: Path, encoder: str = "mad
         for path, width in ((run.feature, 12), (run.logit, len(LABELS))):
             values = generator.normal(size=(2, row.length, width)).astype(np.float16)
             write_array(path(row.SeriesInstanceUID), values)
-    settings = fold_settings(data, held_out)
+    settings = fold_settings(data, held_out) | {"crop_size": CROP, "view_mm": 0.0}
     write_checkpoint(run.best("stage1"), {"weights": {}, "settings": settings})
     write_json(run.feature_settings, {"weights": fingerprint(run.best("stage1"))})
     return run
