@@ -88,6 +88,8 @@ def main(config: Config) -> dict | None:
     require_features_of(folder, weights)
 
     outside = series[series.fold != fold_of(config)]
+    sizes = [stage1["settings"][name] for name in ("image_size", "crop_size", "view_mm")]
+    stage1["settings"]["regions"] = learn(outside, read_spots(data), *sizes)
     training = SequenceDataset(folder, outside, geometry, config.cut, config.seed, step=None)
     loader = make_loader(
         training, config.batch_size, config.workers, config.seed, collate=pad_sequences
@@ -116,8 +118,6 @@ def main(config: Config) -> dict | None:
     evaluate = evaluation_of(config, run, inside, geometry, device)
     best = fit(learner, run, loader, config.epochs, 1, loss_of, evaluate)
     if distributed.first():
-        sizes = [stage1["settings"][name] for name in ("image_size", "crop_size", "view_mm")]
-        stage1["settings"]["regions"] = learn(outside, read_spots(data), *sizes)
         join(folder, stage1, outside[list(LABELS)].mean().fillna(NO_PRIOR).tolist())
     return best
 

@@ -19,11 +19,12 @@ import eval_stage2
 import extract_features
 import train_stage1
 import train_stage2
-from src.artifacts.checkpoints import read_checkpoint, write_checkpoint
+from src.artifacts.checkpoints import read_checkpoint, read_joined, write_checkpoint
 from src.artifacts.paths import DataFolder, RunFolder
 from src.artifacts.provenance import fingerprint, keep_features_of
-from src.artifacts.tables import read_folds, read_meta
+from src.artifacts.tables import read_folds, read_meta, read_spots
 from src.labels import LABELS, LOCATIONS
+from src.sampling.regions import learn
 from src.script import UserError
 from tests.conftest import CROP, FOLDS, IMAGE_SIZE, ROOT, help_of
 
@@ -102,7 +103,10 @@ def test_all_artifacts_have_the_promised_names_and_shapes(walked):
     for stage in ("stage1", "stage2"):
         for name in (f"best_{stage}.pth", f"log_{stage}.txt", f"train_{stage}.py"):
             assert (run_folder.root / name).exists()
-    assert (run_folder.root / "weights_inference.pth").exists()
+    settings = read_joined(run_folder)["stage1_settings"]
+    sizes = [settings[name] for name in ("image_size", "crop_size", "view_mm")]
+    places = learn(meta[meta.fold != 0], read_spots(data), *sizes)
+    assert settings["regions"] == places and places["left"]
 
 
 @pytest.mark.parametrize("evaluation", ["stage1", "stage2", "end_to_end"])
