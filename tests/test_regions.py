@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from src.artifacts.tables import read_fold, read_spots
 from src.dicom import open_series
@@ -62,6 +63,13 @@ def test_a_table_is_what_one_localizer_after_another_says():
     np.testing.assert_allclose(found[RIGHT_MCA], [-mean, scale, freedom])
     # Nobody has seen the tip: it may be anywhere.
     np.testing.assert_allclose(found[TIP], [0, both.std() * np.sqrt(3), 2])
+
+
+def test_the_density_is_that_of_scipy():
+    values = np.array([[-1e6], [-30.0], [0.5], [22.0]])
+    mean, scale, freedom = np.array([[20.0, 9, 3], [-5, 0.5, 2], [0, 40, 500]]).T
+    expected = stats.t.logpdf(values, freedom, mean, scale)
+    np.testing.assert_allclose(regions.log_density(values, mean, scale, freedom), expected)
 
 
 def test_a_mirrored_head_has_mirrored_names():

@@ -106,14 +106,22 @@ def names_there(
 
     regions: of `learn`. places: of `from_centre`. probabilities: (k, 13) by the features.
     """
-    from scipy import stats
-
     known = places.keys() & regions.keys()
     if not known:
         return probabilities
     logs = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)).astype(np.float64)
     for axis in sorted(known):
-        mean, scale, freedom = np.array(regions[axis]).T  # (13,) each
-        logs += stats.t.logpdf(places[axis][:, None], freedom, mean, scale)
+        logs += log_density(places[axis][:, None], *np.array(regions[axis]).T)
     likely = np.exp(logs - logs.max(axis=1, keepdims=True))
     return likely / likely.sum(axis=1, keepdims=True)
+
+
+def log_density(
+    values: np.ndarray, mean: np.ndarray, scale: np.ndarray, freedom: np.ndarray
+) -> np.ndarray:
+    """Return the logarithm of the density of Student's t; scipy.stats takes a second to import."""
+    from scipy.special import gammaln
+
+    peak = gammaln((freedom + 1) / 2) - gammaln(freedom / 2) - np.log(freedom * np.pi) / 2
+    distance = ((values - mean) / scale) ** 2 / freedom
+    return peak - np.log(scale) - (freedom + 1) / 2 * np.log1p(distance)
