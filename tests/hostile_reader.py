@@ -34,7 +34,7 @@ def read_networks(path: Path) -> None:
 
 
 def read_calibration(path: Path) -> None:
-    calibration.read_calibration(EncoderFolder(path.parents[1], "net"), [])
+    calibration.read_calibration(EncoderFolder(path.parents[1], "net"))
 
 
 HOW = {

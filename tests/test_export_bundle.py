@@ -34,8 +34,7 @@ def networks(tiny, tmp_path_factory):
     scores = value | {"n_series": 24, "intervals": ends, "groups": {"Modality": {"secret": {}}}}
     write_json(RunFolder(model_dir, ENCODER, "all").scores("end_to_end"), scores)
     fitted = Calibration(0.5 + np.arange(14) / 10, np.arange(14) / 10, (0.5, 0.1))
-    runs = [RunFolder(model_dir, ENCODER, fold) for fold in (0, 1)]
-    write_calibration(EncoderFolder(model_dir, ENCODER), fitted, {}, runs)
+    write_calibration(EncoderFolder(model_dir, ENCODER), fitted, {}, [0, 1])
     return model_dir
 
 
@@ -176,7 +175,7 @@ def test_scores_and_calibration_of_other_weights_are_refused(tiny, networks, tmp
     with pytest.raises(
         ArtifactError, match=r"calibration\.json was fitted on predictions of other"
     ):
-        export(tiny, tmp_path / "model", tmp_path / "b.zip", folds=(1,))
+        export(tiny, tmp_path / "model", tmp_path / "b.zip", folds=(0,))  # it is of both
 
 
 @pytest.mark.parametrize(
@@ -202,11 +201,13 @@ def test_figures_of_a_test_set_stand_in_the_card(tiny, networks, tmp_path):
     with zipfile.ZipFile(out) as archive:
         card = archive.read("MODEL_CARD.md").decode()
     assert "Aneurysm Present from   sensitivity" in card and "\n0.35 " in card
-    names = from_bundle(out).names
-    [point] = names["operating_points"]
+    source = from_bundle(out)
+    names, [point] = source.names, source.operating_points(calibrated=False)
+    assert source.operating_points(calibrated=True) == []  # the guesses are not
     assert point["threshold"] == 0.35 and point["sensitivity"] == 1.0  # as the guesses are
     assert names["data"] == "synthetic | series" and names["date"] == export_bundle.day_of(
         [RunFolder(networks, ENCODER, fold) for fold in (0, 1)]
     )
-    names = from_folder(networks, ENCODER, (0,)).names
-    assert names["data"] == "data" and names["operating_points"] == []  # no path of a person
+    source = from_folder(networks, ENCODER, (0,))
+    assert source.names["data"] == "data"  # no path of a person
+    assert source.operating_points(calibrated=False) == []

@@ -140,6 +140,8 @@ def test_the_froc_equals_counting():
     assert table["series, how many could be read; aneurysms in these"] == "41, 40; 20"
     assert table["    median distance along the slices, in the plane"] == "1.5 mm, 2.5 mm"
     assert table["    location named rightly, of those within 10 mm"].startswith("0.500 (")
+    other_side = "    named on the other side than the aneurysm, of those that both have one"
+    assert table[other_side].startswith("0.500 (") and table[other_side].endswith("; 10 of 20)")
     wrong_side = table["findings with a side that are over 10 mm on the other one"]
     assert wrong_side == "0.667 (0.208 to 0.939; 2 of 3)"  # 0.2077 to 0.9385 by hand
 
@@ -173,7 +175,8 @@ def test_perfect_findings_hit_everything_and_files_are_written(tiny, networks, m
     assert all(f"{row['value']}" in shown for row in rows)
     assert rows[0]["value"].startswith(f"{len(held_out)}, ")
     assert rows[1]["value"].startswith("1.000 of") and rows[3]["value"].startswith("1.000 (")
-    froc = [row["value"] for row in rows[5:]]
+    assert rows[4]["value"].startswith("0.000 (")  # all sides are those of the aneurysms
+    froc = [row["value"] for row in rows[6:]]
     assert len(froc) == 4 and len(set(froc)) == 1  # without sizes there is one rule
     assert re.match(r"1\.000 \((\d+) of \1, threshold 0\.00, all findings: 0\.00; 0\.", froc[0])
     assert (pd.read_csv(run.findings).mm < 1e-6).all()

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import eval_end_to_end
-from src.artifacts.calibration import Calibration, write_calibration
+from src.artifacts.calibration import CALIBRATED_POINTS, POINTS, Calibration, write_calibration
 from src.artifacts.checkpoints import read_checkpoint, write_checkpoint
 from src.artifacts.paths import ArtifactError, EncoderFolder, RunFolder
 from src.artifacts.tables import read_fold
@@ -113,8 +113,8 @@ def test_calibrated_probabilities_are_those_of_scaled_and_moved_logits(
 ):
     made = Calibration(0.5 + np.arange(14), np.linspace(-1, 1, 14), (0.5, 1.0))
     model = shutil.copytree(networks, tmp_path / "model")
-    points, of_fold = {"operating_points": [POINT]}, RunFolder(model, ENCODER, 0)
-    write_calibration(EncoderFolder(model, ENCODER), made, points, [of_fold])
+    points = {POINTS: [POINT], CALIBRATED_POINTS: [POINT | {"threshold": 0.5}]}
+    write_calibration(EncoderFolder(model, ENCODER), made, points, [0, 1])
     tables, pages = [], []
     for calibrate in (False, True):
         out = tmp_path / str(calibrate)
@@ -137,14 +137,12 @@ def test_calibrated_probabilities_are_those_of_scaled_and_moved_logits(
         assert second["probability"] == pytest.approx(1 / (1 + np.exp(-0.5 * logit - 1)))
         assert first["sop_uid"] == second["sop_uid"]  # in the same order
     assert [page["calibrated"] for page in pages] == [[], ["series", "findings"]]
-    # A series that reaches the threshold before reaches the other one after.
     thresholds = [page["networks"]["operating_points"][0]["threshold"] for page in pages]
-    logit = made.scales[PRESENT] * np.log(0.25 / 0.75) + made.offsets[PRESENT]
-    assert thresholds == pytest.approx([0.25, 1 / (1 + np.exp(-logit))])
-    write_both(tiny, model, seed=1, cut=7)  # trained again
-    with pytest.raises(ArtifactError, match=r"other weights than .*fold-0/weights_inference\.pth"):
+    assert thresholds == [0.25, 0.5]
+    write_both(tiny, model, 1, seed=7, cut=7)  # another fold, of which it is, too, trained again
+    with pytest.raises(ArtifactError, match=r"other weights than .*fold-1/weights_inference\.pth"):
         run(model, tmp_path / "out", held_out[0], calibrate=True)
-    assert from_folder(model, ENCODER, (0,)).names["operating_points"] == []
+    assert from_folder(model, ENCODER, (0,)).operating_points(calibrated=False) == []
 
 
 def test_a_missing_calibration_is_asked_for_in_one_sentence(networks, held_out, tmp_path):

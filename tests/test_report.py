@@ -145,22 +145,25 @@ def test_the_calibration_is_fitted_on_all_and_a_rare_label_follows_the_others(wh
     judged = pooled_of(config, "end_to_end")
     labels, probabilities = judged.arrays()
     expected = platt.fit_maps(labels, calibration.logit(probabilities))
-    saved, content = read_calibration(folder, []), read_json(folder.calibration)
+    saved, content = read_calibration(folder), read_json(folder.calibration)
     np.testing.assert_array_equal(saved.scales, expected.scales)
     np.testing.assert_array_equal(saved.offsets, expected.offsets)
     assert saved.findings is None and "Findings are not calibrated" in page.text
     assert content["folds"] == [0, 2] and content["n_series"] == 80
     assert labels[:, 0].sum() < calibration.FEWEST and expected.groups[0] == platt.SHARED
-    # Operating points: calibrated probabilities of 0.1, 0.25 and 0.5, each fold by the other's map.
-    points = read_operating_points(folder, [])
-    moved = calibration.logit(np.array([point["threshold"] for point in points]))
-    moved = moved * saved.scales[PRESENT] + saved.offsets[PRESENT]
-    np.testing.assert_allclose(moved, np.log([1 / 9, 1 / 3, 1]), atol=1e-9)
+    # Operating points: cross-fitted at 0.1, 0.25 and 0.5; as given, where the map says the same.
     after = platt.crossfit(labels, calibration.logit(probabilities), judged.table.fold.to_numpy())
-    of_positives = after[labels[:, PRESENT] == 1, PRESENT]
-    shares = [np.mean(of_positives >= np.log(odds)) for odds in (1 / 9, 1 / 3, 1)]
-    assert [point["sensitivity"] for point in points] == shares and len(set(shares)) > 1
-    assert {point["positives"] for point in points} == {len(of_positives)}
+    of_positives = labels[:, PRESENT] == 1
+    for points, present in (
+        (read_operating_points(folder, True), calibration.sigmoid(after[:, PRESENT])),
+        (read_operating_points(folder, False), probabilities[:, PRESENT]),
+    ):
+        thresholds = np.array([point["threshold"] for point in points])
+        shares = [np.mean(present[of_positives] >= each) for each in thresholds]
+        assert [point["sensitivity"] for point in points] == shares and len(set(shares)) > 1
+        assert {point["positives"] for point in points} == {of_positives.sum()}
+    moved = calibration.logit(thresholds) * saved.scales[PRESENT] + saved.offsets[PRESENT]
+    np.testing.assert_allclose(moved, np.log([1 / 9, 1 / 3, 1]), atol=1e-9)
     own = [label for label, group in zip(LABELS, expected.groups, strict=True) if group]
     assert f"Of its own here: {', '.join(own)}." in page.text if own else "the same" in page.text
     for k, label in enumerate(LABELS):

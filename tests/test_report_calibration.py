@@ -55,7 +55,7 @@ def test_findings_are_fitted_on_hits_and_the_page_has_a_row(quick):
     page = report.main(config).read_text()
     hits = (table.mm <= 10).to_numpy(float)
     logits = calibration.logit(table.probability.to_numpy())
-    found = read_calibration(EncoderFolder(config.model_dir, config.encoder), [])
+    found = read_calibration(EncoderFolder(config.model_dir, config.encoder))
     assert found.findings == pytest.approx(platt.fit_one(hits, logits), rel=1e-4)
     assert "a finding within 10 mm of an aneurysm" in page
     assert "Findings are not calibrated" not in page

@@ -69,7 +69,7 @@ def main(config: Config) -> Path:
     trained_on = {}
     for fold, (name, joined) in zip(folds, networks.items(), strict=True):
         trained_on[name] = counts(DataFolder(config.data_dir), fold, joined["stage1_settings"])
-    calibration = fitted_calibration(config, list(runs.values()))
+    calibration = fitted_calibration(config)
     about = {
         "dataset": config.dataset,
         "date": config.date or day_of(list(runs.values())),
@@ -118,9 +118,9 @@ def counts(data: DataFolder, fold: int | str, trained: dict) -> dict:
     }
 
 
-def fitted_calibration(config: Config, runs: list[RunFolder]) -> Calibration | None:
+def fitted_calibration(config: Config) -> Calibration | None:
     folder = EncoderFolder(config.model_dir, config.encoder)
-    return read_calibration(folder, runs) if folder.calibration.exists() else None
+    return read_calibration(folder) if folder.calibration.exists() else None
 
 
 def scores_of(config: Config, folds: tuple) -> dict[str, dict]:

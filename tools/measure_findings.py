@@ -12,7 +12,7 @@ Reads   data/series/, train_{N}_folds.csv
 Writes  model/{encoder}/localisation.json       for tools/report.py
         model/{encoder}/fold-{k}/findings.csv   one row a finding: its series, its rank, its
                                                 distances to the nearest aneurysm, mm to the
-                                                left of the head's middle, its slice, column and
+                                                left of the middle, its slice, column and
                                                 row of the stored image; tools/score.py reads it,
                                                 too
 
@@ -20,7 +20,9 @@ A finding hits an aneurysm that is within 10 mm of it in three dimensions, and, 
 have radius_mm or volume_mm3, by a second rule within the aneurysm's own radius. FROC: the fraction
 of the aneurysms that are hit, at the threshold that gives a stated number of findings a series
 that hit none (Bunch et al. 1978), with 95 % intervals by patient. A finding is on the wrong side if
-its location names the other side of the head's middle than the one that it is on, by over 10 mm.
+its location names the other side of the middle than the one that it is on, by over 10 mm. The
+middle is that of the view, or of a sagittal stack, by which findings are named, too: whether it is
+that of the head shows where findings are compared with the sides of the aneurysms themselves.
 """
 
 import sys
@@ -154,17 +156,17 @@ def judge_fold(
 
 
 def mm_left(series: Series, prediction: Prediction) -> list[float]:
-    """Return how far to the patient's left of the head's middle each finding is, in mm.
+    """Return how far to the patient's left of the middle each finding is, in mm.
 
-    That is the centre of the view on its slice, in sagittal series that of the middle slice. NaN
-    where the series has no place in the patient.
+    The middle is the centre of the view on the finding's slice, in sagittal series that of the
+    middle slice. NaN where the series has no place in the patient.
     """
     centre = (prediction.view.crop - 1) / 2  # pixels of the crop
     column, row = stored_place(series, centre, centre, prediction.view)
     found = []
     for finding in prediction.findings:
-        own = series.plane != "sagittal"
-        ends = (finding.slice,) if own else (0, len(series.slices) - 1)
+        per_slice = series.plane != "sagittal"
+        ends = (finding.slice,) if per_slice else (0, len(series.slices) - 1)
         middles = [series.patient_point(each, column, row) for each in ends]
         known = finding.patient is not None and None not in middles
         found.append(finding.patient[0] - np.mean([x for x, _, _ in middles]) if known else np.nan)

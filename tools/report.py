@@ -89,9 +89,7 @@ def main(config: Config) -> Path:
         "points": lambda: report_points.section(judged),
         "groups": lambda: report_groups.section(folder, data, judged, config.draws),
         "errors": lambda: report_errors.section(data, runs, judged, found, config.errors),
-        "calibration": lambda: report_calibration.section(
-            folder, list(runs.values()), judged, found
-        ),
+        "calibration": lambda: report_calibration.section(folder, judged, found),
         "training": lambda: training_picture(folder, histories),
         "localisation": lambda: localisation_rows(folder),
     }

@@ -1,5 +1,6 @@
 """How probabilities are calibrated, on disk: scale and offset of each label and of findings."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from src.labels import LABELS
 MOST = 1e6  # of a scale and of an offset's size
 FRACTIONS = {"sensitivity": "positives", "specificity": "negatives"}  # and what they are of
 PAIR = [True, True]
+POINTS, CALIBRATED_POINTS = "operating_points", "calibrated_operating_points"
 
 
 class Calibration(NamedTuple):
@@ -24,51 +26,59 @@ class Calibration(NamedTuple):
 
 
 def write_calibration(
-    folder: EncoderFolder, calibration: Calibration, made_of: dict, runs: list[RunFolder]
+    folder: EncoderFolder, calibration: Calibration, made_of: dict, folds: list[int]
 ) -> None:
     """Write what `read_calibration` reads, and beside it what it was fitted on.
 
-    runs: of the folds whose predictions it was fitted on.
+    folds: whose predictions it was fitted on.
     """
-    there = [run for run in runs if run.inference.exists()]
-    weights = {run.root.name: fingerprint(run.inference) for run in there}
+    runs = {str(fold): _run_of(folder, fold) for fold in folds}
+    there = {fold: run.inference for fold, run in runs.items() if run.inference.exists()}
+    weights = {fold: fingerprint(path) for fold, path in there.items()}
     write_json(folder.calibration, content_of(calibration) | made_of | {"weights": weights})
 
 
-def read_calibration(folder: EncoderFolder, runs: list[RunFolder]) -> Calibration:
-    """Return what tools/report.py fitted, for the networks of `runs`.
+def read_calibration(folder: EncoderFolder) -> Calibration:
+    """Return what tools/report.py fitted.
 
-    Raise ArtifactError if it is missing or impossible, or if one of them was trained again since.
+    Raise ArtifactError if it is missing or impossible, or if one of the networks whose predictions
+    it was fitted on was trained again since.
     """
     path = require(folder.calibration)
     content = read_json(path)
-    for run in runs:
-        if _is_of_others(content, run):
-            raise ArtifactError(
-                f"{path} was fitted on predictions of other weights than {run.inference}: "
-                "evaluate all folds again, then run tools/report.py"
-            )
+    for other in _other_weights(folder, content):
+        raise ArtifactError(
+            f"{path} was fitted on predictions of other weights than {other}: "
+            "evaluate all folds again, then run tools/report.py"
+        )
     return calibration_of(path, content)
 
 
-def read_operating_points(folder: EncoderFolder, runs: list[RunFolder]) -> list[dict]:
+def read_operating_points(folder: EncoderFolder, calibrated: bool) -> list[dict]:
     """Return what `operating_points_of` finds beside the calibration.
 
-    None if it is missing, or if one of the networks of `runs` was trained again since.
+    An empty list if it is missing, or of networks that were trained again since.
+    calibrated: of calibrated probabilities, not of those as the networks give them.
     """
     if not folder.calibration.exists():
         return []
     content = read_json(folder.calibration)
-    if any(_is_of_others(content, run) for run in runs):
+    if any(_other_weights(folder, content)):
         return []
-    return operating_points_of(content.get("operating_points"))
+    return operating_points_of(content.get(CALIBRATED_POINTS if calibrated else POINTS))
 
 
-def _is_of_others(content: dict, run: RunFolder) -> bool:
-    """Return whether a calibration was fitted on other weights of this fold than are there now."""
+def _other_weights(folder: EncoderFolder, content: dict) -> Iterator[Path]:
+    """Yield the weights that are others than those whose predictions were calibrated."""
     weights = content.get("weights")  # missing in files of older versions
-    expected = weights.get(run.root.name) if type(weights) is dict else None
-    return expected is not None and fingerprint(run.inference) != expected
+    for fold, expected in (weights if type(weights) is dict else {}).items():
+        path = _run_of(folder, fold).inference
+        if path.exists() and fingerprint(path) != expected:
+            yield path
+
+
+def _run_of(folder: EncoderFolder, fold: int | str) -> RunFolder:
+    return RunFolder(folder.root.parent, folder.root.name, fold)
 
 
 def operating_points_of(rows: Any) -> list[dict]:

@@ -180,7 +180,7 @@ def _is_region(table: Any) -> bool:
         if type(row) is not list or len(row) != 3 or not all(type(each) is float for each in row):
             return False
         mean, scale, freedom = row
-        if not (abs(mean) < FARTHEST and 0 < scale < FARTHEST and 0 < freedom < math.inf):
+        if not (abs(mean) < FARTHEST and 0.01 < scale < FARTHEST and 1 <= freedom < math.inf):
             return False
     return True
 

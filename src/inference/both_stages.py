@@ -25,7 +25,7 @@ from src.networks.slice_cnn import SliceCNN, build_slice_cnn
 from src.preprocess.head import sample_slices
 from src.preprocess.images import PreparedSeries
 from src.progress import Clock
-from src.sampling.regions import along_stack, from_centre, names_there
+from src.sampling.regions import Stack, from_centre, names_there
 from src.sampling.slices import (
     MIRRORABLE,
     STEPS,
@@ -177,10 +177,11 @@ class BothStages:
 
         tokens, places: as in `locations_at`. probabilities: (k, 13) by the features alone.
         """
-        series = prepared.series
-        length = len(series.slices)
-        along = along_stack(self.tokens(length)[tokens], length, series.spacing[0])
-        there = from_centre(series.plane, self.view(prepared), places, along)
+        series, there = prepared.series, {}
+        stack = Stack(len(series.slices), series.spacing[0])
+        if not self.view_mm or prepared.head is not None:
+            slices = self.tokens(stack.length)[tokens]
+            there = from_centre(series.plane, self.view(prepared), places, slices, stack)
         return names_there(self.stage1.get("regions", {}), there, probabilities)
 
     @cached_property

@@ -6,6 +6,7 @@ tools/measure_findings.py use the same class.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import tee
 from pathlib import Path
 from typing import Any
@@ -89,23 +90,17 @@ class Predictor:
             except UserError as error:
                 raise ArtifactError(f"{place}: {error}") from error
             self.models.append(model)
-        self.names = source.names  # of the networks, for what is written of a prediction
         self.prior = np.mean([weights["prior"] for weights in joined], axis=0)  # (14,)
         self.settings = self.models[0].stage1
         self._require_one_training()
-        self.calibration = None
-        if calibrate:
-            self.calibration = source.calibration()
-            self.names = self._with_calibrated_thresholds(source.names)
+        self.calibration = source.calibration() if calibrate else None
+        self._source = source
 
-    def _with_calibrated_thresholds(self, names: dict) -> dict:
-        """Return the names; thresholds of an aneurysm become those of calibrated probabilities."""
-        scale, offset = self.calibration.scales[PRESENT], self.calibration.offsets[PRESENT]
-        points = []
-        for point in names["operating_points"]:
-            threshold = calibration.apply_one(point["threshold"], scale, offset)
-            points.append(point | {"threshold": threshold})
-        return names | {"operating_points": points}
+    @cached_property
+    def names(self) -> dict:
+        """What the networks are and their operating points, for what is written of a prediction."""
+        points = self._source.operating_points(self.calibration is not None)
+        return self._source.names | {"operating_points": points}
 
     def _require_one_training(self) -> None:
         for name in ONE_TRAINING:
@@ -177,27 +172,23 @@ class Predictor:
         findings = []
         if heat is not None:
             peaks = find(series, tokens, slices[:, PRESENT], heat, view, rules)
-            locations = self._locations(prepared, peaks, slices, batch_size)
+            locations = self._locations(prepared, peaks, batch_size)
             findings = findings_at(series, tokens, peaks, locations, view)
         found = Prediction(self._calibrated(probabilities), tokens, slices, heat, findings, view)
         return self._with_calibrated_findings(found)
 
     def _locations(
-        self, prepared: PreparedSeries, peaks: SlicePeaks, slices: np.ndarray, batch_size: int
+        self, prepared: PreparedSeries, peaks: SlicePeaks, batch_size: int
     ) -> np.ndarray:
-        """Return the probabilities (k, 13) of each location at the peaks.
-
-        slices: (T, 14) probabilities of the slices, for networks that read no single places.
-        """
+        """Return the probabilities (k, 13) of each location at the peaks."""
         if not len(peaks.token):
             return np.zeros((0, PRESENT))
         places = np.stack([peaks.x, peaks.y], axis=1)
         found = []
         for model in self.models:
-            of_model = model.locations_at(prepared, peaks.token, places, batch_size)
-            if of_model is None:
-                of_model = slices[peaks.token, :PRESENT]
-            found.append(model.names_at(prepared, peaks.token, places, of_model))
+            by_features = model.locations_at(prepared, peaks.token, places, batch_size)
+            if by_features is not None:  # else it has no heat either: others found the peaks
+                found.append(model.names_at(prepared, peaks.token, places, by_features))
         return np.mean(found, axis=0)
 
     def _calibrated(self, probabilities: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import fields
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +38,7 @@ class Source(NamedTuple):
     places: list[str]  # where each comes from, for messages
     runs: list[RunFolder | None]  # folders of their ONNX files, if there can be any
     calibration: Callable[[], Calibration]  # or raises ArtifactError
+    operating_points: Callable[[bool], list[dict]]  # of probabilities, calibrated or not
     names: dict  # what they are, as plain values
 
 
@@ -55,10 +57,10 @@ def from_folder(
         "data": _data_of(joined[0]),
         "date": day_of(runs),
         "image_size": joined[0]["stage1_settings"]["image_size"],
-        "operating_points": read_operating_points(folder, runs),
     }
     places = [str(run.root) for run in runs]
-    return Source(joined, places, list(runs), lambda: read_calibration(folder, runs), names)
+    points = partial(read_operating_points, folder)
+    return Source(joined, places, list(runs), lambda: read_calibration(folder), points, names)
 
 
 def require_trained(model_dir: Path, encoder: str, folds: tuple[int | str, ...]) -> None:
@@ -96,10 +98,13 @@ def from_bundle(path: Path) -> Source:
         "data": about.get("dataset"),
         "date": about.get("date"),
         "image_size": settings["image_size"],
-        "operating_points": _points_on_test_set(about.get("test_set")),
     }
+
+    def points(calibrated: bool) -> list[dict]:  # --figures does not say of which they are
+        return [] if calibrated else _points_on_test_set(about.get("test_set"))
+
     places = [f"{path}, {name}" for name in bundle.networks]
-    return Source(joined, places, [None] * len(joined), calibration, names)
+    return Source(joined, places, [None] * len(joined), calibration, points, names)
 
 
 def _data_of(joined: dict) -> str | None:

@@ -5,7 +5,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from src.artifacts.calibration import Calibration, write_calibration
+from src.artifacts.calibration import (
+    CALIBRATED_POINTS,
+    POINTS,
+    Calibration,
+    write_calibration,
+)
 from src.artifacts.paths import ArtifactError, EncoderFolder, RunFolder
 from src.artifacts.tables import read_table
 from src.evaluation import calibration, froc, platt, scoring
@@ -21,13 +26,8 @@ TOGETHER = "the 13 locations together"
 FINDINGS = f"a finding within {froc.HIT:.0f} mm of an aneurysm"
 
 
-def section(
-    folder: EncoderFolder, runs: list[RunFolder], judged: Pooled, found: pd.DataFrame
-) -> dict:
-    """Fit and save the calibration; return what the page says of it.
-
-    runs: of the folds of `judged`. found: of `read_findings`.
-    """
+def section(folder: EncoderFolder, judged: Pooled, found: pd.DataFrame) -> dict:
+    """Fit and save the calibration; return what the page says of it. found: of `read_findings`."""
     truth, probabilities = judged.arrays()
     logits = calibration.logit(probabilities)  # (N, 14)
     maps = platt.fit_maps(truth, logits)
@@ -37,8 +37,8 @@ def section(
     made_of = {"folds": judged.folds, "n_series": judged.series, "evaluation": judged.name}
     made_of["n_findings"] = int((~np.isnan(hits)).sum())
     made = Calibration(maps.scales, maps.offsets, of_findings)
-    made_of["operating_points"] = operating_points(judged, after, made)
-    write_calibration(folder, made, made_of, runs)
+    made_of |= operating_points(judged, after, made)
+    write_calibration(folder, made, made_of, judged.folds)
 
     columns = {report_scores.PRESENCE: [PRESENT], TOGETHER: list(range(PRESENT))}
     columns |= {label: [k] for k, label in enumerate(LOCATIONS)}
@@ -66,21 +66,22 @@ def section(
     }
 
 
-def operating_points(judged: Pooled, after: np.ndarray, made: Calibration) -> list[dict]:
-    """Return sensitivity and specificity of the presence where it is calibrated to THRESHOLDS.
+def operating_points(judged: Pooled, after: np.ndarray, made: Calibration) -> dict[str, list]:
+    """Return sensitivities and specificities of the presence, calibrated and as it is given.
 
-    They are those of the cross-fitted logits `after` (N, 14). The threshold of a point is that of
-    a probability as the networks give it, not calibrated.
+    after: (N, 14) cross-fitted logits, judged at THRESHOLDS. Probabilities as the networks give
+    them are judged at what the fitted map makes THRESHOLDS of, so that these are of use, too.
     """
     scale, offset = made.scales[PRESENT], made.offsets[PRESENT]
-    truth = judged.arrays()[0][:, PRESENT].astype(np.float64)
-    present, patients = calibration.sigmoid(after[:, PRESENT]), judged.table.patient.to_numpy()
-    points = []
+    truth, given = judged.arrays()
+    truth, patients = truth[:, PRESENT].astype(np.float64), judged.table.patient.to_numpy()
+    calibrated, plain = [], []
     for threshold in scoring.THRESHOLDS:
-        given = calibration.apply_one(threshold, 1 / scale, -offset / scale)
-        point = scoring.at_threshold(truth, present, threshold, patients)
-        points.append(point | {"threshold": given})
-    return points
+        present = calibration.sigmoid(after[:, PRESENT])
+        calibrated.append(scoring.at_threshold(truth, present, threshold, patients))
+        before = calibration.apply_one(threshold, 1 / scale, -offset / scale)
+        plain.append(scoring.at_threshold(truth, given[:, PRESENT], before, patients))
+    return {POINTS: plain, CALIBRATED_POINTS: calibrated}
 
 
 def own_maps(groups: np.ndarray) -> list[str]:

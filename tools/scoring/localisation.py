@@ -30,6 +30,7 @@ def summary(
     first = found[(found["rank"] == 0) & found.SeriesInstanceUID.isin(positive)]
     hits = first[first.mm <= froc.HIT]
     named = hits[hits.location != SOMEWHERE]  # nobody knows where the others are
+    both = named[side_of(named.label).notna() & side_of(named.location).notna()]
     sided = far_with_side(found)
     read = series[series.read].reset_index(drop=True)
     patients = patient_numbers(read.get("patient_id", [""] * len(read)))
@@ -46,6 +47,9 @@ def summary(
         ),
         f"    location named rightly, of those within {froc.HIT:.0f} mm": (
             fraction(named.label == named.location, patient_of[named.SeriesInstanceUID])
+        ),
+        "    named on the other side than the aneurysm, of those that both have one": fraction(
+            side_of(both.label) != side_of(both.location), patient_of[both.SeriesInstanceUID]
         ),
         f"findings with a side that are over {FAR:.0f} mm on the other one": fraction(
             on_wrong_side(sided), patient_of[sided.SeriesInstanceUID]
@@ -69,16 +73,16 @@ def summary(
 
 def far_with_side(found: pd.DataFrame) -> pd.DataFrame:
     """Return the findings far from the middle whose location names a side."""
-    return found[side_of(found).notna() & (found.mm_left.abs() > FAR)]
+    return found[side_of(found.label).notna() & (found.mm_left.abs() > FAR)]
 
 
 def on_wrong_side(sided: pd.DataFrame) -> pd.Series:
     """Return which findings are on the other side than the one that their location names."""
-    return np.sign(sided.mm_left) != side_of(sided)
+    return np.sign(sided.mm_left) != side_of(sided.label)
 
 
-def side_of(found: pd.DataFrame) -> pd.Series:
-    return found.label.str.split().str[0].map(SIDES)
+def side_of(locations: pd.Series) -> pd.Series:
+    return locations.str.split().str[0].map(SIDES)
 
 
 def fraction(true: pd.Series, patients: pd.Series) -> str:
