@@ -116,3 +116,17 @@ def test_findings_of_a_slice_have_names_of_their_own(model_dir, prepared):
     said = model.locations_at(prepared, tokens, places, 8)
     there = model.names_at(prepared, tokens, places, said)
     assert there.argmax(axis=1).tolist() == labels.tolist() != said.argmax(axis=1).tolist()
+
+
+def test_where_the_head_was_not_found_its_middle_says_nothing(tiny, prepared, tmp_path):
+    model_dir = write_both(tiny, tmp_path, cut=7, view_mm=30.0).root.parents[1]
+    (model,) = Predictor(model_dir, ENCODER, (0,), CPU).models
+    features = np.random.default_rng(0).random((1, PRESENT))
+    found = []
+    for head in ((0.5, 0.5), None):
+        seen = replace(prepared)
+        seen.__dict__["head"] = head  # in place of what is found in the images
+        found.append(model.names_at(seen, np.array([3]), np.array([[5.0, 20]]), features))
+    alone = features / features.sum()
+    assert np.abs(found[0] - alone).max() > 1e-2
+    np.testing.assert_allclose(found[1], alone)
