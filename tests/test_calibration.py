@@ -88,4 +88,4 @@ def test_wilson_intervals_are_those_of_scipy_and_hold_the_fraction(positive, row
     low, high = wilson(np.array([positive / rows]), np.array([rows]))
     expected = stats.binomtest(positive, rows).proportion_ci(method="wilson")
     assert (low[0], high[0]) == pytest.approx((expected.low, expected.high), abs=1e-4)
-    assert low[0] <= positive / rows <= high[0]
+    assert 0 <= low[0] <= positive / rows <= high[0] <= 1

@@ -99,5 +99,5 @@ def wilson(fraction: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.nda
     middle = (fraction + z2 / (2 * counts)) / (1 + z2 / counts)
     variance = fraction * (1 - fraction) * z2 / counts + z2**2 / (4 * counts**2)
     half = np.sqrt(variance) / (1 + z2 / counts)
-    # Rounding may put an end on the wrong side of fractions 0 and 1.
-    return np.minimum(middle - half, fraction), np.maximum(middle + half, fraction)
+    # Rounding may put an end on the wrong side of fractions 0 and 1, or outside of these.
+    return np.clip(middle - half, 0, fraction), np.clip(middle + half, fraction, 1)
