@@ -105,7 +105,7 @@ def nodes(tiny, tmp_path_factory) -> Iterator[tuple[Path, list[subprocess.Popen]
         for running in (*children_of(process.pid), process.pid):
             with suppress(ProcessLookupError):
                 os.kill(running, signal.SIGKILL)
-        process.communicate()
+        process.wait()  # its output may have been read
 
 
 def wait_until_endless(root: Path, processes: list[subprocess.Popen]) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from src.artifacts.calibration import Calibration, write_calibration
 from src.artifacts.files import write_json
-from src.artifacts.paths import ArtifactError, EncoderFolder, RunFolder
+from src.artifacts.paths import ALL_DATA, ArtifactError, EncoderFolder, RunFolder
 from src.artifacts.provenance import MADE_BY
 from src.artifacts.tables import read_folds
 from src.dicom import open_series
@@ -169,6 +169,9 @@ def test_scores_and_calibration_of_other_weights_are_refused(tiny, networks, tmp
     refused = rf"{run.predictions('end_to_end')} was predicted by other weights"
     with pytest.raises(ArtifactError, match=refused):
         export(tiny, tmp_path / "model", tmp_path / "b.zip")
+    write_both(tiny, tmp_path / "model", ALL_DATA, cut=7)  # shows the scores of all folds, too
+    with pytest.raises(ArtifactError, match=refused):
+        export(tiny, tmp_path / "model", tmp_path / "b.zip", train_on_all=True)
     assert not (tmp_path / "b.zip").exists()
     export(tiny, tmp_path / "model", tmp_path / "b.zip", folds=(1,))  # shows those of fold 1: none
     write_both(tiny, tmp_path / "model", 1, seed=2, cut=7)  # trained again

@@ -130,14 +130,14 @@ def scores_of(config: Config, folds: tuple) -> dict[str, dict]:
     all folds pooled; if there are none, those of each.
     Raise ArtifactError if they are scores of other weights than those that are there now.
     """
-    check = WeightsCheck()
+    check, dealt = WeightsCheck(), DataFolder(config.data_dir).fold_count()
     alone = len(folds) == 1 and folds[0] != ALL_DATA
     for names in (folds,) if alone else (("all",), folds):
         found = {}
         for name in names:
             run = RunFolder(config.model_dir, config.encoder, name)
             found[run.root.name] = kept_scores(run)
-            judges = [fold for fold in folds if name in ("all", fold) and fold != ALL_DATA]
+            judges = range(dealt) if name == "all" else {name} - {ALL_DATA}
             for evaluation, fold in product(found[run.root.name], judges):
                 judge = RunFolder(config.model_dir, config.encoder, fold)
                 check.look(run.predictions(evaluation), judge, fold, f"eval_{evaluation}.py")

@@ -163,9 +163,9 @@ def mm_left(series: Series, prediction: Prediction) -> list[float]:
     """
     centre = (prediction.view.crop - 1) / 2  # pixels of the crop
     column, row = stored_place(series, centre, centre, prediction.view)
+    per_slice = series.plane != "sagittal"
     found = []
     for finding in prediction.findings:
-        per_slice = series.plane != "sagittal"
         ends = (finding.slice,) if per_slice else (0, len(series.slices) - 1)
         middles = [series.patient_point(each, column, row) for each in ends]
         known = finding.patient is not None and None not in middles

@@ -75,9 +75,9 @@ def operating_points(judged: Pooled, after: np.ndarray, made: Calibration) -> di
     scale, offset = made.scales[PRESENT], made.offsets[PRESENT]
     truth, given = judged.arrays()
     truth, patients = truth[:, PRESENT].astype(np.float64), judged.table.patient.to_numpy()
+    present = calibration.sigmoid(after[:, PRESENT])
     calibrated, plain = [], []
     for threshold in scoring.THRESHOLDS:
-        present = calibration.sigmoid(after[:, PRESENT])
         calibrated.append(scoring.at_threshold(truth, present, threshold, patients))
         before = calibration.apply_one(threshold, 1 / scale, -offset / scale)
         plain.append(scoring.at_threshold(truth, given[:, PRESENT], before, patients))

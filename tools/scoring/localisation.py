@@ -30,8 +30,6 @@ def summary(
     first = found[(found["rank"] == 0) & found.SeriesInstanceUID.isin(positive)]
     hits = first[first.mm <= froc.HIT]
     named = hits[hits.location != SOMEWHERE]  # nobody knows where the others are
-    both = named[side_of(named.label).notna() & side_of(named.location).notna()]
-    sided = far_with_side(found)
     read = series[series.read].reset_index(drop=True)
     patients = patient_numbers(read.get("patient_id", [""] * len(read)))
     patient_of = pd.Series(patients, read.SeriesInstanceUID)
@@ -45,16 +43,7 @@ def summary(
         "    median distance along the slices, in the plane": (
             f"{first.mm_along.median():.1f} mm, {first.mm_in_plane.median():.1f} mm"
         ),
-        f"    location named rightly, of those within {froc.HIT:.0f} mm": (
-            fraction(named.label == named.location, patient_of[named.SeriesInstanceUID])
-        ),
-        "    named on the other side than the aneurysm, of those that both have one": fraction(
-            side_of(both.label) != side_of(both.location), patient_of[both.SeriesInstanceUID]
-        ),
-        f"findings with a side that are over {FAR:.0f} mm on the other one": fraction(
-            on_wrong_side(sided), patient_of[sided.SeriesInstanceUID]
-        ),
-    }
+    } | name_rows(found, named, patient_of)
     all_of_them = pd.concat([aneurysms.assign(counted=True), ignored.assign(counted=False)])
     cases = make_cases(read, found, all_of_them, Path())  # all places are known
     figures = froc_figures(cases, patients, DRAWS)
@@ -69,6 +58,23 @@ def summary(
     for reason, left_out in figures["left_out"].items():
         rows[f"series left out of these: {reason}"] = str(left_out)
     return [{"name": name, "value": value} for name, value in rows.items()]
+
+
+def name_rows(found: pd.DataFrame, named: pd.DataFrame, patient_of: pd.Series) -> dict[str, str]:
+    """Return the rows on names and sides. named: first findings near an aneurysm with a name."""
+    both = named[side_of(named.label).notna() & side_of(named.location).notna()]
+    sided = far_with_side(found)
+    return {
+        f"    location named rightly, of those within {froc.HIT:.0f} mm": (
+            fraction(named.label == named.location, patient_of[named.SeriesInstanceUID])
+        ),
+        "    named on the other side than the aneurysm, of those that both have one": fraction(
+            side_of(both.label) != side_of(both.location), patient_of[both.SeriesInstanceUID]
+        ),
+        f"findings with a side that are over {FAR:.0f} mm on the other one": fraction(
+            on_wrong_side(sided), patient_of[sided.SeriesInstanceUID]
+        ),
+    }
 
 
 def far_with_side(found: pd.DataFrame) -> pd.DataFrame:
